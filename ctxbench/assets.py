@@ -1,0 +1,76 @@
+"""Where things are: the bundled model, the task folder, local data, the cache.
+
+Imports nothing of ours, so that every other part may import it.
+"""
+
+import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+BUNDLED_MODELS = {"mini": PACKAGE / "_assets" / "mini"}
+
+
+def resolve_model(name_or_path: str) -> str:
+    """Return the folder of a bundled model for its name (`mini`), anything else unchanged.
+
+    A folder of your own called `mini` is reached as `./mini`.
+    """
+    bundled = BUNDLED_MODELS.get(str(name_or_path))
+    return str(bundled) if bundled else str(name_or_path)
+
+
+def tasks_path() -> Path:
+    """Return the folder to give to `lm_eval --include_path`."""
+    return PACKAGE / "tasks"
+
+
+def cache_dir() -> Path:
+    """Return the folder for what can be made again (`CTXBENCH_CACHE`, else the user's cache)."""
+    if explicit := os.environ.get("CTXBENCH_CACHE"):
+        return Path(explicit).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base).expanduser() / "ctxbench"
+
+
+def data_dirs(data_dir: str | os.PathLike | None = None) -> list[Path]:
+    """Return the folders searched for local data, first wins.
+
+    Args:
+        data_dir: a folder given for this call (task metadata `data_dir`), searched first.
+
+    `CTXBENCH_DATA` may name several folders, separated as in `PATH`.
+    """
+    given = [str(data_dir)] if data_dir else []
+    given += [part for part in os.environ.get("CTXBENCH_DATA", "").split(os.pathsep) if part]
+    return [Path(part).expanduser() for part in given]
+
+
+def find_data(*names: str, data_dir: str | os.PathLike | None = None) -> Path | None:
+    """Return the first existing file or folder called one of `names` in the data folders."""
+    for folder in data_dirs(data_dir):
+        for name in names:
+            if (folder / name).exists():
+                return folder / name
+    return None
+
+
+def require_data(*names: str, get: str, data_dir: str | os.PathLike | None = None) -> Path:
+    """Return what `find_data` finds.
+
+    Args:
+        names: accepted file or folder names, in order of preference.
+        get: one sentence that says how to get the data.
+        data_dir: searched before `CTXBENCH_DATA`.
+
+    Raises:
+        FileNotFoundError: naming what was looked for, where, and how to get it.
+    """
+    found = find_data(*names, data_dir=data_dir)
+    if found is None:
+        searched = ", ".join(map(str, data_dirs(data_dir))) or "nowhere (CTXBENCH_DATA is not set)"
+        raise FileNotFoundError(
+            f"Local data {' or '.join(names)} not found; searched: {searched}. {get} "
+            "Put it in a folder and set CTXBENCH_DATA to that folder, or give metadata data_dir."
+        )
+    return found
