@@ -1,0 +1,1 @@
+"""Extension methods: one file each; see base.py for the contract."""

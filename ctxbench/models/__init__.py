@@ -1,0 +1,1 @@
+"""Loading extended models, scoring with them, and the lm-eval model."""

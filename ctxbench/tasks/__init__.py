@@ -1,0 +1,1 @@
+"""Task families for lm-eval; one folder each."""

@@ -1,0 +1,1 @@
+"""Training: one recipe for every method."""

@@ -1,0 +1,29 @@
+"""Binding a method to a model in memory."""
+
+from typing import TYPE_CHECKING
+
+from ctxbench.methods.base import Method
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def attach(model: "PreTrainedModel", method: Method) -> None:
+    """Install a resolved method whose `edit_config` has been applied to `model.config`."""
+    method.edit_model(model)
+    model.ctxbench_method = method  # type: ignore[assignment]
+
+
+def method_of(model: "PreTrainedModel") -> Method:
+    """Return the method installed in a model.
+
+    Raises:
+        ValueError: there is none.
+    """
+    method = getattr(model, "ctxbench_method", None)
+    if method is None:
+        raise ValueError(
+            "This model was not extended by ctxbench. Extend it with ctxbench.extend(model, "
+            "METHOD, ...) or load it with ctxbench.load_model(PATH, METHOD, ...)."
+        )
+    return method

@@ -1,0 +1,104 @@
+"""Dynamic NTK: an NTK base that follows the length of the request.
+
+`alpha(L) = s * max(L, floor) / C - (s - 1)`, at least 1; base `b * alpha ** (d / (d - 2))`; `C` the
+original length, `L` the request's final length. Source: emozilla 2023, transformers' `dynamic`;
+the floor is Leooyii/LCEG@2ce672d models/llama_ntk_32k/modeling_llama.py:168-196 (hard-coded 32768
+there). Lu et al. 2024 (https://arxiv.org/abs/2409.12181) use s = 2 without a floor (NTK-Frozen) and
+train with `s = length / (2 C)`, floor = length (NTK-32K, NTK-64K).
+
+What differs: transformers keeps the largest base seen and rotates cached keys by several bases
+(modeling_rope_utils.py `dynamic_frequency_update`), so a result depends on what ran before. Here
+the base is a function of the request alone.
+"""
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ctxbench.methods.base import check_positive
+from ctxbench.methods.record import base_config, original_length
+from ctxbench.methods.rotary import (
+    KeepFloat32,
+    PositionMethod,
+    inverse_frequencies,
+    ntk_base,
+    rotary_base,
+    rotary_dim,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicNTK(PositionMethod):
+    """NTK base that follows the length of the request.
+
+    Attributes:
+        factor: s.
+        floor: shortest length the base is computed for, tokens; default none, so that requests
+            within the original window are not scaled.
+        policy: `pinned`: the base of the request's final length, cached and uncached agree;
+            `stateless`: the base of the tokens so far, recomputed without a cache;
+            `hf`: transformers' own module with its running maximum.
+    """
+
+    factor: float = 2.0
+    floor: int | None = None
+    policy: Literal["pinned", "stateless", "hf"] = "pinned"
+
+    def resolve(self, config):
+        """Check the options."""
+        check_positive(self, factor=1, floor=1)
+        if self.policy == "hf" and self.floor is not None:
+            raise ValueError(
+                f"method=dynamic_ntk: floor={self.floor} with policy=hf: transformers has no "
+                "floor. Leave out floor, or use policy=pinned."
+            )
+        return super().resolve(config)
+
+    def for_training(self, config):
+        """Return the paper's rule where the factor was left at its default.
+
+        `factor = length / (2 * original length)` and `floor = length`: training sequences all
+        have that length, so alpha is constant.
+        """
+        default = type(self)()
+        if self.length is None or (self.factor, self.floor) != (default.factor, default.floor):
+            return self
+        factor = max(self.length / (2 * original_length(config)), 1.0)
+        return replace(self, factor=factor, floor=self.length)
+
+    def alpha(self, config, current_length: int) -> float:
+        """Return alpha at a length in tokens."""
+        length = max(current_length, self.floor or 0)
+        return max(self.factor * length / original_length(config) - (self.factor - 1), 1.0)
+
+    @property
+    def length_dependent(self):
+        """Always: the floor only sets where it begins."""
+        return True
+
+    @property
+    def cacheable(self):
+        """Whether one base serves a whole request."""
+        return self.policy != "stateless"
+
+    def scaled(self, config, current_length):
+        """Return the frequencies of the base at this length."""
+        dim = rotary_dim(config)
+        base = ntk_base(rotary_base(config), self.alpha(config, current_length), dim)
+        return inverse_frequencies(dim, base), 1.0
+
+    def edit_model(self, model):
+        """Install the stateless module, or transformers' own for `policy=hf`."""
+        if self.policy != "hf":
+            super().edit_model(model)
+            return
+        config = copy.deepcopy(base_config(model.config))
+        scaling = {"rope_type": "dynamic", "factor": self.factor}
+        config.rope_parameters = {**config.rope_parameters, **scaling}
+        old = model.base_model.rotary_emb
+        stock = old.inner if isinstance(old, KeepFloat32) else old
+        model.base_model.rotary_emb = KeepFloat32(type(stock)(config=config)).to(model.device)
+
+    def reuse_key(self, config, length):
+        """Return the frequencies of the pinned base; None where the base moves."""
+        return super().reuse_key(config, length) if self.policy == "pinned" else None

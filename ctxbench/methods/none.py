@@ -1,0 +1,41 @@
+"""No extension: the model as it is, at any length; the control of every comparison.
+
+A length beyond the model's window is accepted: that is how a base model's collapse is measured.
+Frequencies: `b ** (-2j / d)` (Su et al. 2021, https://arxiv.org/abs/2104.09864), or whatever
+scaling the model itself was published with.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ctxbench.methods.base import Method
+from ctxbench.methods.rotary import PositionMethod, inverse_frequencies, rotary_base, rotary_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoExtension(PositionMethod):
+    """The model as it is."""
+
+    own_scaling: ClassVar[bool] = False
+
+    def resolve(self, config):
+        """Set the length; any model will do."""
+        return Method.resolve(self, config)
+
+    def edit_model(self, model):
+        """Keep the frequencies float32, where the model has one set of them."""
+        if hasattr(model.base_model, "rotary_emb"):
+            super().edit_model(model)
+
+    def scaled(self, config, current_length):
+        """Return the model's own frequencies."""
+        if config.rope_parameters.get("rope_type", "default") != "default":
+            raise NotImplementedError(
+                f"The model has a scaling of its own ({config.rope_parameters['rope_type']}); "
+                "ctxbench leaves it to transformers and does not compute it."
+            )
+        return inverse_frequencies(rotary_dim(config), rotary_base(config)), 1.0
+
+    def stock_parameters(self, config):
+        """Change nothing."""
+        return {}

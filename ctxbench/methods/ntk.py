@@ -1,0 +1,48 @@
+"""NTK-aware scaling with a fixed alpha: a larger rotary base.
+
+Base `b * alpha ** (d / (d - 2))`: the fastest pair keeps its frequency, the slowest is divided by
+alpha. Source: bloc97 2023, eq. 9 of Lu et al. 2024 (https://arxiv.org/abs/2409.12181) with
+`alpha = length / original length`; code jquesnelle/yarn@995db5b
+scaled_rope/LlamaNTKScaledRotaryEmbedding.py:6.
+"""
+
+from dataclasses import dataclass, replace
+
+from ctxbench.methods.base import check_positive, length_ratio
+from ctxbench.methods.rotary import (
+    PositionMethod,
+    inverse_frequencies,
+    ntk_base,
+    rotary_base,
+    rotary_dim,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NTK(PositionMethod):
+    """Raise the rotary base by a fixed alpha.
+
+    Attributes:
+        alpha: how much the slowest pair is stretched; default `length / original length`.
+    """
+
+    alpha: float | None = None
+
+    def resolve(self, config):
+        """Set alpha."""
+        method = super().resolve(config)
+        check_positive(self, alpha=1)
+        if self.alpha is None:
+            method = replace(method, alpha=length_ratio(self, config, "alpha"))
+        return method
+
+    def scaled(self, config, current_length):
+        """Return the frequencies of the larger base."""
+        return inverse_frequencies(rotary_dim(config), self._base(config)), 1.0
+
+    def stock_parameters(self, config):
+        """Return the larger base: transformers needs no scaling type for it."""
+        return {"rope_theta": self._base(config)}
+
+    def _base(self, config) -> float:
+        return ntk_base(rotary_base(config), self.alpha, rotary_dim(config))

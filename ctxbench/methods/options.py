@@ -1,0 +1,104 @@
+"""Turning what a user types into a method's typed options."""
+
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+_SUFFIX = {"k": 1024, "m": 1024**2}
+
+
+def parse_length(value: int | str) -> int:
+    """Return a length in tokens from `32768`, `"32768"`, `"32k"` or `"1m"` (powers of two).
+
+    Raises:
+        ValueError: it is none of these, or not positive.
+    """
+    text = str(value).strip().lower().replace("_", "")
+    scale = _SUFFIX.get(text[-1:], 1)
+    digits = text[:-1] if scale > 1 else text
+    if isinstance(value, bool) or not digits.isascii() or not digits.isdigit() or int(digits) < 1:
+        raise ValueError(
+            f"length={value!r} is not a length. Allowed: a positive number of tokens such as "
+            "32768, or with k or m for 1024 and 1048576 tokens, such as 32k."
+        )
+    return int(digits) * scale
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean ...?` for a misspelt name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def coerce_options(cls: type, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options converted to the types of the dataclass fields of `cls`.
+
+    Raises:
+        ValueError: an unknown option, or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {f.name: hints[f.name] for f in fields(cls)}
+    name = getattr(cls, "name", cls.__name__)
+    result = {}
+    for option, value in given.items():
+        if option not in known:
+            raise ValueError(
+                f"method={name} has no option {option!r}{near_names(option, known)} "
+                f"Its options: {', '.join(sorted(known))}."
+            )
+        result[option] = _coerce(name, option, value, known[option])
+    return result
+
+
+def _coerce(method: str, option: str, value: Any, hint: Any) -> Any:
+    if option == "length":
+        return None if value is None else parse_length(value)
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if typing.get_origin(hint) is typing.Literal:
+        if value in typing.get_args(hint):
+            return value
+        raise _wrong(method, option, value, " or ".join(map(repr, typing.get_args(hint))))
+    for kind in kinds:
+        try:
+            return _as(kind, value)
+        except (TypeError, ValueError):
+            continue
+    readable = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+    raise _wrong(method, option, value, readable.replace("NoneType", "nothing"))
+
+
+def _as(kind: Any, value: Any) -> Any:
+    """Return `value` as `kind` or raise TypeError/ValueError."""
+    if kind is type(None):
+        if value is None or value == "None":
+            return None
+    elif kind is bool:
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("true", "false"):
+            return str(value).lower() == "true"
+    elif kind is int:
+        if not isinstance(value, bool) and int(value) == float(value):
+            return int(value)
+    elif kind is float:
+        if not isinstance(value, bool) and float(value) == float(value):  # not nan
+            return float(value)
+    elif kind is str:
+        if isinstance(value, str):
+            return value
+    elif typing.get_origin(kind) is tuple:
+        items = json.loads(Path(value).read_text()) if isinstance(value, str) else value
+        return tuple(_as(typing.get_args(kind)[0], item) for item in items)
+    raise ValueError
+
+
+def _wrong(method: str, option: str, value: Any, allowed: str) -> ValueError:
+    return ValueError(
+        f"method={method}: {option}={value!r} is not allowed; {option} must be {allowed}. "
+        f"Give {option} a value of that kind or leave it out."
+    )

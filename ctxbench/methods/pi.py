@@ -1,0 +1,42 @@
+"""Position Interpolation: divide every position by a factor.
+
+Angle of position p and pair j: `(p / s) * b ** (-2j / d)`, with `s = length / original length`.
+Paper: Chen et al. 2023, https://arxiv.org/abs/2306.15595. Reference code: transformers' `linear`
+scaling as used by Leooyii/LCEG@2ce672d continuous_finetuning/fine-tune.py:147 (factor 8 from 4096
+to 32768). There the factor is rounded up to an integer; here it is the exact ratio.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ctxbench.methods.base import check_positive, length_ratio
+from ctxbench.methods.rotary import PositionMethod, inverse_frequencies, rotary_base, rotary_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionInterpolation(PositionMethod):
+    """Divide every position by `factor`.
+
+    Attributes:
+        factor: s; default `length / original length`.
+    """
+
+    factor: float | None = None
+
+    stock_type: ClassVar[str] = "linear"
+
+    def resolve(self, config):
+        """Set the factor."""
+        method = super().resolve(config)
+        check_positive(self, factor=1)
+        if self.factor is None:
+            method = replace(method, factor=length_ratio(self, config, "factor"))
+        return method
+
+    def scaled(self, config, current_length):
+        """Return all frequencies divided by the factor."""
+        return inverse_frequencies(rotary_dim(config), rotary_base(config)) / self.factor, 1.0
+
+    def stock_parameters(self, config):
+        """Return transformers' `linear` scaling."""
+        return {"rope_type": "linear", "factor": self.factor}

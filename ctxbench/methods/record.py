@@ -1,0 +1,125 @@
+"""The record that an extended model carries in its config: `config.ctxbench`.
+
+It says which method with which options made the model, and what the model was before, so that a
+checkpoint can be opened, judged and extended further without guessing.
+"""
+
+import copy
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+KEY = "ctxbench"
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What a config says about its extension.
+
+    Attributes:
+        method: registered name.
+        options: every option of the method, resolved, without `length`.
+        original_length: window of the model before extension, in tokens.
+        trained_length: length it was trained at with this method, in tokens; None if it was not.
+        rope_parameters: of the model before extension.
+        adopted: the method was stated by a user for a checkpoint that had no record.
+        overridden: recorded options that a user replaced, with their recorded values.
+        version: of this schema.
+    """
+
+    method: str
+    options: dict[str, Any]
+    original_length: int
+    trained_length: int | None = None
+    rope_parameters: dict[str, Any] = field(default_factory=dict)
+    adopted: bool = False
+    overridden: dict[str, Any] = field(default_factory=dict)
+    version: int = VERSION
+
+
+def read_record(config: "PreTrainedConfig") -> Record | None:
+    """Return the record of a config, None if it has none.
+
+    Raises:
+        ValueError: there is a record but it is damaged or of a newer version.
+    """
+    raw = getattr(config, KEY, None)
+    if raw is None:
+        return None
+    return _parse(raw)
+
+
+def write_record(config: "PreTrainedConfig", record: Record) -> None:
+    """Put the record into the config; it is saved with it."""
+    setattr(config, KEY, asdict(record))
+
+
+def original_length(config: "PreTrainedConfig") -> int:
+    """Return the window before extension, in tokens: the `C` of the scaling formulas.
+
+    Our record says it, or a scaling the model was published with, else it is the model's window.
+    """
+    record = read_record(config)
+    if record is not None:
+        return record.original_length
+    published = (getattr(config, "rope_parameters", None) or {}).get(
+        "original_max_position_embeddings"
+    )
+    return int(published or config.max_position_embeddings)
+
+
+def base_config(config: "PreTrainedConfig") -> "PreTrainedConfig":
+    """Return the config as it was before extension; the same object if it was not extended."""
+    record = read_record(config)
+    if record is None:
+        return config
+    base = copy.deepcopy(config)
+    delattr(base, KEY)
+    base.max_position_embeddings = record.original_length
+    if record.rope_parameters:
+        base.rope_parameters = dict(record.rope_parameters)
+    return base
+
+
+def _parse(raw: Any) -> Record:
+    required = {"method": str, "options": dict, "original_length": int}
+    optional = {
+        "trained_length": (int, type(None)),
+        "rope_parameters": dict,
+        "adopted": bool,
+        "overridden": dict,
+        "version": int,
+    }
+    if not isinstance(raw, dict):
+        raise _damaged(f"it is {type(raw).__name__}, not a mapping")
+    if isinstance(raw.get("version"), int) and raw["version"] > VERSION:
+        raise ValueError(
+            f"The checkpoint's ctxbench record has version {raw['version']}; this ctxbench reads "
+            f"up to {VERSION}. Install a newer ctxbench."
+        )
+    for name, kind in required.items():
+        if name not in raw:
+            raise _damaged(f"'{name}' is missing")
+        if not isinstance(raw[name], kind) or isinstance(raw[name], bool):
+            raise _damaged(f"'{name}' is {raw[name]!r}, not {kind.__name__}")
+    for name, kind in optional.items():
+        if name in raw and not isinstance(raw[name], kind):
+            raise _damaged(f"'{name}' is {raw[name]!r}")
+    for name in ("original_length", "trained_length"):
+        if raw.get(name) is not None and raw[name] < 1:
+            raise _damaged(f"'{name}' is {raw[name]!r}, not a positive number of tokens")
+    unknown = sorted(set(raw) - set(required) - set(optional))
+    if unknown:
+        raise _damaged(f"unknown keys {unknown}")
+    return Record(**raw)
+
+
+def _damaged(what: str) -> ValueError:
+    return ValueError(
+        f"The checkpoint's config.json has a damaged ctxbench record: {what}. A record has "
+        "method, options, original_length and optionally trained_length. Restore config.json, or "
+        "remove its 'ctxbench' entry and load with adopt=true,method=...,trained_length=..."
+    )

@@ -1,0 +1,310 @@
+"""Rotary frequencies: the arithmetic, position methods, and the two rotary modules.
+
+`d` is the rotary dimension (32 of 80 for Phi-2, 128 for Llama-2), `b` the base, `C` the original
+length. RoPE: Su et al. 2021, https://arxiv.org/abs/2104.09864.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from ctxbench.methods.base import Method
+from ctxbench.methods.record import base_config, original_length
+
+
+def rotary_dim(config) -> int:
+    """Return `d`: how many of a head's dimensions are rotated."""
+    head_dim = getattr(config, "head_dim", None)
+    head_dim = head_dim or config.hidden_size // config.num_attention_heads
+    return int(head_dim * (config.rope_parameters.get("partial_rotary_factor") or 1.0))
+
+
+def rotary_base(config) -> float:
+    """Return `b`, the model's own rotary base (`rope_theta`)."""
+    return float(config.rope_parameters["rope_theta"])
+
+
+def inverse_frequencies(dim: int, base: float) -> torch.Tensor:
+    """Return `base ** (-2j / dim)` for `j < dim / 2`, `[dim / 2]` float64, radians per token."""
+    return base ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+
+
+def ntk_base(base: float, alpha: float, dim: int) -> float:
+    """Return the NTK-aware base `b * alpha ** (d / (d - 2))`.
+
+    The fastest pair is unchanged, the slowest is divided by exactly `alpha`.
+    Source: bloc97 2023; code jquesnelle/yarn@995db5b
+    scaled_rope/LlamaNTKScaledRotaryEmbedding.py:6.
+    """
+    return base * alpha ** (dim / (dim - 2))
+
+
+def check_rotary(config) -> None:
+    """Check that a model has one set of rotary frequencies.
+
+    Raises:
+        ValueError: it has none, or one per kind of layer.
+    """
+    parameters = getattr(config, "rope_parameters", None)
+    kind = getattr(config, "model_type", type(config).__name__)
+    if not parameters:
+        raise ValueError(
+            f"A {kind} model has no rotary position embedding. ctxbench extends RoPE models "
+            "(Llama, Mistral, Qwen, Gemma, Phi, GPT-NeoX and alike); use one, or method=none."
+        )
+    if "rope_theta" not in parameters:
+        raise ValueError(
+            f"This {kind} model has different rotary settings per layer type "
+            f"({', '.join(parameters)}), which ctxbench does not extend. "
+            "Use a model with one setting, or method=none."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionMethod(Method):
+    """A method that sets rotary frequencies and leaves attention as it is.
+
+    A subclass gives `scaled(config, current_length)`. If transformers has the same frequencies
+    under a name of its own, `stock_parameters` returns them and its module is used.
+    """
+
+    stock_type: ClassVar[str] = ""
+    """transformers' `rope_type` for this method, where it has one."""
+
+    def resolve(self, config):
+        """Return a copy with `length` set; refuse a model without rotary embedding."""
+        check_rotary(config)
+        return super().resolve(config)
+
+    def scaled(self, config, current_length: int) -> tuple[torch.Tensor, float]:
+        """Return frequencies `[d / 2]` float64 and attention scaling; `config` is the base's."""
+        raise NotImplementedError
+
+    def stock_parameters(self, config) -> dict[str, Any] | None:
+        """Return entries of `rope_parameters` with which transformers computes the same.
+
+        None: it cannot. `config` is the base's.
+        """
+        return None
+
+    def accepted_stock(self, config) -> dict[str, Any] | None:
+        """Return `stock_parameters`, or None where this model's config class refuses them.
+
+        Phi-3's config admits `longrope` only; our own module serves it then.
+        """
+        probe = copy.deepcopy(base_config(config))
+        stock = self.stock_parameters(probe)
+        if stock:
+            probe.rope_parameters = {**probe.rope_parameters, **stock}
+            probe.max_position_embeddings = self.length
+            try:
+                probe.validate_rope()
+            except ValueError:
+                return None
+        return stock
+
+    @property
+    def length_dependent(self) -> bool:
+        """Whether the frequencies change with the length of the request."""
+        return False
+
+    def frequencies(self, config, current_length: int) -> tuple[torch.Tensor, float]:
+        """Return frequencies at a length; see `Method.frequencies`."""
+        base = base_config(config)
+        return self.resolve(base).scaled(base, int(current_length))  # type: ignore[attr-defined]
+
+    def edit_config(self, config) -> None:
+        """Merge the scaling into `rope_parameters` and set the window."""
+        super().edit_config(config)
+        if stock := self.accepted_stock(config):
+            config.rope_parameters = {**config.rope_parameters, **stock}
+
+    def edit_model(self, model) -> None:
+        """Replace the model's rotary module."""
+        old = model.base_model.rotary_emb
+        if self.accepted_stock(model.config) is not None:
+            stock = old.inner if isinstance(old, KeepFloat32) else old
+            rotary = KeepFloat32(type(stock)(config=model.config))
+        else:
+            rotary = RequestRotary(self, model.config)
+        model.base_model.rotary_emb = rotary.to(model.device)
+        if self.length_dependent:
+            pin_every_forward(model)
+
+    def plain_checkpoint(self, config) -> bool:
+        """Return whether transformers has these frequencies itself."""
+        return self.accepted_stock(config) is not None
+
+    def reuse_key(self, config, length: int) -> object | None:
+        """Return the frequencies at this length: requests with equal ones may share keys."""
+        if not self.length_dependent:
+            return 0
+        inv_freq, scale = self.frequencies(config, length)
+        return tuple(inv_freq.tolist()), scale
+
+    @contextmanager
+    def begin_request(self, model, lengths: Sequence[int]) -> Iterator[None]:
+        """Pin the frequencies of each row to its final length."""
+        rotary = model.base_model.rotary_emb
+        if not isinstance(rotary, RequestRotary):
+            yield
+            return
+        before = rotary.pinned
+        rotary.pinned = tuple(int(length) for length in lengths)
+        try:
+            yield
+        finally:
+            rotary.pinned = before
+
+
+class KeepFloat32(nn.Module):
+    """A stock rotary module whose frequencies stay float32 when the model is cast.
+
+    `model.to(torch.bfloat16)` rounds transformers' `inv_freq` buffer by up to 0.4 %, which is
+    radians at long positions.
+    """
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def _apply(self, fn, recurse=True):
+        device = fn(torch.empty(0)).device
+        move = lambda tensor: tensor.to(device)  # noqa: E731
+        return super()._apply(move, recurse)
+
+    def forward(self, x, position_ids, *args, **kwargs):
+        """Return cos and sin `[batch, length, d]` in the dtype of `x`."""
+        return self.inner(x, position_ids, *args, **kwargs)
+
+
+class RequestRotary(nn.Module):
+    """Rotary embedding whose frequencies follow each row's final length; it keeps no state.
+
+    Phases are float64. Frequencies are no buffers, so casting the model leaves them exact.
+    """
+
+    def __init__(self, method: PositionMethod, config):
+        super().__init__()
+        self.method = method
+        self.config = copy.deepcopy(base_config(config))
+        self.pinned: tuple[int, ...] | None = None
+        """Final length per row, set by `begin_request`."""
+        self.current: tuple[int, ...] | None = None
+        """Length per row of the forward pass under way, set by a hook on the model."""
+
+    def lengths(self, position_ids: torch.Tensor) -> tuple[int, ...]:
+        """Return the length that sets each row's frequencies."""
+        if self.pinned is not None:
+            return self.pinned
+        if self.current is not None:
+            return self.current
+        return tuple((position_ids.amax(-1) + 1).tolist())
+
+    def forward(self, x, position_ids, layer_type=None):
+        """Return cos and sin `[batch, length, d]` in the dtype of `x`.
+
+        Args:
+            x: any tensor of the wanted dtype and device.
+            position_ids: `[batch or 1, length]`.
+            layer_type: ignored; the config was checked to have one setting.
+        """
+        del layer_type
+        lengths = self.lengths(position_ids)
+        wanted = sorted(set(lengths))
+        tables = [self.method.frequencies(self.config, length) for length in wanted]
+        if len(wanted) == 1:  # one base for all rows, whatever their number
+            inv_freq, scale = tables[0][0][None], x.new_tensor(tables[0][1], dtype=torch.float64)
+        else:
+            rows = torch.tensor([wanted.index(length) for length in lengths])
+            rows = rows.repeat_interleave(_beams(len(rows), position_ids, x))
+            inv_freq = torch.stack([table for table, _ in tables])[rows]
+            scale = torch.tensor([s for _, s in tables], dtype=torch.float64)[rows][:, None, None]
+        inv_freq = inv_freq.to(x.device)
+        phase = position_ids[..., None].to(torch.float64) * inv_freq[:, None, :]
+        phase = torch.cat((phase, phase), dim=-1)
+        scale = scale.to(x.device)
+        return (phase.cos() * scale).to(x.dtype), (phase.sin() * scale).to(x.dtype)
+
+
+def _beams(rows: int, position_ids: torch.Tensor, x: torch.Tensor) -> int:
+    """Return how many beams stand behind each pinned row."""
+    batch = max(position_ids.shape[0], x.shape[0])
+    if batch % rows:
+        raise ValueError(
+            f"The request was begun with {rows} lengths but the batch has {batch} rows. Give "
+            "begin_request one final length per row."
+        )
+    return batch // rows
+
+
+def pin_every_forward(model) -> None:
+    """Let forward passes and `generate` called directly pin the frequencies themselves.
+
+    A forward pass is pinned to its own length, per row by the attention mask; `generate` to prompt
+    and new tokens. Inside `begin_request` both leave the pin alone.
+    """
+    model.base_model.register_forward_pre_hook(_note_lengths, with_kwargs=True)
+    if not hasattr(model, "_ctxbench_generate"):
+        model._ctxbench_generate = model.generate
+        model.generate = _PinnedGenerate(model)
+
+
+class _PinnedGenerate:
+    """`model.generate` inside `begin_request` with the lengths its own arguments imply."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, inputs=None, **kwargs):
+        from ctxbench.methods.attach import method_of
+
+        model, method = self.model, method_of(self.model)
+        prompt = inputs if inputs is not None else kwargs.get("input_ids")
+        if not method.cacheable:
+            kwargs["use_cache"] = False
+        if prompt is None or model.base_model.rotary_emb.pinned is not None:
+            return model._ctxbench_generate(inputs, **kwargs)
+        with method.begin_request(model, _final_lengths(model, prompt, kwargs)):
+            return model._ctxbench_generate(inputs, **kwargs)
+
+
+def _final_lengths(model, prompt: torch.Tensor, kwargs: dict[str, Any]) -> list[int]:
+    """Return own prompt + new tokens per row, without padding."""
+    config = kwargs.get("generation_config") or model.generation_config
+    width = prompt.shape[1]
+    new = kwargs.get("max_new_tokens")
+    if new is None and "max_length" not in kwargs:
+        new = getattr(config, "max_new_tokens", None)
+    if new is None:
+        total = kwargs.get("max_length") or getattr(config, "max_length", None) or 20
+        new = max(total - width, 0)
+    mask = kwargs.get("attention_mask")
+    own = mask.sum(-1).tolist() if mask is not None else [width] * prompt.shape[0]
+    return [int(length) + new for length in own]
+
+
+def _note_lengths(base_model, args, kwargs) -> None:
+    """Forward pre-hook: note each row's own length, cached tokens included, padding excluded."""
+    rotary = base_model.rotary_emb
+    mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+    if isinstance(mask, torch.Tensor) and mask.dim() == 2:
+        rotary.current = tuple(mask.sum(-1).tolist())
+        return
+    inputs = kwargs.get("input_ids", args[0] if args else None)
+    inputs = inputs if inputs is not None else kwargs["inputs_embeds"]
+    cache = kwargs.get("past_key_values")
+    total = inputs.shape[1] + (int(cache.get_seq_length()) if cache is not None else 0)
+    rotary.current = (total,) * inputs.shape[0]
+
+
+def factor_of_length(method: PositionMethod, config, current_length: int) -> float:
+    """Return `max(current_length / C, 1)`, the growth of the window a request needs."""
+    return max(current_length / original_length(config), 1.0)

@@ -1,0 +1,501 @@
+"""Checkpoint <-> model with its method: `extend`, `load_model`, `save_model`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from ctxbench.assets import resolve_model
+from ctxbench.methods.attach import attach, method_of
+from ctxbench.methods.base import Method
+from ctxbench.methods.options import coerce_options, parse_length
+from ctxbench.methods.record import KEY, Record, base_config, read_record, write_record
+from ctxbench.methods.registry import get_method, method_and_options, method_class
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+STATE_FILE = "ctxbench_state.safetensors"
+REFUSED_TYPE = "needs_ctxbench_"
+"""Prefix of the `rope_type` of checkpoints that plain transformers would compute wrongly."""
+
+
+def choose_method(
+    config: PreTrainedConfig,
+    method: str | None = None,
+    *,
+    adopt: bool = False,
+    override: bool = False,
+    trained_length: int | str | None = None,
+    original_length: int | str | None = None,
+    **options: Any,
+) -> tuple[Method, Record]:
+    """Decide which method, fully resolved, a model is to run with.
+
+    Args:
+        config: of the checkpoint; not changed.
+        method: name or preset; None: the record's method, else `none`.
+        adopt: state what made a checkpoint that carries no record.
+        override: replace recorded options or method, or a scaling that the config has already.
+        trained_length: with `adopt`: the length it was trained at, tokens.
+        original_length: with `adopt`: the window before extension, tokens.
+        options: the method's options and `length`; override a record's only with `override`.
+
+    Returns:
+        The method and the record for the extended config.
+
+    Raises:
+        ValueError: the request contradicts the checkpoint or itself; the message says how.
+    """
+    record = read_record(config)
+    if adopt:
+        return _adopt(config, record, method, trained_length, original_length, override, options)
+    for name, value in (("trained_length", trained_length), ("original_length", original_length)):
+        if value is not None:
+            raise ValueError(
+                f"{name}={value} is a statement about a checkpoint without a record and needs "
+                f"adopt=true. Add adopt=true, or leave {name} out."
+            )
+    if record is not None:
+        return _reopen(config, record, method, override, options)
+    if override:
+        _require_scaled(config)
+    chosen = get_method(method, **options)
+    scaling = _scaling(config)
+    if scaling and chosen.own_scaling and not override:
+        raise ValueError(
+            f"This checkpoint is already extended: its config has rope_type "
+            f"'{scaling['rope_type']}' ({_brief(scaling)}) and no ctxbench record, so "
+            f"method={chosen.name} on top of it would be a different method. Use method=none to "
+            f"run it as it is, adopt=true,method={chosen.name},trained_length=N if it was made "
+            "with that method, or override=true to replace its scaling."
+        )
+    base = _unscaled(config) if scaling and chosen.own_scaling else config
+    return _with_record(chosen.resolve(base), base)
+
+
+def edited_config(config: PreTrainedConfig, method: Method, record: Record) -> PreTrainedConfig:
+    """Edit a config in place for a resolved method and write its record."""
+    config.max_position_embeddings = record.original_length
+    if record.rope_parameters:
+        config.rope_parameters = dict(record.rope_parameters)
+    write_record(config, record)
+    method.edit_config(config)
+    return config
+
+
+def extend(
+    model: PreTrainedModel,
+    method: str | None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    **options: Any,
+) -> PreTrainedModel:
+    """Extend a model in memory, in place.
+
+    Args:
+        model: a causal language model with rotary embeddings.
+        method: name or preset.
+        tokenizer: edited too, for a method that adds a token.
+        options: the method's options, `length`, and `adopt`, `override`, `trained_length`,
+            `original_length` as for `load_model`.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: unknown method or option, or a model it cannot extend.
+    """
+    chosen, record = choose_method(model.config, method, **options)
+    if tokenizer is not None:
+        chosen.edit_tokenizer(tokenizer)
+    edited_config(model.config, chosen, record)
+    attach(model, chosen)
+    return model
+
+
+def load_model(
+    path_or_id: str | os.PathLike,
+    method: str | None = None,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    attn_implementation: str | None = None,
+    device_map: Any = None,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a checkpoint with its method, or extend a base model by one.
+
+    Args:
+        path_or_id: folder, hub id, or the bundled `mini`.
+        method: name or preset; None: what the checkpoint's record says, else `none`.
+        dtype: of the weights, as transformers takes it: `auto`, `bfloat16`, a torch dtype.
+        device: moved there after loading.
+        revision: of a hub id.
+        attn_implementation: transformers' name of the attention kernel.
+        device_map: as transformers takes it.
+        trust_remote_code: run code from the checkpoint; off.
+        options: `length` (tokens, or `32k`), the method's options, and:
+            adopt: state the method of a checkpoint without a record (with `trained_length`, and
+            `original_length` where its config does not say it);
+            override: replace recorded options, or a scaling the config has already.
+
+    Returns:
+        The model in evaluation mode and its tokenizer.
+
+    Raises:
+        ValueError: what was asked contradicts the checkpoint or itself.
+        FileNotFoundError: a folder is named that does not exist or lacks a file.
+    """
+    from transformers import AutoModelForCausalLM
+
+    path = resolve_model(str(path_or_id))
+    config = load_config(path, revision=revision, trust_remote_code=trust_remote_code)
+    chosen, record = choose_method(config, method, **options)
+    edited_config(config, chosen, record)
+    kwargs = {
+        "attn_implementation": attn_implementation,
+        "device_map": device_map,
+        "revision": revision,
+    }
+    model = AutoModelForCausalLM.from_pretrained(
+        path,
+        config=config,
+        dtype=check_dtype(dtype),
+        trust_remote_code=trust_remote_code,
+        **{name: value for name, value in kwargs.items() if value is not None},
+    )
+    tokenizer = load_tokenizer(path, revision=revision, trust_remote_code=trust_remote_code)
+    chosen.edit_tokenizer(tokenizer)
+    finish_loading(model, chosen, path)
+    if device is not None:
+        model.to(device)  # type: ignore[arg-type]
+    return model.eval(), tokenizer
+
+
+def finish_loading(model: PreTrainedModel, method: Method, path: str) -> None:
+    """Install the method in a model loaded from `path` and load the method's own tensors."""
+    import torch
+
+    attach(model, method)
+    tensors = method.state_tensors(model)
+    file = Path(path) / STATE_FILE
+    if not file.exists():
+        if tensors and read_record(model.config).trained_length:  # type: ignore[union-attr]
+            raise FileNotFoundError(
+                f"{path} was trained with method={method.name} but lacks {STATE_FILE}, which holds "
+                f"{', '.join(tensors)}. Copy the file from where the checkpoint was made."
+            )
+        return
+    from safetensors.torch import load_file
+
+    saved = load_file(file)
+    if set(saved) != set(tensors):
+        raise ValueError(
+            f"{file} holds {sorted(saved)} but method={method.name} has {sorted(tensors)}. "
+            "Load it with the method and options it was made with."
+        )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(saved[name])
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    path: str | os.PathLike,
+    *,
+    trained_length: int | None = None,
+) -> Path:
+    """Save an extended model so that `load_model(path)` gives the same logits.
+
+    A checkpoint that plain transformers would compute wrongly gets a `rope_type` that it refuses,
+    with a name that says what to use.
+
+    Args:
+        model: extended by `extend` or `load_model`.
+        tokenizer: saved beside it.
+        path: a folder, made if needed.
+        trained_length: tokens; put into the record when training made this checkpoint.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the model has no method.
+    """
+    from safetensors.torch import save_file
+
+    method = method_of(model)
+    record = read_record(model.config)
+    assert record is not None
+    if trained_length is not None:
+        record = replace(record, trained_length=trained_length)
+        write_record(model.config, record)
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = method.plain_checkpoint(model.config)
+    own = {name: t.detach().cpu().contiguous() for name, t in method.state_tensors(model).items()}
+    model.save_pretrained(folder, state_dict=_weights_without(model, own))
+    if not plain:
+        _refuse_plain(folder / "config.json", method)
+    if own:
+        save_file(own, folder / STATE_FILE)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    return folder
+
+
+def load_config(
+    path: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedConfig:
+    """Load a config, restoring one that was saved to be refused by plain transformers.
+
+    Raises:
+        FileNotFoundError: no such folder, or no config.json in it.
+        ValueError: config.json is damaged.
+    """
+    from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+    _check_folder(path)
+    kwargs: dict[str, Any] = {"revision": revision} if revision is not None else {}
+    try:
+        raw, _ = PreTrainedConfig.get_config_dict(path, **kwargs)
+        record = read_record(SimpleNamespace(**{KEY: raw.get(KEY)}))  # type: ignore[arg-type]
+        if record is None or not _is_refused(raw):
+            return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **kwargs)
+        raw["rope_parameters"] = dict(record.rope_parameters)
+        return CONFIG_MAPPING[raw.pop("model_type")].from_dict(raw)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, ValueError) and "ctxbench record" in str(error):
+            raise
+        raise ValueError(
+            f"The config of {path} cannot be read: {error}. It must be a transformers "
+            "config.json of a causal language model; restore it from where it came."
+        ) from error
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{path} is neither a checkpoint folder here nor to be had from the hub: "
+            f"{str(error).splitlines()[0]} Give an existing folder, a hub id, or 'mini'."
+        ) from error
+
+
+def load_tokenizer(path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """Load a checkpoint's tokenizer."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(
+        path, **{name: value for name, value in kwargs.items() if value is not None}
+    )
+
+
+def check_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+    """Return a dtype that transformers understands.
+
+    Raises:
+        ValueError: it is none.
+    """
+    import torch
+
+    if isinstance(dtype, str) and dtype != "auto":
+        found = getattr(torch, dtype.removeprefix("torch."), None)
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:  # type: ignore[union-attr]
+            raise ValueError(
+                f"dtype={dtype!r} is not a floating-point dtype. Allowed: auto, float32, bfloat16, "
+                "float16, float64. Give one of these."
+            )
+        return found
+    return dtype
+
+
+# ------------------------------------------------------------------- deciding
+
+
+def _reopen(
+    config: PreTrainedConfig,
+    record: Record,
+    method: str | None,
+    override: bool,
+    options: dict[str, Any],
+) -> tuple[Method, Record]:
+    """A checkpoint with a record: its method and options, another length if asked."""
+    name, preset = method_and_options(method or record.method)
+    given = {**preset, **options}
+    if name != record.method:
+        if not override:
+            raise ValueError(
+                f"The checkpoint was made with method={record.method} "
+                f"({_brief(record.options)}), but method={name} was asked for. Leave out method "
+                "to use what it was made with, or add override=true to replace it."
+            )
+        given.setdefault("length", record.trained_length or config.max_position_embeddings)
+        base = base_config(config)
+        chosen, fresh = _with_record(get_method(name, **given).resolve(base), base)
+        replaced = {"method": record.method, **record.options}
+        return chosen, replace(fresh, trained_length=record.trained_length, overridden={**replaced})
+    cls = method_class(name)
+    given = coerce_options(cls, given)
+    recorded = coerce_options(cls, record.options)
+    changed = {
+        option: recorded.get(option)
+        for option, value in given.items()
+        if option != "length" and value != recorded.get(option)
+    }
+    if changed and not override:
+        raise ValueError(
+            f"The checkpoint was made with method={name} and {_brief(changed)}, but "
+            f"{_brief({option: given[option] for option in changed})} was asked for. Leave it "
+            "out, or add override=true to change it (the results will say so). A longer "
+            "'length' needs no override."
+        )
+    length = given.get("length") or record.trained_length or config.max_position_embeddings
+    chosen = cls(**{**recorded, **given, "length": length}).resolve(base_config(config))
+    return chosen, replace(
+        record, options=_plain(chosen.options()), overridden={**record.overridden, **changed}
+    )
+
+
+def _adopt(
+    config: PreTrainedConfig,
+    record: Record | None,
+    method: str | None,
+    trained_length: int | str | None,
+    original_length: int | str | None,
+    override: bool,
+    options: dict[str, Any],
+) -> tuple[Method, Record]:
+    """A checkpoint made elsewhere: the user says by what."""
+    if record is not None:
+        raise ValueError(
+            f"adopt=true is for checkpoints without a record; this one says it was made with "
+            f"method={record.method}. Leave out adopt, or use override=true to change options."
+        )
+    if method is None or trained_length is None:
+        raise ValueError(
+            "adopt=true needs both method=NAME and trained_length=N (tokens): what made the "
+            "checkpoint and at which length it was trained. Add what is missing."
+        )
+    trained = parse_length(trained_length)
+    scaling = _scaling(config)
+    if original_length is not None:
+        original = parse_length(original_length)
+    else:
+        original = int(
+            scaling.get("original_max_position_embeddings") or config.max_position_embeddings
+        )
+        if original >= trained and method not in (None, "none"):
+            raise ValueError(
+                f"adopt=true: the config says a window of {original} tokens, which is not shorter "
+                f"than trained_length={trained}, so the window before extension is unknown. Add "
+                "original_length=N (4096 for Llama-2)."
+            )
+    base = _unscaled(config)
+    base.max_position_embeddings = original
+    if scaling.get("long_factor"):  # searched divisors are part of the model
+        kept = {key: scaling[key] for key in ("long_factor", "short_factor") if key in scaling}
+        base.rope_parameters = {**base.rope_parameters, **kept}
+    chosen = get_method(method, **{"length": trained, **options}).resolve(base)
+    stated = chosen.options().get("factor")
+    found = scaling.get("factor")
+    if stated and found and abs(stated - found) > 1e-6 and not override:
+        raise ValueError(
+            f"adopt=true: the config has rope_type '{scaling['rope_type']}' with factor {found}, "
+            f"but method={chosen.name} with factor {stated} was stated. State factor={found}, or "
+            "add override=true if the config is wrong."
+        )
+    method_used, fresh = _with_record(chosen, base)
+    return method_used, replace(fresh, trained_length=trained, adopted=True)
+
+
+def _with_record(method: Method, base: PreTrainedConfig) -> tuple[Method, Record]:
+    return method, Record(
+        method=method.name,
+        options=_plain(method.options()),
+        original_length=int(base.max_position_embeddings),
+        rope_parameters=dict(getattr(base, "rope_parameters", None) or {}),
+    )
+
+
+def _scaling(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the config's rope parameters if it has a scaling, else {}."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    return dict(parameters) if parameters.get("rope_type", "default") != "default" else {}
+
+
+def _require_scaled(config: PreTrainedConfig) -> None:
+    if not _scaling(config):
+        raise ValueError(
+            "override=true replaces recorded options or a scaling in the config; this checkpoint "
+            "has neither. Leave out override."
+        )
+
+
+def _unscaled(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return a copy without the config's own scaling, its window the one before it."""
+    import copy
+
+    base = copy.deepcopy(config)
+    parameters = dict(base.rope_parameters)
+    original = parameters.get("original_max_position_embeddings")
+    keep = ("rope_theta", "partial_rotary_factor")
+    base.rope_parameters = {k: parameters[k] for k in keep if k in parameters}
+    base.rope_parameters["rope_type"] = "default"
+    if original:
+        base.max_position_embeddings = int(original)
+    return base
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options as JSON gives them back (tuples as lists)."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+
+
+def _brief(values: dict[str, Any]) -> str:
+    shown = {k: v for k, v in values.items() if not isinstance(v, (list, dict)) and v is not None}
+    return ", ".join(f"{k}={v}" for k, v in shown.items()) or "no options"
+
+
+# -------------------------------------------------------------------- saving
+
+
+def _weights_without(model: PreTrainedModel, own: dict[str, torch.Tensor]) -> dict:
+    """Return the state dict without the method's own tensors."""
+    pointers = {t.data_ptr() for t in method_of(model).state_tensors(model).values()}
+    weights = model.state_dict()
+    return {k: v for k, v in weights.items() if not own or v.data_ptr() not in pointers}
+
+
+def _refuse_plain(file: Path, method: Method) -> None:
+    """Give a saved config a `rope_type` that plain transformers refuses by name."""
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    scaling = saved.get("rope_parameters") or {}
+    saved["rope_parameters"] = {**scaling, "rope_type": f"{REFUSED_TYPE}method_{method.name}"}
+    file.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _is_refused(raw: dict[str, Any]) -> bool:
+    parameters = raw.get("rope_parameters") or {}
+    return str(parameters.get("rope_type", "")).startswith(REFUSED_TYPE)
+
+
+def _check_folder(path: str) -> None:
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(
+                f"{path} has no config.json, so it is not a checkpoint. Give the folder that "
+                "save_pretrained or ctxbench-train wrote."
+            )
+    elif looks_local and path.count("/") != 0:
+        raise FileNotFoundError(
+            f"There is no folder {path}. Give an existing checkpoint folder, a hub id such as "
+            "meta-llama/Llama-2-7b-hf, or the bundled 'mini'."
+        )

@@ -1,0 +1,38 @@
+"""Where tests find reference data, and tiny models made in memory."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _folder(variable: str, name: str) -> Path:
+    folder = Path(os.environ.get(variable) or ROOT.parent / "shared" / name)
+    if not folder.is_dir():
+        pytest.skip(f"needs reference {name}: set {variable} or provide ../shared/{name}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Real inputs: essays, SQuAD, HotpotQA, TREC, tokenizers."""
+    return _folder("CTXBENCH_DATA", "data")
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Numbers made by the official implementations."""
+    return _folder("CTXBENCH_GOLDEN", "golden")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def offline_and_private_cache(tmp_path_factory):
+    """No test reaches a hub, and none writes into the user's cache."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setenv("CTXBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+    patch.setenv("TOKENIZERS_PARALLELISM", "false")
+    yield
+    patch.undo()
