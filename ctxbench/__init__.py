@@ -1,13 +1,14 @@
 """ctxbench: controlled comparison of long-context extension methods.
 
-Importing this package does nothing but make these names available, lazily:
+Importing this package makes these names available, lazily, and lets a running lm_eval know of our
+model and tasks; it imports nothing else:
 `list_methods`, `list_presets`, `get_method`, `add_method_folder`, `extend`, `load_model`,
 `save_model`.
 """
 
-import importlib
-from typing import TYPE_CHECKING
+from ctxbench import _startup
 
+TYPE_CHECKING = False  # typing's, without the cost of importing typing at interpreter start
 if TYPE_CHECKING:
     from ctxbench.methods.registry import (
         add_method_folder,
@@ -42,9 +43,14 @@ __all__ = [
 
 def __getattr__(name: str):
     if name in _HOMES:
+        import importlib
+
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'ctxbench' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])
+
+
+_startup.install()

@@ -1,0 +1,77 @@
+"""Answers kept on disk, so that a killed evaluation goes on where it was.
+
+A key holds everything an answer depends on: the weights, the method and its options, the window,
+the dtype, the versions, and the request. Two methods can never share an answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def weights_hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Return a hash of names, shapes, dtypes and all bytes of a state dict."""
+    import torch
+
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in tensors:
+        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    """Return a short hash of what identifies a model; the same in every process."""
+    text = json.dumps(identity, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+class AnswerCache:
+    """Answers of one model in one SQLite file; several processes may write it.
+
+    Args:
+        folder: made if needed.
+        model: `fingerprint` of the model; the file's name.
+    """
+
+    def __init__(self, folder: str | Path, model: str):
+        self.file = Path(folder).expanduser() / f"answers-{model}.sqlite"
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.database = sqlite3.connect(self.file, timeout=60)
+        try:
+            self.database.execute("PRAGMA journal_mode=WAL")
+            self.database.execute(
+                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT)"
+            )
+            self.database.commit()
+        except sqlite3.DatabaseError as error:
+            raise ValueError(
+                f"The answer cache {self.file} is damaged ({error}). Delete the file; the answers "
+                "in it are computed again."
+            ) from error
+
+    @staticmethod
+    def key(kind: str, *parts: Any) -> str:
+        """Return the key of a request: its kind and everything it asks."""
+        text = json.dumps([kind, *parts], sort_keys=True, default=str)
+        return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+
+    def get(self, key: str) -> Any | None:
+        """Return the kept answer, None if there is none."""
+        row = self.database.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def put(self, answers: Iterable[tuple[str, Any]]) -> None:
+        """Keep answers; when this returns they survive a kill."""
+        rows = [(key, json.dumps(answer)) for key, answer in answers]
+        with self.database:
+            self.database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)

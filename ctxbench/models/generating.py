@@ -1,0 +1,118 @@
+"""Generating with an extended model: pinned lengths, shared prefixes, bounded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ctxbench.models.scoring import Scorer, SharedPrefix, _tell
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt to continue.
+
+    Attributes:
+        ids: its tokens.
+        length: final length that sets the frequencies: prompt and new tokens.
+    """
+
+    ids: Sequence[int]
+    length: int
+
+
+class Generator:
+    """Continues prompts on one model with one method.
+
+    Args:
+        scorer: holds the model, the method, the memory budget.
+        pad_token: id that fills a batch on the left.
+    """
+
+    def __init__(self, scorer: Scorer, pad_token: int):
+        self.scorer = scorer
+        self.pad_token = pad_token
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        options: dict[str, Any],
+        stopping: Callable[[int, int], Any],
+        done: Callable[[int, list[int]], None],
+    ) -> None:
+        """Continue prompts.
+
+        Args:
+            prompts: to continue.
+            options: for `model.generate`: `max_new_tokens`, sampling.
+            stopping: (prompt width, rows) -> stopping criteria.
+            done: called with the number and the new tokens of each prompt as soon as known.
+        """
+        scorer = self.scorer
+        plan = scorer.plan([prompt.ids for prompt in prompts], [p.length for p in prompts])
+        if options.get("do_sample") or options.get("num_beams", 1) > 1:
+            plan.alone = sorted(
+                [*plan.alone, *(i for run in plan.runs for i in run)],
+                key=lambda i: (-len(prompts[i].ids), i),
+            )
+            plan.runs = []
+        _tell(plan, len(prompts))
+        for run in plan.runs:
+            prefix = SharedPrefix(scorer)
+            for number in run:
+                done(number, self._from_prefix(prefix, prompts[number], options, stopping))
+        pending = list(scorer.batches(plan.alone, [prompt.length for prompt in prompts]))
+        while pending:
+            numbers = pending.pop(0)
+            try:
+                found = self._batch([prompts[i] for i in numbers], options, stopping)
+            except torch.OutOfMemoryError:
+                scorer.budget.shrink(len(numbers))
+                half = max(1, len(numbers) // 2)
+                pending[:0] = [part for part in (numbers[:half], numbers[half:]) if part]
+                continue
+            for number, new in zip(numbers, found, strict=True):
+                done(number, new)
+
+    def _from_prefix(self, prefix: SharedPrefix, prompt: Prompt, options, stopping) -> list[int]:
+        """Continue one prompt over a cache that already holds a beginning of it."""
+        scorer = self.scorer
+        ids = list(prompt.ids)
+        with scorer.method.begin_request(scorer.model, [prompt.length]):
+            # the last token is left to generate, which needs its logits
+            prefix.feed(ids[:-1], min(prefix.shared_with(ids), len(ids) - 1))
+            new = self._run([ids], options, stopping, past_key_values=prefix.cache)[0]
+        prefix.ids = (ids + new)[: prefix.cache.get_seq_length()]
+        return new
+
+    def _batch(self, prompts: list[Prompt], options, stopping) -> list[list[int]]:
+        scorer = self.scorer
+        extra = {} if scorer.method.cacheable else {"use_cache": False}
+        longest = max(len(prompt.ids) for prompt in prompts)
+        if len(prompts) == 1 and not extra and not scorer.expands:
+            if scorer.budget.chunk(1, longest) < longest:  # too long to feed at once
+                prefix = SharedPrefix(scorer)
+                return [self._from_prefix(prefix, prompts[0], options, stopping)]
+        with scorer.method.begin_request(scorer.model, [prompt.length for prompt in prompts]):
+            return self._run([list(p.ids) for p in prompts], options, stopping, **extra)
+
+    def _run(self, rows: list[list[int]], options, stopping, **extra) -> list[list[int]]:
+        model = self.scorer.model
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self.pad_token, dtype=torch.long)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for row, tokens in enumerate(rows):
+            ids[row, width - len(tokens) :] = torch.tensor(tokens)
+            mask[row, width - len(tokens) :] = 1
+        out = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            stopping_criteria=stopping(width, len(rows)),
+            pad_token_id=self.pad_token,
+            **{**options, **extra},
+        )
+        return [row[width:].tolist() for row in out]

@@ -1,0 +1,258 @@
+"""Scoring tokens with an extended model: exact sums, bounded memory, shared prefixes.
+
+Knows models, methods and tokens; nothing of lm-eval.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ctxbench.methods.base import Method
+from ctxbench.models.head import Head
+from ctxbench.models.memory import Budget
+from ctxbench.models.prefix import Plan, common_prefix, keep_prefix, plan_sharing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Tokens of which the last ones are scored.
+
+    Attributes:
+        ids: context and continuation.
+        first: index of the first scored token; at least 1, it is predicted from the one before.
+        length: final length that sets the frequencies; default `len(ids)`.
+    """
+
+    ids: Sequence[int]
+    first: int
+    length: int | None = None
+
+    @property
+    def fed(self) -> Sequence[int]:
+        """What the model reads: all but the last token."""
+        return self.ids[:-1]
+
+    @property
+    def final_length(self) -> int:
+        """Length that sets the frequencies, tokens."""
+        return self.length or len(self.ids)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Log-probabilities of a request's scored tokens.
+
+    Attributes:
+        logprobs: float32 `[scored]`, natural logarithms, in order.
+        greedy: every scored token was the most likely one.
+    """
+
+    logprobs: torch.Tensor
+    greedy: bool
+
+    @property
+    def total(self) -> float:
+        """Their sum, in float64."""
+        return float(self.logprobs.double().sum())
+
+
+class Scorer:
+    """Scores requests on one model with one method.
+
+    Args:
+        model: extended by `method`, in evaluation mode.
+        method: the resolved method.
+        batch_size: rows of a padded batch at most; None: as memory allows.
+        max_batch_size: bound on that choice.
+        prefill_chunk: tokens fed at once; None: as memory allows.
+        share_prefixes: reuse keys and values of common beginnings where the method allows.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        method: Method,
+        *,
+        batch_size: int | None = 1,
+        max_batch_size: int = 64,
+        prefill_chunk: int | None = None,
+        share_prefixes: bool = True,
+    ):
+        self.model = model
+        self.method = method
+        self.config = model.config
+        self.batch_size = batch_size
+        self.share_prefixes = share_prefixes
+        self.head = Head(model)
+        self.budget = Budget(model, max_batch_size, prefill_chunk)
+        self.expands = type(method).encode is not Method.encode
+        """Whether the method feeds more tokens than the user's; rows then run one by one."""
+
+    # ------------------------------------------------------------------ plans
+
+    def plan(self, fed: Sequence[Sequence[int]], lengths: Sequence[int]) -> Plan:
+        """Plan which requests share prefixes and which are batched."""
+        if self.share_prefixes and self.method.cacheable and len(fed) > 1:
+            keys = [self.method.reuse_key(self.config, length) for length in lengths]
+        else:
+            keys = [None] * len(fed)
+        return plan_sharing(fed, keys)
+
+    def batches(self, numbers: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:
+        """Cut request numbers, longest first, into batches that fit memory."""
+        at = 0
+        while at < len(numbers):
+            rows = 1 if self.expands else self.batch_size or self.budget.rows(sizes[numbers[at]])
+            rows = min(rows, self.budget.row_limit)
+            yield list(numbers[at : at + rows])
+            at += rows
+
+    # ---------------------------------------------------------------- scoring
+
+    @torch.no_grad()
+    def score(
+        self,
+        requests: Sequence[Request],
+        done: Callable[[int, Score], None] = lambda number, score: None,
+    ) -> list[Score]:
+        """Score requests.
+
+        Args:
+            requests: to score; equal ones are computed once.
+            done: called with the number and the score of each request as soon as it is known.
+
+        Returns:
+            Scores in the order of the requests.
+        """
+        scores: list[Score | None] = [None] * len(requests)
+        fed = [request.fed for request in requests]
+        plan = self.plan(fed, [request.final_length for request in requests])
+        _tell(plan, len(requests))
+
+        def keep(number: int, score: Score) -> None:
+            scores[number] = score
+            done(number, score)
+
+        for run in plan.runs:
+            for number, score in self._score_run([(i, requests[i]) for i in run]):
+                keep(number, score)
+        pending = list(self.batches(plan.alone, [len(ids) for ids in fed]))
+        while pending:
+            numbers = pending.pop(0)
+            try:
+                found = self._score_batch([requests[i] for i in numbers])
+            except torch.OutOfMemoryError:
+                self.budget.shrink(len(numbers))  # raises when a single row does not fit
+                half = max(1, len(numbers) // 2)
+                pending[:0] = [part for part in (numbers[:half], numbers[half:]) if part]
+                continue
+            for number, score in zip(numbers, found, strict=True):
+                keep(number, score)
+        return scores  # type: ignore[return-value]
+
+    def _score_run(self, run: list[tuple[int, Request]]) -> Iterator[tuple[int, Score]]:
+        """Score requests in trie order over one cache that is cut back to what they share."""
+        prefix = SharedPrefix(self)
+        for number, request in run:
+            # the token before the first scored one is fed again: its hidden state is wanted
+            keep = min(prefix.shared_with(request.fed), request.first - 1)
+            with self.method.begin_request(self.model, [request.final_length]):
+                hidden = prefix.feed(request.fed, keep)
+            yield number, self._finish(hidden[request.first - 1 - keep :], request)
+
+    def _score_batch(self, requests: list[Request]) -> list[Score]:
+        """Score one padded batch; a single long row is fed in chunks."""
+        lengths = [request.final_length for request in requests]
+        chunk = self.budget.chunk(len(requests), max(len(r.fed) for r in requests))
+        with self.method.begin_request(self.model, lengths):
+            if len(requests) == 1 and (self.expands or chunk < len(requests[0].fed)):
+                hidden = [SharedPrefix(self).feed(requests[0].fed, 0)]
+            else:
+                width = max(len(request.fed) for request in requests)
+                ids = torch.zeros((len(requests), width), dtype=torch.long)
+                for row, request in enumerate(requests):
+                    ids[row, : len(request.fed)] = torch.tensor(request.fed)
+                # Padding stands on the right, where causal attention cannot see it.
+                hidden = self.model.base_model(
+                    ids.to(self.model.device), use_cache=False
+                ).last_hidden_state
+        return [
+            self._finish(row[request.first - 1 : len(request.fed)], request)
+            for row, request in zip(hidden, requests, strict=True)
+        ]
+
+    def _finish(self, hidden: torch.Tensor, request: Request) -> Score:
+        targets = torch.tensor(request.ids[request.first :], device=hidden.device)
+        assert len(hidden) == len(targets)
+        if self.head.exact:
+            logprobs, greedy = self.head.logprobs(hidden, targets)
+        else:
+            logits = self.model.get_output_embeddings()(hidden).float()
+            logprobs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+            greedy = logits.argmax(-1) == targets
+        return Score(logprobs.cpu(), bool(greedy.all()))
+
+
+class SharedPrefix:
+    """One growing key-value cache over requests in trie order.
+
+    Attributes:
+        ids: the user's tokens that are cached.
+        cache: their keys and values.
+    """
+
+    def __init__(self, scorer: Scorer):
+        self.scorer = scorer
+        self.ids: list[int] = []
+        self.cache: Any = None
+
+    def shared_with(self, ids: Sequence[int]) -> int:
+        """Return how many leading tokens of `ids` are cached."""
+        return common_prefix(self.ids, list(ids))
+
+    def feed(self, ids: Sequence[int], keep: int) -> torch.Tensor:
+        """Cut the cache back to `keep` tokens, feed the rest of `ids`.
+
+        Returns:
+            Last hidden states `[len(ids) - keep, hidden_size]` of the user's tokens.
+        """
+        from transformers import DynamicCache
+
+        scorer = self.scorer
+        if self.cache is None or not keep_prefix(self.cache, keep):
+            self.cache, keep_cached = DynamicCache(config=scorer.config), 0
+        else:
+            keep_cached = keep
+        self.ids = list(ids)
+        device = scorer.model.device
+        step = scorer.budget.chunk(1, len(ids))
+        parts = []
+        for start in range(keep_cached, len(ids), step):
+            fed, reads = scorer.method.encode(self.ids[start : start + step], start)
+            hidden = scorer.model.base_model(
+                torch.tensor([fed], device=device), past_key_values=self.cache, use_cache=True
+            ).last_hidden_state[0]
+            parts.append(hidden if len(reads) == len(fed) else hidden[torch.tensor(reads)])
+        return torch.cat(parts)[keep - keep_cached :]
+
+
+def _tell(plan: Plan, requests: int) -> None:
+    if plan.runs:
+        shared = sum(map(len, plan.runs))
+        log.info(
+            "%d of %d requests share prefixes: %.0f %% of %d tokens are not computed again",
+            shared,
+            requests,
+            100 * plan.saved / max(plan.tokens, 1),
+            plan.tokens,
+        )
