@@ -14,7 +14,8 @@ HOOKED = ("lm_eval.models", "lm_eval.tasks.manager")
 class _AfterImport:
     """Meta-path finder that calls `ctxbench.plugin` after one of `HOOKED` was imported."""
 
-    waiting = set(HOOKED)
+    def __init__(self):
+        self.waiting = set(HOOKED)
 
     def find_spec(self, name, path=None, target=None):
         if name not in self.waiting:

@@ -17,11 +17,12 @@ from lm_eval.models.utils import (
     handle_stop_sequences,
     normalize_gen_kwargs,
     postprocess_generated_text,
-    stop_sequences_criteria,
 )
+from lm_eval.models.utils_hf import stop_sequences_criteria
 
 from ctxbench import __version__
 from ctxbench.assets import resolve_model
+from ctxbench.errors import show_user_errors_plainly
 from ctxbench.methods.attach import method_of
 from ctxbench.methods.options import near_names, parse_length
 from ctxbench.methods.record import read_record
@@ -40,6 +41,7 @@ from ctxbench.models.progress import Progress
 from ctxbench.models.scoring import Request, Score, Scorer
 
 log = logging.getLogger(__name__)
+show_user_errors_plainly()
 
 STATEMENTS = ("length", "adopt", "override", "trained_length", "original_length")
 """Arguments about the method besides its own options."""

@@ -93,10 +93,9 @@ class Generator:
         scorer = self.scorer
         extra = {} if scorer.method.cacheable else {"use_cache": False}
         longest = max(len(prompt.ids) for prompt in prompts)
-        if len(prompts) == 1 and not extra and not scorer.expands:
-            if scorer.budget.chunk(1, longest) < longest:  # too long to feed at once
-                prefix = SharedPrefix(scorer)
-                return [self._from_prefix(prefix, prompts[0], options, stopping)]
+        too_long = scorer.budget.chunk(1, longest) < longest  # to feed at once
+        if len(prompts) == 1 and too_long and not extra and not scorer.expands:
+            return [self._from_prefix(SharedPrefix(scorer), prompts[0], options, stopping)]
         with scorer.method.begin_request(scorer.model, [prompt.length for prompt in prompts]):
             return self._run([list(p.ids) for p in prompts], options, stopping, **extra)
 

@@ -1,0 +1,70 @@
+"""`ctxbench`: the command beside `lm_eval`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ctxbench import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; return the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["lm-eval"]:  # its own parser reads the rest
+        return _lm_eval(given[1:])
+    parser = make_parser()
+    options = parser.parse_args(given)
+    if not hasattr(options, "run"):
+        parser.print_help()
+        return 2
+    try:
+        return options.run(options) or 0
+    except (ValueError, FileNotFoundError) as error:
+        print(f"ctxbench: {error}", file=sys.stderr)
+        return 2
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all subcommands."""
+    parser = argparse.ArgumentParser(prog="ctxbench", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"ctxbench {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    listing = commands.add_parser("ls", help="list methods, presets and tasks")
+    listing.add_argument("what", nargs="?", choices=["methods", "presets", "tasks"])
+    listing.set_defaults(run=_list)
+    path = commands.add_parser("tasks-path", help="print the folder for lm_eval --include_path")
+    path.set_defaults(run=_tasks_path)
+    commands.add_parser(
+        "lm-eval", help="run lm_eval with our model and tasks registered (no start-up file needed)"
+    )
+    return parser
+
+
+def _list(options: argparse.Namespace) -> None:
+    from ctxbench.listing import methods_table, presets_table, tasks_table
+
+    tables = {"methods": methods_table, "presets": presets_table, "tasks": tasks_table}
+    for name, table in tables.items():
+        if options.what in (None, name):
+            print(f"{name}:")
+            for row in table():
+                print("  " + row[0].ljust(28) + row[1])
+
+
+def _tasks_path(options: argparse.Namespace) -> None:
+    from ctxbench.assets import tasks_path
+
+    print(tasks_path())
+
+
+def _lm_eval(arguments: list[str]) -> int:
+    from ctxbench import plugin
+
+    plugin.register_all()
+    from lm_eval.__main__ import cli_evaluate
+
+    sys.argv = ["lm_eval", *arguments]
+    cli_evaluate()
+    return 0

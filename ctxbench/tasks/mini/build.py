@@ -1,0 +1,253 @@
+"""Builds the mini tasks: needles and text in held-out modules of the Python standard library.
+
+Every sample is drawn once and then shown at each length: the same end of text, the same keys and
+values, the same depths; only more text stands before. So lengths can be compared.
+"""
+
+import random
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from ctxbench.stdlib_corpus import NOUNS, held_out_files
+from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
+
+LONGEST = 4096
+"""Every document holds this many tokens before each sample's end, whatever the length asked for."""
+TAIL = 64
+"""Tokens of plain text between the last needle and the question, and scored by `mini_ppl`."""
+ANSWER = 8
+"""Tokens left for the answer of a needle."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A held-out module, tokenised.
+
+    Attributes:
+        name: relative to the standard library.
+        text: of the module.
+        starts: character at which each token starts.
+        line_ends: characters that are newlines after something other than a newline or space.
+    """
+
+    name: str
+    text: str
+    starts: tuple[int, ...]
+    line_ends: tuple[int, ...]
+
+    def token_at(self, character: int) -> int:
+        """Return the number of tokens that start before a character."""
+        return bisect_right(self.starts, character - 1)
+
+
+@lru_cache(maxsize=4)
+def documents(tokenizer: str) -> tuple[Document, ...]:
+    """Return the held-out modules that are longer than `LONGEST` tokens.
+
+    Raises:
+        ValueError: this Python's standard library has none.
+    """
+    encode = load_tokenizer(tokenizer)
+    found = []
+    for name, text in held_out_files():
+        encoding = encode(text, add_special_tokens=False, return_offsets_mapping=True)
+        starts = tuple(start for start, _ in encoding["offset_mapping"])
+        if len(starts) > LONGEST + TAIL:
+            ends = (i for i in range(1, len(text)) if text[i] == "\n" and not text[i - 1].isspace())
+            found.append(Document(name, text, starts, tuple(ends)))
+    if not found:
+        raise ValueError(
+            f"No held-out module of this Python's standard library has {LONGEST} tokens of the "
+            f"tokenizer {tokenizer}. The mini tasks need a complete standard library (its .py "
+            "files); use a Python installation that has one."
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a sample is, before a length is chosen.
+
+    Attributes:
+        document: where its text is from.
+        end: character at which the text ends, a line end.
+        facts: (key, value) lines to hide; the first ones are asked for.
+        depths: place of each in the text before the tail, 0 is the start.
+    """
+
+    document: Document
+    end: int
+    facts: tuple[tuple[str, str], ...]
+    depths: tuple[float, ...]
+
+
+def draw(tokenizer: str, number: int, keys: int, asked: int, seed: int) -> Draw:
+    """Draw sample `number` with `keys` facts; the depth of a single asked one is stratified."""
+    rng = random.Random(f"{seed}/{number}/{keys}/{asked}")
+    texts = documents(tokenizer)
+    document = texts[number % len(texts)]
+    ends = [end for end in document.line_ends if document.token_at(end) > LONGEST]
+    end = rng.choice(ends)
+    nouns = rng.sample(NOUNS, keys)
+    facts = tuple((noun, f"{rng.randrange(10000):04d}") for noun in nouns)
+    depths = [rng.random() for _ in facts]
+    if asked == 1:
+        depths[0] = (number % 10 + 0.5) / 10
+    return Draw(document, end, facts, tuple(depths))
+
+
+def place(sample: Draw, tokens: int) -> str:
+    """Return the text before the sample's end, about `tokens` tokens of it, with its facts hidden.
+
+    A fact is a line of its own, `# falcon 4821`, at the line end nearest to its depth.
+    """
+    document = sample.document
+    last = document.token_at(sample.end)
+    start = document.starts[last - tokens]
+    body_end = document.starts[max(last - TAIL, last - tokens)]
+    lines = [i for i in document.line_ends if start < i <= body_end] or [start]
+    wanted = [start + depth * (body_end - start) for depth in sample.depths]
+    spots = sorted(
+        (min(lines, key=lambda line: abs(line - want)), number)
+        for number, want in enumerate(wanted)
+    )
+    parts, at = [], start
+    for spot, number in spots:
+        noun, value = sample.facts[number]
+        parts += [document.text[at:spot], f"\n# {noun} {value}"]
+        at = spot
+    return "".join([*parts, document.text[at : sample.end]])
+
+
+def fit(sample: Draw, question: str, budget: int, encode: Any) -> tuple[str, int]:
+    """Return text plus question of at most `budget` tokens, and how many it has.
+
+    Raises:
+        ValueError: the facts alone do not fit.
+    """
+    tokens = budget
+    while tokens > TAIL:
+        prompt = place(sample, tokens) + question
+        count = len(encode(prompt, add_special_tokens=False).input_ids)
+        if count <= budget:
+            return prompt, count
+        tokens -= count - budget
+    raise ValueError(
+        f"{len(sample.facts)} hidden lines and {TAIL} tokens of text do not fit {budget} tokens of "
+        "this tokenizer. Use the task at a longer length."
+    )
+
+
+# ------------------------------------------------------------------ data sets
+
+
+def needle(
+    *, ctx_length: int, ctx_distractors: int = 3, samples: int = 50, seed: int = 1, **metadata: Any
+) -> dict[str, Any]:
+    """Return the documents of a needle task.
+
+    Args:
+        ctx_length: prompt and answer together, tokens.
+        ctx_distractors: further hidden lines with other keys.
+        samples: how many.
+        seed: of the draws.
+        metadata: `tokenizer` or `pretrained` names the tokenizer.
+    """
+    name = tokenizer_name(**{"pretrained": "mini", **metadata})
+    encode = load_tokenizer(name)
+    docs = []
+    for number in range(samples):
+        sample = draw(name, number, ctx_distractors + 1, 1, seed)
+        key, value = sample.facts[0]
+        prompt, tokens = fit(sample, f"\n# {key}", ctx_length - ANSWER, encode)
+        docs.append(
+            {
+                "prompt": prompt,
+                "answer": value,
+                "key": key,
+                "depth": sample.depths[0],
+                "run": number // 10,
+                "length": ctx_length,
+                "tokens": tokens,
+                "module": sample.document.name,
+            }
+        )
+    return _test_split(docs)
+
+
+def multiquery(
+    *,
+    ctx_length: int,
+    ctx_keys: int = 8,
+    ctx_asked: int = 4,
+    samples: int = 40,
+    seed: int = 1,
+    **metadata: Any,
+) -> dict[str, Any]:
+    """Return the documents of a multi-query task: several keys, some asked in a row.
+
+    Each question comes after the right answers to those before it.
+    """
+    name = tokenizer_name(**{"pretrained": "mini", **metadata})
+    encode = load_tokenizer(name)
+    docs = []
+    for number in range(samples):
+        sample = draw(name, number, ctx_keys, ctx_asked, seed)
+        asked = sample.facts[:ctx_asked]
+        lines = [f"\n# {key} {value}" for key, value in asked]
+        text, tokens = fit(sample, "".join(lines), ctx_length, encode)
+        before = text[: len(text) - len("".join(lines))]
+        contexts = [before + "".join(lines[:i]) + f"\n# {key}" for i, (key, _) in enumerate(asked)]
+        docs.append(
+            {
+                "contexts": contexts,
+                "answers": [value for _, value in asked],
+                "depths": list(sample.depths[:ctx_asked]),
+                "length": ctx_length,
+                "tokens": tokens,
+                "module": sample.document.name,
+            }
+        )
+    return _test_split(docs)
+
+
+def perplexity(
+    *, ctx_length: int, samples: int = 50, seed: int = 1, **metadata: Any
+) -> dict[str, Any]:
+    """Return the documents of a perplexity task: the same target text at every length."""
+    name = tokenizer_name(**{"pretrained": "mini", **metadata})
+    encode = load_tokenizer(name)
+    docs = []
+    for number in range(samples):
+        sample = draw(name, number, 1, 1, seed)
+        document = sample.document
+        split, last = sample.end, document.token_at(sample.end)
+        end = document.starts[min(last + TAIL, len(document.starts) - 1)]
+        target = document.text[split:end]
+        tokens = ctx_length - (document.token_at(end) - last)
+        while True:
+            context = document.text[document.starts[last - tokens] : split]
+            total = len(encode(context + target, add_special_tokens=False).input_ids)
+            if total <= ctx_length:
+                break
+            tokens -= total - ctx_length
+        own = total - len(encode(context, add_special_tokens=False).input_ids)
+        docs.append(
+            {
+                "context": context,
+                "target": target,
+                "target_tokens": own,
+                "length": ctx_length,
+                "tokens": total,
+                "module": document.name,
+            }
+        )
+    return _test_split(docs)
+
+
+def _test_split(docs: list[dict]) -> dict[str, Any]:
+    from datasets import Dataset
+
+    return {"test": Dataset.from_list(docs)}

@@ -1,0 +1,54 @@
+"""Scores of the mini tasks."""
+
+import math
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+
+
+def exact(doc: dict, results: list[str]) -> dict[str, float]:
+    """Return 1 if the first word generated is the value asked for, else 0."""
+    first = results[0].split()[:1]
+    return {"score": float(first == [doc["answer"]])}
+
+
+def target_loss(doc: dict, results: list) -> dict[str, Any]:
+    """Return the mean loss per target token (nats), and what perplexity is summed from."""
+    total = results[0][0]
+    tokens = doc["target_tokens"]
+    return {"nll": -total / tokens, "perplexity": (total, tokens)}
+
+
+def token_perplexity(items: list[tuple[float, int]]) -> float:
+    """Return exp of the mean negative log-likelihood over all target tokens."""
+    return math.exp(-sum(total for total, _ in items) / sum(tokens for _, tokens in items))
+
+
+class MultiQuery(ConfigurableTask):
+    """Several questions about one text, each after the right answers to those before it."""
+
+    def __init__(self, config: dict | None = None):
+        super().__init__(config={k: v for k, v in (config or {}).items() if k != "class"})
+
+    def construct_requests(self, doc: dict, ctx: Any, **kwargs: Any) -> list[Instance]:
+        """Return one log-likelihood request per question."""
+        del ctx
+        kept = {key: value for key, value in kwargs.items() if key in ("metadata", "doc_id")}
+        return [
+            Instance(
+                request_type="loglikelihood",
+                doc=doc,
+                arguments=(context, f" {answer}"),
+                idx=number,
+                **kept,
+            )
+            for number, (context, answer) in enumerate(
+                zip(doc["contexts"], doc["answers"], strict=True)
+            )
+        ]
+
+    def process_results(self, doc: dict, results: list) -> dict[str, float]:
+        """Return whether all answers are the most likely ones, and the share that is."""
+        right = [float(greedy) for _, greedy in results]
+        return {"score": float(all(right)), "each": sum(right) / len(right)}
