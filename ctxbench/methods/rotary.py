@@ -151,9 +151,9 @@ class PositionMethod(Method):
 
     @contextmanager
     def begin_request(self, model, lengths: Sequence[int]) -> Iterator[None]:
-        """Pin the frequencies of each row to its final length."""
+        """Pin the frequencies of each row to its final length, unless they follow each forward."""
         rotary = model.base_model.rotary_emb
-        if not isinstance(rotary, RequestRotary):
+        if not isinstance(rotary, RequestRotary) or not self.cacheable:
             yield
             return
         before = rotary.pinned

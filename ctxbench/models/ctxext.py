@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -322,7 +323,7 @@ class CtxExt(HFLM):
             self._request(context, continuation, task)
             for (_, context, continuation), task in zip(requests, tasks, strict=True)
         ]
-        return [(total, greedy) for total, greedy, _ in self.score(made, tasks)]
+        return self.score(made, tasks, _total_and_greedy)
 
     def loglikelihood(self, requests, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Return (sum of log-probabilities, all greedy) of each continuation given its context."""
@@ -340,24 +341,60 @@ class CtxExt(HFLM):
             self._request(context, continuation, task)
             for (context, continuation), task in zip(pairs, tasks, strict=True)
         ]
-        return [(total, greedy) for total, greedy, _ in self.score(made, tasks)]
+        return self.score(made, tasks, _total_and_greedy)
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
         """Return the log-probability of each whole text, in windows of `length` tokens.
 
         With `stride`, a window begins every `stride` tokens and scores the tokens that no window
-        before it scored.
+        before it scored. A request that carries a window plan (`ctxbench.tasks.windows`) is
+        answered by a dictionary of its sums instead.
         """
+        answers: list[Any] = [None] * len(requests)
         made, owners, tasks = [], [], []
         for number, request in enumerate(requests):
+            if (asked := getattr(request.args[0], "ctx_request", None)) is not None:
+                answers[number] = self._window_sums(asked, request.task_name)
+                continue
+            answers[number] = 0.0
             for window in self._rolling_windows(self.tok_encode(request.args[0])):
                 made.append(window)
                 owners.append(number)
                 tasks.append(request.task_name)
-        totals = [0.0] * len(requests)
-        for number, (total, _, _) in zip(owners, self.score(made, tasks), strict=True):
-            totals[number] += total
-        return totals
+        for number, (total, _) in zip(
+            owners, self.score(made, tasks, _total_and_greedy), strict=True
+        ):
+            answers[number] += total
+        return answers
+
+    def _window_sums(self, asked: dict[str, Any], task: str | None) -> dict[str, list[float]]:
+        """Answer a window plan: losses per window and, if asked, per position, nats in float64."""
+        if asked.get("ctx_request") != "windows":
+            raise ValueError(
+                f"Task {task or '?'} makes a request of kind {asked.get('ctx_request')!r}; this "
+                "ctxext knows 'windows'. Install matching versions of the task and ctxbench."
+            )
+        ids, bucket = asked["ids"], int(asked["bucket"])
+        windows = []
+        for start, first, end in asked["windows"]:
+            if not 0 <= start < first < end <= len(ids):
+                raise ValueError(
+                    f"Task {task or '?'} asks for the window {[start, first, end]} of {len(ids)} "
+                    "tokens; allowed is context_start < score_start < end. Mend the task."
+                )
+            length = self.final_length(end - start, task)
+            windows.append(Request(ids[start:end], first - start, length))
+        answers = self.score(
+            windows, [task] * len(windows), functools.partial(_loss_and_buckets, bucket), bucket
+        )
+        sums = {"sums": [loss for loss, _ in answers]}
+        if bucket:
+            longest = max((len(buckets) for _, buckets in answers), default=0)
+            sums["positions"] = [
+                sum(buckets[i] for _, buckets in answers if i < len(buckets))
+                for i in range(longest)
+            ]
+        return sums
 
     def _rolling_windows(self, ids: list[int]) -> list[Request]:
         window = self.max_length
@@ -396,33 +433,47 @@ class CtxExt(HFLM):
         return Request([*context, *continuation], len(context), length)
 
     def score(
-        self, requests: Sequence[Request], tasks: Sequence[str | None]
-    ) -> list[tuple[float, bool, list[float]]]:
+        self,
+        requests: Sequence[Request],
+        tasks: Sequence[str | None],
+        reduce: Callable[[Request, Score], Any],
+        detail: object = None,
+    ) -> list[Any]:
         """Score token requests through the answer cache.
 
+        Args:
+            requests: to score; equal ones are computed once.
+            tasks: the task of each, for the progress shown.
+            reduce: makes the answer, a tuple or list of plain values, of a request and its score.
+            detail: what `reduce` depends on, for the cache.
+
         Returns:
-            Sum (float64), all greedy, and the log-probability of every scored token.
+            The answers in the order of the requests.
         """
         keys = [
-            AnswerCache.key("loglikelihood", list(r.ids), r.first, r.final_length) for r in requests
+            AnswerCache.key("loglikelihood", list(r.ids), r.first, r.final_length, detail)
+            for r in requests
         ]
-        found: dict[str, Any] = {}
-        if self.answers:
-            found = {key: a for key in set(keys) if (a := self.answers.get(key)) is not None}
+        found = self._kept(keys)
         todo = list({key: i for i, key in enumerate(keys) if key not in found}.values())
         work = [(tasks[i] or "requests", len(requests[i].ids)) for i in todo]
         with Progress(work, "scoring", show=self.rank == 0) as progress:
 
             def done(number: int, score: Score) -> None:
                 at = todo[number]
-                answer = [score.total, score.greedy, score.logprobs.tolist()]
-                found[keys[at]] = answer
+                found[keys[at]] = reduce(requests[at], score)
                 if self.answers:
-                    self.answers.put([(keys[at], answer)])
+                    self.answers.put([(keys[at], found[keys[at]])])
                 progress.advance(*work[number])
 
             self.scorer.score([requests[i] for i in todo], done)
-        return [tuple(found[key]) for key in keys]  # type: ignore[misc]
+        return [tuple(found[key]) for key in keys]
+
+    def _kept(self, keys: Sequence[str]) -> dict[str, Any]:
+        """Return the answers that the cache holds."""
+        if self.answers is None:
+            return {}
+        return {key: a for key in set(keys) if (a := self.answers.get(key)) is not None}
 
     # ------------------------------------------------------------- generation
 
@@ -453,9 +504,7 @@ class CtxExt(HFLM):
         prompts = [self._prompt(r, new_tokens, overflow) for r in requests]
         sampled = bool(options.get("do_sample"))
         keys = [AnswerCache.key("generate", list(p.ids), p.length, options, until) for p in prompts]
-        found: dict[str, str] = {}
-        if self.answers and not sampled:
-            found = {key: a for key in set(keys) if (a := self.answers.get(key)) is not None}
+        found = {} if sampled else self._kept(keys)
         if sampled:  # every repeat is a draw of its own
             keys = [f"{key}-{number}" for number, key in enumerate(keys)]
         todo = list({key: i for i, key in enumerate(keys) if key not in found}.values())
@@ -508,6 +557,21 @@ class CtxExt(HFLM):
     def _count_truncated(self, tokens: int) -> None:
         self.counts["truncated"] += 1
         self.counts["truncated_tokens"] += tokens
+
+
+def _total_and_greedy(request: Request, score: Score) -> tuple[float, bool]:
+    del request
+    return score.total, score.greedy
+
+
+def _loss_and_buckets(bucket: int, request: Request, score: Score) -> tuple[float, list[float]]:
+    """Return the summed loss of a window and its sums over buckets of positions."""
+    if not bucket:
+        return -score.total, []
+    losses = -score.logprobs.double()
+    where = torch.arange(request.first, len(request.ids)) // bucket
+    sums = torch.zeros(int(where[-1]) + 1, dtype=torch.float64).index_add_(0, where, losses)
+    return -score.total, sums.tolist()
 
 
 def split_arguments(

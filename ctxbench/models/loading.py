@@ -401,7 +401,8 @@ def _adopt(
     if scaling.get("long_factor"):  # searched divisors are part of the model
         kept = {key: scaling[key] for key in ("long_factor", "short_factor") if key in scaling}
         base.rope_parameters = {**base.rope_parameters, **kept}
-    chosen = get_method(method, **{"length": trained, **options}).resolve(base)
+    # defaults such as a factor come from the trained length, not from the one asked for now
+    chosen = get_method(method, **{**options, "length": trained}).resolve(base)
     stated = chosen.options().get("factor")
     found = scaling.get("factor")
     if stated and found and abs(stated - found) > 1e-6 and not override:
@@ -410,8 +411,9 @@ def _adopt(
             f"but method={chosen.name} with factor {stated} was stated. State factor={found}, or "
             "add override=true if the config is wrong."
         )
-    method_used, fresh = _with_record(chosen, base)
-    return method_used, replace(fresh, trained_length=trained, adopted=True)
+    now = replace(chosen, length=parse_length(options.get("length") or trained))
+    _, fresh = _with_record(chosen, base)
+    return now, replace(fresh, trained_length=trained, adopted=True)
 
 
 def _with_record(method: Method, base: PreTrainedConfig) -> tuple[Method, Record]:

@@ -120,32 +120,21 @@ class Scorer:
     # ---------------------------------------------------------------- scoring
 
     @torch.no_grad()
-    def score(
-        self,
-        requests: Sequence[Request],
-        done: Callable[[int, Score], None] = lambda number, score: None,
-    ) -> list[Score]:
-        """Score requests.
+    def score(self, requests: Sequence[Request], done: Callable[[int, Score], None]) -> None:
+        """Score requests, in an order of its own choice.
 
         Args:
-            requests: to score; equal ones are computed once.
-            done: called with the number and the score of each request as soon as it is known.
-
-        Returns:
-            Scores in the order of the requests.
+            requests: to score.
+            done: called with the number and the score of each request as soon as it is known;
+                nothing else keeps the score.
         """
-        scores: list[Score | None] = [None] * len(requests)
         fed = [request.fed for request in requests]
         plan = self.plan(fed, [request.final_length for request in requests])
         _tell(plan, len(requests))
 
-        def keep(number: int, score: Score) -> None:
-            scores[number] = score
-            done(number, score)
-
         for run in plan.runs:
             for number, score in self._score_run([(i, requests[i]) for i in run]):
-                keep(number, score)
+                done(number, score)
         pending = list(self.batches(plan.alone, [len(ids) for ids in fed]))
         while pending:
             numbers = pending.pop(0)
@@ -157,8 +146,13 @@ class Scorer:
                 pending[:0] = [part for part in (numbers[:half], numbers[half:]) if part]
                 continue
             for number, score in zip(numbers, found, strict=True):
-                keep(number, score)
-        return scores  # type: ignore[return-value]
+                done(number, score)
+
+    def scores(self, requests: Sequence[Request]) -> list[Score]:
+        """Return the scores of a few requests, in their order."""
+        found: dict[int, Score] = {}
+        self.score(requests, found.__setitem__)
+        return [found[number] for number in range(len(requests))]
 
     def _score_run(self, run: list[tuple[int, Request]]) -> Iterator[tuple[int, Score]]:
         """Score requests in trie order over one cache that is cut back to what they share."""

@@ -25,6 +25,13 @@ def token_perplexity(items: list[tuple[float, int]]) -> float:
     return math.exp(-sum(total for total, _ in items) / sum(tokens for _, tokens in items))
 
 
+def all_greedy(doc: dict, results: list) -> dict[str, float]:
+    """Return whether all answers are the most likely ones, and the share that is."""
+    del doc
+    right = [float(greedy) for _, greedy in results]
+    return {"score": float(all(right)), "each": sum(right) / len(right)}
+
+
 class MultiQuery(ConfigurableTask):
     """Several questions about one text, each after the right answers to those before it."""
 
@@ -47,8 +54,3 @@ class MultiQuery(ConfigurableTask):
                 zip(doc["contexts"], doc["answers"], strict=True)
             )
         ]
-
-    def process_results(self, doc: dict, results: list) -> dict[str, float]:
-        """Return whether all answers are the most likely ones, and the share that is."""
-        right = [float(greedy) for _, greedy in results]
-        return {"score": float(all(right)), "each": sum(right) / len(right)}

@@ -1,0 +1,145 @@
+"""Names, options and the record: what is accepted, what is refused and in which words."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaConfig
+
+import ctxbench
+from ctxbench.methods.options import parse_length
+from ctxbench.methods.record import KEY, Record, read_record, write_record
+from ctxbench.methods.registry import list_presets, method_class, method_summary
+
+
+def test_listing_needs_no_import():
+    names = ctxbench.list_methods()
+    assert {"none", "pi", "ntk", "dynamic_ntk", "yarn", "abf", "llama3", "longrope"} <= set(names)
+    assert all(method_summary(name) for name in names)
+
+
+@pytest.mark.parametrize("name", ctxbench.list_methods())
+def test_every_method_is_documented(name):
+    cls = method_class(name)
+    assert cls.name == name
+    module = __import__(cls.__module__, fromlist=["x"]).__doc__
+    assert "http" in module or "2023" in module, "a method's docstring names its source"
+    assert cls.__doc__
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_presets_make_methods(name):
+    preset = list_presets()[name]
+    method = ctxbench.get_method(name)
+    assert method.name == preset["method"]
+    assert method.options().items() >= preset["options"].items()
+    assert ctxbench.get_method(name, length="64k").length == 65536
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("yrn", {}, "no method 'yrn'; did you mean yarn"),
+        ("pi", {"factr": 2}, "no option 'factr'; did you mean factor"),
+        ("pi", {"factor": "much"}, "factor='much' is not allowed; factor must be float"),
+        ("pi", {"length": "32kb"}, "length='32kb' is not a length"),
+        ("pi", {"length": -1}, "not a length"),
+        ("pi", {"length": True}, "not a length"),
+        ("dynamic_ntk", {"policy": "sticky"}, "'pinned' or 'stateless' or 'hf'"),
+        ("dynamic_ntk", {"floor": 1.5}, "floor=1.5"),
+        ("yarn", {"dynamic": "perhaps"}, "dynamic='perhaps'"),
+    ],
+)
+def test_bad_names_and_options(name, options, words):
+    with pytest.raises(ValueError, match=words):
+        ctxbench.get_method(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("pi", {}, "neither 'factor' nor 'length'"),
+        ("pi", {"factor": 0.5}, "at least 1"),
+        ("yarn", {"factor": 4, "dynamic": True}, "would be ignored"),
+        ("yarn", {"beta_fast": 1, "beta_slow": 2}, "0 < beta_slow < beta_fast"),
+        ("llama3", {"low_freq_factor": 5}, "0 < low_freq_factor < high_freq_factor"),
+        ("dynamic_ntk", {"policy": "hf", "floor": 128}, "no floor"),
+        ("longrope", {"length": 256}, "needs long_factor"),
+        ("longrope", {"length": 256, "long_factor": [1.0, 2.0]}, "has 2 values"),
+    ],
+)
+def test_options_that_make_no_sense_for_a_model(name, options, words):
+    with pytest.raises(ValueError, match=words):
+        ctxbench.get_method(name, **options).resolve(LlamaConfig(max_position_embeddings=64))
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"), [(32768, 32768), ("32768", 32768), ("32k", 32768), ("1M", 1048576)]
+)
+def test_lengths(text, tokens):
+    assert parse_length(text) == tokens
+
+
+@given(st.one_of(st.text(max_size=8), st.integers(), st.floats(), st.none(), st.booleans()))
+def test_a_length_is_a_positive_number_or_an_error(value):
+    try:
+        found = parse_length(value)
+    except ValueError as error:
+        found, message = None, str(error)
+    assert found is None or found > 0
+    assert found is not None or "not a length" in message
+
+
+DAMAGED = [
+    "text",
+    {},
+    {"method": "pi"},
+    {"method": 3, "options": {}, "original_length": 64},
+    {"method": "pi", "options": [], "original_length": 64},
+    {"method": "pi", "options": {}, "original_length": 0},
+    {"method": "pi", "options": {}, "original_length": True},
+    {"method": "pi", "options": {}, "original_length": 64, "surprise": 1},
+    {"method": "pi", "options": {}, "original_length": 64, "trained_length": "x"},
+]
+
+
+@pytest.mark.parametrize("raw", DAMAGED)
+def test_a_damaged_record_is_named(raw):
+    config = LlamaConfig()
+    setattr(config, KEY, raw)
+    with pytest.raises(ValueError, match="damaged ctxbench record"):
+        read_record(config)
+
+
+def test_a_newer_record_is_not_guessed_at():
+    config = LlamaConfig()
+    setattr(config, KEY, {"method": "pi", "options": {}, "original_length": 64, "version": 99})
+    with pytest.raises(ValueError, match="Install a newer ctxbench"):
+        read_record(config)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+RECORD_KEYS = ["method", "options", "original_length", "trained_length", "version", "x"]
+
+
+@given(st.dictionaries(st.sampled_from(RECORD_KEYS), JSON))
+def test_any_record_is_read_or_refused_plainly(raw):
+    config = LlamaConfig()
+    setattr(config, KEY, raw)
+    message = ""
+    try:
+        found = read_record(config)
+    except ValueError as error:
+        found, message = None, str(error)
+    assert isinstance(found, Record) or "ctxbench record" in message
+
+
+def test_a_record_survives_saving(tmp_path):
+    config = LlamaConfig()
+    record = Record(method="pi", options={"factor": 8.0}, original_length=4096)
+    write_record(config, record)
+    config.save_pretrained(tmp_path)
+    assert read_record(LlamaConfig.from_pretrained(tmp_path)) == record
