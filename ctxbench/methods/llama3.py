@@ -51,6 +51,7 @@ class Llama3(PositionMethod):
         turns = original_length(config) * theta / (2 * math.pi)
         width = self.high_freq_factor - self.low_freq_factor
         keep = ((turns - self.low_freq_factor) / width).clamp(0, 1)
+        assert self.factor is not None  # resolved
         return theta / self.factor * (1 - keep) + theta * keep, 1.0
 
     def stock_parameters(self, config):

@@ -63,7 +63,7 @@ class LongRoPE(PositionMethod):
             method,
             long_factor=tuple(map(float, long)),
             short_factor=tuple(map(float, short)),
-            factor=self.factor or max(method.length / original_length(config), 1.0),
+            factor=self.factor or max(int(method.length or 0) / original_length(config), 1.0),
         )
 
     @property
@@ -78,5 +78,6 @@ class LongRoPE(PositionMethod):
         theta = inverse_frequencies(rotary_dim(config), rotary_base(config))
         attention = self.attention_factor
         if attention is None:
+            assert self.factor is not None  # resolved
             attention = math.sqrt(1 + math.log(self.factor) / math.log(original))
         return theta / torch.tensor(divisors, dtype=torch.float64), attention

@@ -45,4 +45,5 @@ class NTK(PositionMethod):
         return {"rope_theta": self._base(config)}
 
     def _base(self, config) -> float:
+        assert self.alpha is not None  # resolved
         return ntk_base(rotary_base(config), self.alpha, rotary_dim(config))

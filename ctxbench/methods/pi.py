@@ -35,6 +35,7 @@ class PositionInterpolation(PositionMethod):
 
     def scaled(self, config, current_length):
         """Return all frequencies divided by the factor."""
+        assert self.factor is not None  # resolved
         return inverse_frequencies(rotary_dim(config), rotary_base(config)) / self.factor, 1.0
 
     def stock_parameters(self, config):

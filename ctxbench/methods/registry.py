@@ -40,7 +40,7 @@ def list_presets() -> dict[str, dict[str, Any]]:
     return yaml.safe_load((_FOLDER / "presets.yaml").read_text(encoding="utf-8"))
 
 
-def method_class(name: str) -> type:
+def method_class(name: str) -> Any:
     """Return the class of a method.
 
     Raises:
@@ -62,7 +62,7 @@ def method_summary(name: str) -> str:
     return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
-def get_method(name: str | None, **options: Any):
+def get_method(name: str | None, **options: Any) -> Any:
     """Return a method with these options.
 
     Args:
@@ -72,12 +72,9 @@ def get_method(name: str | None, **options: Any):
     Raises:
         ValueError: unknown name or option, or a value of the wrong type.
     """
-    name = "none" if name is None else str(name)
-    if name not in _files() and name in (presets := list_presets()):
-        options = {**presets[name]["options"], **options}
-        name = presets[name]["method"]
-    cls = method_class(name)
-    return cls(**coerce_options(cls, options))
+    chosen, preset = method_and_options(str(name or "none"))
+    cls = method_class(chosen)
+    return cls(**coerce_options(cls, {**preset, **options}))
 
 
 def method_and_options(name: str) -> tuple[str, dict[str, Any]]:
@@ -123,7 +120,7 @@ def _method_class_name(source: str) -> str | None:
     return None
 
 
-def _load(name: str, file: Path) -> type:
+def _load(name: str, file: Path) -> Any:
     if file.parent == _FOLDER:
         module = importlib.import_module(f"ctxbench.methods.{name}")
     else:
@@ -137,7 +134,7 @@ def _load(name: str, file: Path) -> type:
             sys.modules[key] = module
             spec.loader.exec_module(module)
     cls = getattr(module, _method_class_name(file.read_text(encoding="utf-8")) or "")
-    if not is_dataclass(cls):
+    if not (isinstance(cls, type) and is_dataclass(cls)):
         raise ValueError(f"{file}: {cls.__name__} must be a @dataclass(frozen=True, kw_only=True).")
-    cls.name = name
+    setattr(cls, "name", name)  # noqa: B010
     return cls

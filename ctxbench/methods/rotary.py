@@ -128,9 +128,9 @@ class PositionMethod(Method):
 
     def edit_model(self, model) -> None:
         """Replace the model's rotary module."""
-        old = model.base_model.rotary_emb
+        old: Any = model.base_model.rotary_emb
         if self.accepted_stock(model.config) is not None:
-            stock = old.inner if isinstance(old, KeepFloat32) else old
+            stock: Any = old.inner if isinstance(old, KeepFloat32) else old
             rotary = KeepFloat32(type(stock)(config=model.config))
         else:
             rotary = RequestRotary(self, model.config)

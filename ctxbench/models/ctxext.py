@@ -68,8 +68,11 @@ OVERFLOW = ("error", "left", "middle", "allow")
 """What a task may ask for a prompt that does not fit, as generation argument `ctx_overflow`."""
 
 
+_HFLM: Any = HFLM  # its registering decorator hides its type from checkers
+
+
 @register_model("ctxext")
-class CtxExt(HFLM):
+class CtxExt(_HFLM):
     """HFLM with an extension method, exact scoring, shared prefixes and safe resuming.
 
     Takes every argument of HFLM, and:
@@ -491,7 +494,7 @@ class CtxExt(HFLM):
     def _generate_group(self, requests) -> list[str]:
         """Continue prompts that share generation arguments."""
         eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)  # type: ignore[arg-type]
-        options = dict(normalize_gen_kwargs(requests[0].args[1], self.max_gen_toks))
+        options: dict[str, Any] = dict(normalize_gen_kwargs(requests[0].args[1], self.max_gen_toks))
         until = handle_stop_sequences(options.pop("until", None), eos=eos)
         new_tokens = int(options.pop("max_gen_toks"))
         overflow = options.pop("ctx_overflow", "left" if self.truncation else "error")

@@ -100,7 +100,7 @@ class Generator:
             return self._run([list(p.ids) for p in prompts], options, stopping, **extra)
 
     def _run(self, rows: list[list[int]], options, stopping, **extra) -> list[list[int]]:
-        model = self.scorer.model
+        model: Any = self.scorer.model
         width = max(map(len, rows))
         ids = torch.full((len(rows), width), self.pad_token, dtype=torch.long)
         mask = torch.zeros((len(rows), width), dtype=torch.long)

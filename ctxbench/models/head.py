@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ class Head:
     """
 
     def __init__(self, model: PreTrainedModel):
-        head = model.get_output_embeddings()
+        head: Any = model.get_output_embeddings()
         config = model.config
         self.model = model
         self.linear = type(head) is nn.Linear
@@ -119,7 +119,7 @@ class Head:
             return self.weight[start:stop].float()
         if self._float_weight is None:
             self._float_weight = self.weight.detach().float()
-        return self._float_weight[start:stop]
+        return self._float_weight[start:stop]  # type: ignore[index]
 
     def _needs_vocabulary_blocks(self) -> bool:
         assert self.weight is not None

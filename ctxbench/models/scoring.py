@@ -191,7 +191,8 @@ class Scorer:
         if self.head.exact:
             logprobs, greedy = self.head.logprobs(hidden, targets)
         else:
-            logits = self.model.get_output_embeddings()(hidden).float()
+            head: Any = self.model.get_output_embeddings()
+            logits = head(hidden).float()
             logprobs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
             greedy = logits.argmax(-1) == targets
         return Score(logprobs.cpu(), bool(greedy.all()))

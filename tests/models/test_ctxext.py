@@ -1,0 +1,366 @@
+"""The lm-eval model: right numbers, nothing silent, resuming, two processes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import lm_eval
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.tasks import TaskManager
+
+import ctxbench
+from ctxbench.assets import tasks_path
+from ctxbench.models.ctxext import CtxExt
+from ctxbench.stdlib_corpus import held_out_files
+from ctxbench.tasks.windows import WindowRequest, overlap_windows
+
+TEXT = dict(held_out_files())["datetime.py"]
+FAST = {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def model(**kwargs):
+    return CtxExt(pretrained="mini", **{"method": "dynamic_ntk", "length": 1024, **kwargs})
+
+
+def ask(kind: str, *arguments, task: str = "test"):
+    return Instance(kind, {}, arguments, 0, (task, 0, 1))
+
+
+def manager(**metadata):
+    return TaskManager(
+        include_path=str(tasks_path()),
+        include_defaults=False,
+        metadata={"pretrained": "mini", **metadata},
+    )
+
+
+@torch.no_grad()
+def brute_force(lm, ids: list[int], first: int, length: int) -> torch.Tensor:
+    """Log-probabilities by a float64 log-softmax over the model's own hidden states."""
+    hf = lm.hf_model
+    with lm.ctx_method.begin_request(hf, [length]):
+        hidden = hf.base_model(torch.tensor([ids[:-1]]), use_cache=False).last_hidden_state[0]
+    logits = hidden.double() @ hf.get_output_embeddings().weight.double().T
+    logprobs = logits.log_softmax(-1)[first - 1 :]
+    return logprobs.gather(1, torch.tensor(ids[first:])[:, None])[:, 0]
+
+
+def test_loglikelihood_and_its_greedy_flag():
+    lm = model()
+    context, target = TEXT[:1500], TEXT[1500:1530]
+    (total, greedy), (again, _) = lm.loglikelihood([ask("loglikelihood", context, target)] * 2)
+    pair = lm._encode_pair(context, target)
+    ids = [*pair[0], *pair[1]]
+    assert total == pytest.approx(
+        float(brute_force(lm, ids, len(pair[0]), len(ids)).sum()), abs=1e-4
+    )
+    assert total == again
+    assert not greedy
+
+
+@pytest.mark.parametrize("stride", [None, 100, 1000])
+def test_rolling_windows_equal_a_brute_force_loop(stride):
+    lm = model(length=512, stride=stride) if stride != 1000 else model(length=1024, stride=1000)
+    window, step = lm.max_length, stride or lm.max_length
+    (total,) = lm.loglikelihood_rolling([ask("loglikelihood_rolling", TEXT[:5000])])
+    ids = [lm.prefix_token_id, *lm.tok_encode(TEXT[:5000])]
+    done, brute = 1, 0.0
+    while done < len(ids):
+        end = min(done + (window if done == 1 else step), len(ids))
+        if stride is None:  # the harness: the last window is extended to the left
+            start = done - 1 if end - done == window else end - 1 - window
+        else:
+            start = max(0, end - window - 1)
+        part = ids[max(start, 0) : end]
+        first = done - max(start, 0)
+        brute += float(brute_force(lm, part, first, min(len(part), window)).sum())
+        done = end
+    assert total == pytest.approx(brute, abs=1e-5 * len(ids))
+
+
+def test_window_plans_are_answered_with_sums_and_positions():
+    lm = model(length=256)
+    ids = lm.tok_encode(TEXT)[:700]
+    windows = overlap_windows(len(ids), 256, 100)
+    (answer,) = lm.loglikelihood_rolling(
+        [ask("loglikelihood_rolling", WindowRequest(ids, windows, bucket=64))]
+    )
+    assert len(answer["sums"]) == len(windows) > 2
+    positions = torch.zeros(4, dtype=torch.float64)
+    for (start, first, end), loss in zip(windows, answer["sums"], strict=True):
+        logprobs = brute_force(lm, ids[start:end], first - start, end - start)
+        assert loss == pytest.approx(-float(logprobs.sum()), abs=1e-3)
+        positions.index_add_(0, torch.arange(1, end - start) // 64, -logprobs)
+    assert answer["positions"] == pytest.approx(positions.tolist(), abs=1e-3)
+
+
+def test_mixed_batches_equal_single_rows():
+    requests = [
+        ask("loglikelihood", TEXT[: 150 * n], TEXT[150 * n : 150 * n + 40]) for n in (1, 5, 2, 8)
+    ]
+    single, batched = model(share_prefixes=False), model(share_prefixes=False, batch_size=4)
+    one, four = single.loglikelihood(requests), batched.loglikelihood(requests)
+    assert [t for t, _ in one] == pytest.approx([t for t, _ in four], abs=1e-4)
+    prompts = [
+        ask("generate_until", TEXT[n : n + 400 * k], {"until": ["\n\n"], "max_gen_toks": 12})
+        for k, n in enumerate((10, 700, 2000), start=1)
+    ]
+    assert single.generate_until(prompts) == batched.generate_until(prompts)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"method": "none"},
+        {"method": "pi"},
+        {"method": "yarn", "dynamic": True},
+        {"method": "dynamic_ntk"},
+        {"method": "dynamic_ntk", "policy": "stateless"},
+    ],
+    ids=str,
+)
+def test_shared_prefixes_change_nothing(method):
+    shared = [ask("loglikelihood", TEXT[:1200], TEXT[1200 + n : 1210 + n]) for n in range(4)]
+    prompts = [
+        ask("generate_until", TEXT[:1200] + TEXT[k : k + 90], {"until": [], "max_gen_toks": 8})
+        for k in (0, 100, 200)
+    ]
+    reused, alone = model(**method), model(**method, share_prefixes=False)
+    ours, theirs = reused.loglikelihood(shared), alone.loglikelihood(shared)
+    assert [t for t, _ in ours] == pytest.approx([t for t, _ in theirs], abs=1e-4)
+    assert [g for _, g in ours] == [g for _, g in theirs]
+    assert reused.generate_until(prompts) == alone.generate_until(prompts)
+
+
+def test_a_method_that_cannot_share_is_not_shared():
+    lm = model(policy="stateless")
+    plan = lm.scorer.plan([[1, 2, 3, 4], [1, 2, 3, 5]], [4, 4])
+    assert plan.runs == []
+    lm = model()
+    assert lm.scorer.plan([[1, 2, 3, 4], [1, 2, 3, 5]], [4, 4]).runs == [[0, 1]]
+    # beyond the window another length is another base
+    assert lm.scorer.plan([[1, 2, 3, 4], [1, 2, 3, 5]], [400, 401]).runs == []
+
+
+def test_prefill_in_chunks_changes_nothing():
+    request = [ask("loglikelihood", TEXT[:1500], TEXT[1500:1520])]
+    whole, chunked = model(), model(prefill_chunk=100)
+    assert whole.loglikelihood(request)[0][0] == pytest.approx(
+        chunked.loglikelihood(request)[0][0], abs=1e-4
+    )
+
+
+def test_half_precision_is_scored_exactly():
+    lm = model(dtype="bfloat16")
+    request = [ask("loglikelihood", TEXT[:800], TEXT[800:1600])]
+    context, target = lm._encode_pair(TEXT[:800], TEXT[800:1600])
+    ids = [*context, *target]
+    expected = brute_force(lm, ids, len(context), len(ids))
+    total = lm.loglikelihood(request)[0][0]
+    assert total == pytest.approx(float(expected.sum()), abs=1e-5 * len(target))
+
+
+# ------------------------------------------------------------- nothing silent
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"method": "yran"}, "no method 'yran'; did you mean yarn"),
+        ({"lenght": 512}, "no argument 'lenght'; did you mean length"),
+        ({"method": "pi", "alpha": 2}, "no argument 'alpha'"),
+        ({"length": 512, "max_length": 1024}, "disagree"),
+        ({"stride": 2048}, "stride=2048 is longer than the window"),
+        ({"dtype": "float33"}, "dtype='float33'"),
+        ({"delta": "x"}, "delta weights"),
+    ],
+)
+def test_bad_arguments(kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        model(**kwargs)
+
+
+def test_max_length_alone_is_the_length():
+    assert CtxExt(pretrained="mini", method="none", max_length=512).max_length == 512
+
+
+def test_a_prompt_that_does_not_fit_is_an_error_with_both_numbers():
+    lm = model(length=256)
+    long = TEXT[:3000]
+    tokens = len(lm.tok_encode(long))
+    with pytest.raises(ValueError, match=rf"needs {tokens + 8} tokens, but the window is 256"):
+        lm.generate_until([ask("generate_until", long, {"until": [], "max_gen_toks": 8})])
+    with pytest.raises(ValueError, match="the window is 256"):
+        lm.loglikelihood([ask("loglikelihood", long, " x")])
+    with pytest.raises(ValueError, match="leaves no room"):
+        lm.generate_until([ask("generate_until", "x", {"until": [], "max_gen_toks": 400})])
+
+
+def test_truncation_is_counted():
+    lm = model(length=256, truncation=True)
+    ask_long = ask("generate_until", TEXT[:3000], {"until": [], "max_gen_toks": 8})
+    lm.generate_until([ask_long])
+    assert lm.get_model_info()["ctxbench"]["truncated_prompts"] == 1
+    middle = {"until": [], "max_gen_toks": 8, "ctx_overflow": "middle"}
+    model(length=256).generate_until([ask("generate_until", TEXT[:3000], middle)])
+    with pytest.raises(ValueError, match="ctx_overflow='sideways'"):
+        lm.generate_until([ask("generate_until", "x", {"until": [], "ctx_overflow": "sideways"})])
+
+
+def test_the_harness_cache_is_refused(tmp_path):
+    from lm_eval.api.model import CachingLM
+
+    with pytest.raises(ValueError, match="model argument cache=FOLDER"):
+        CachingLM(model(), str(tmp_path / "unsafe.db"))
+
+
+def test_results_name_the_method():
+    results = lm_eval.simple_evaluate(
+        model="ctxext",
+        model_args={"pretrained": "mini", "method": "ntk-frozen", "length": 512},
+        tasks=["mini_needle_256"],
+        task_manager=manager(samples=4),
+        bootstrap_iters=0,
+    )
+    said = results["config"]["ctxbench"]
+    assert said["method"] == "dynamic_ntk"
+    assert said["options"]["factor"] == 2.0
+    assert (said["length"], said["original_length"]) == (512, 256)
+    assert results["results"]["mini_needle_256"]["score,none"] >= 0.5
+
+
+def test_answers_are_kept_and_never_shared(tmp_path):
+    requests = [ask("loglikelihood", TEXT[:500], TEXT[500 + n : 520 + n]) for n in range(3)]
+    first = model(cache=str(tmp_path))
+    expected = first.loglikelihood(requests)
+    again = model(cache=str(tmp_path))
+    again.scorer.score = lambda computed, done: pytest.fail() if computed else None
+    assert again.loglikelihood(requests) == expected
+    for other in ({"method": "pi"}, {"factor": 3}, {"length": 2048}, {"dtype": "bfloat16"}):
+        assert model(cache=str(tmp_path), **other).answers.file != first.answers.file
+    changed, _ = ctxbench.load_model("mini", "dynamic_ntk", length=1024)
+    with torch.no_grad():
+        changed.base_model.layers[0].mlp.up_proj.weight[0, 0] += 1e-3
+    tokenizer = first.tokenizer
+    in_memory = CtxExt(pretrained=changed, tokenizer=tokenizer, cache=str(tmp_path))
+    assert in_memory.answers.file != first.answers.file
+
+
+def test_a_damaged_answer_cache_is_named(tmp_path):
+    answers = model(cache=str(tmp_path)).answers
+    answers.database.close()
+    file = answers.file
+    file.write_bytes(b"not a database" * 100)
+    with pytest.raises(ValueError, match="is damaged"):
+        model(cache=str(tmp_path))
+
+
+# ----------------------------------------------------------------- whole runs
+
+RUN = [sys.executable, "-m", "lm_eval", "--model", "ctxext"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+ARGS = "pretrained=mini,method=dynamic_ntk,length=512"
+
+
+def run(command: list[str], **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command, env={**os.environ, **FAST, **env}, capture_output=True, text=True, timeout=600
+    )
+
+
+def comparable(folder) -> dict:
+    """Results and samples of the only run in a folder, without times, paths and host fields."""
+    (file,) = folder.rglob("results_*.json")
+    results = json.loads(file.read_text())
+    kept = {
+        k: results[k] for k in ("results", "group_subtasks", "configs", "versions", "n-samples")
+    }
+    kept["ctxbench"] = results["config"]["ctxbench"]
+    for path in sorted(folder.rglob("samples_*.jsonl")):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        kept[path.name.rpartition("_")[0]] = sorted(lines, key=lambda line: line["doc_id"])
+    return kept
+
+
+@pytest.mark.slow
+def test_two_processes_do_half_each_and_give_the_same_file(tmp_path):
+    tasks = ["--tasks", "mini_needle_256,mini_ppl_512,mini_multiquery_256", "--log_samples"]
+    more = ["--model_args", ARGS, "--metadata", '{"samples": 7}', "--batch_size", "2"]
+    one = run([*RUN, *more, *tasks, "--output_path", str(tmp_path / "one")])
+    assert one.returncode == 0, one.stderr[-2000:]
+    two = run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "lm_eval",
+            *RUN[3:],
+            *more,
+            *tasks,
+            "--output_path",
+            str(tmp_path / "two"),
+        ]
+    )
+    assert two.returncode == 0, two.stderr[-2000:]
+    assert comparable(tmp_path / "one") == comparable(tmp_path / "two")
+    # 7 documents: 4 on one rank, 3 on the other
+    assert "on rank 0" in two.stderr
+    assert "on rank 1" in two.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_file(tmp_path):
+    import signal
+    import time
+
+    def command(name: str) -> list[str]:
+        args = f"{ARGS},cache={tmp_path / 'cache'}" if name != "whole" else ARGS
+        return [
+            *RUN,
+            "--model_args",
+            args,
+            "--tasks",
+            "mini_needle_512,mini_ppl_512",
+            "--log_samples",
+            "--output_path",
+            str(tmp_path / name),
+        ]
+
+    assert run(command("whole")).returncode == 0
+    killed = subprocess.Popen(
+        command("again"), env={**os.environ, **FAST}, stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and killed.poll() is None:
+        if any(file.stat().st_size > 20_000 for file in tmp_path.glob("cache/*.sqlite*")):
+            break
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not list((tmp_path / "again").rglob("results_*"))
+    assert run(command("again")).returncode == 0
+    assert comparable(tmp_path / "again") == comparable(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("pretrained=mini,method=yran", "There is no method 'yran'"),
+        ("pretrained=./nowhere,method=pi,length=2048", "There is no folder ./nowhere"),
+        ("pretrained=mini,method=pi,length=2048,lenght=1", "ctxext has no argument 'lenght'"),
+    ],
+)
+def test_the_command_line_ends_in_one_line(arguments, words):
+    done = run([*RUN, "--model_args", arguments, "--tasks", "mini_needle_128"])
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].startswith("ctxbench: ")
+    assert words in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
