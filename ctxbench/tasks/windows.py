@@ -93,9 +93,7 @@ def sliding_windows(num_tokens: int, length: int, stride: int) -> list[Window]:
     """
     ends = [*range(length, num_tokens, stride), num_tokens]
     scored = [1, *ends[:-1]]
-    return [
-        (max(0, end - length), start, end) for start, end in zip(scored, ends, strict=True)
-    ]
+    return [(max(0, end - length), start, end) for start, end in zip(scored, ends, strict=True)]
 
 
 def prefix_windows(num_tokens: int, length: int, stride: int) -> list[Window]:
