@@ -12,12 +12,12 @@ def keep_ends(ids: Sequence[int], max_tokens: int) -> list[list[int]]:
     Raises:
         ValueError: a budget below 2, with which the official code would cut nothing at all.
     """
+    if len(ids) <= max_tokens:
+        return [list(ids)]
     if max_tokens < 2:
         raise ValueError(
             f"A prompt cannot be cut to {max_tokens} tokens; allowed is 2 or more. Raise it."
         )
-    if len(ids) <= max_tokens:
-        return [list(ids)]
     half = int(max_tokens / 2)
     return [list(ids[:half]), list(ids[-half:])]
 
