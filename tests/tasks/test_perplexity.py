@@ -10,7 +10,6 @@ import pytest
 import yaml
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
-from reference_lm import ReferenceLM, tiny_model
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
@@ -25,6 +24,7 @@ from ctxbench.tasks.windows import (
     prefix_windows,
     sliding_windows,
 )
+from tests.tasks.reference_lm import ReferenceLM, tiny_model
 
 LENGTH, STRIDE = 512, 256
 

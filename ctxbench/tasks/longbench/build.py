@@ -46,8 +46,7 @@ def docs(
         ctx_dataset: a LongBench name, with `_e` for LongBench-E.
         ctx_length: the model's window, tokens.
         budget: metadata; `official` leaves room for the answer, `lceg` does not, as the paper's
-            runs: such a prompt may pass the window, and `ctx_past_window` tells the model `ctxext`
-            that this is meant.
+            runs: such a prompt may pass the window, which the model `ctxext` is told is meant.
         data_dir: metadata; searched before `CTXBENCH_DATA`.
         metadata: names the tokenizer.
 
@@ -70,6 +69,7 @@ def docs(
         text, before, after = truncate_middle(
             prompt.fill(row), tokenizer, BUDGETS[budget][ctx_length]
         )
+        past = after + prompt.max_gen_toks > ctx_length
         rows.append(
             {
                 "dataset": ctx_dataset,
@@ -80,8 +80,8 @@ def docs(
                 "prompt_tokens": after,
                 "full_tokens": before,
                 "truncated": after < before,
-                "past_window": after + prompt.max_gen_toks > ctx_length,
-                "ctx_past_window": budget == "lceg",
+                "past_window": past,
+                "may_pass_window": past and budget == "lceg",
             }
         )
     if not rows:

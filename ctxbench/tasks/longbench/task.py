@@ -17,3 +17,13 @@ class LongBenchTask(ConfigurableTask):
         if doc["dataset"].removesuffix("_e") in NEVER_CHAT:
             return doc["prompt"]
         return super().fewshot_context(doc, num_fewshot, *args, **kwargs)
+
+    def construct_requests(self, doc: dict, ctx: str, **kwargs):
+        """Return the request; one that is meant to pass the window says so to `ctxext`.
+
+        A model that does not know `ctx_overflow` refuses it, and would have cut the prompt.
+        """
+        request = super().construct_requests(doc, ctx, **kwargs)
+        if doc["may_pass_window"]:
+            request.args[1]["ctx_overflow"] = "allow"
+        return request
