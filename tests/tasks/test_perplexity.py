@@ -14,6 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from ctxbench.assets import resolve_model, tasks_path
+from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks import leaf_files
 from ctxbench.tasks.perplexity import build, metrics, texts
 from ctxbench.tasks.perplexity import leaves as leaf_module
@@ -133,6 +134,19 @@ def test_a_protocol_equals_brute_force(tmp_path, lm, tokenizer_path, stream, pro
     # float64 on both sides; only the order of the sums differs.
     assert result[f"ppl_{protocol}"] == pytest.approx(brute(lm, stream), rel=1e-10)
     assert result["documents_skipped"] == (0 if protocol == "overlap" else 1)
+
+
+@pytest.mark.parametrize("protocol", ["overlap", "sliding", "prefix"])
+def test_ctxext_gives_what_brute_force_gives(tmp_path, lm, tokenizer_path, protocol):
+    path = write_jsonl(tmp_path / "t.jsonl")
+    model = CtxExt(lm.model, tokenizer=tokenizer_path, device="cpu")
+    result = evaluate(tmp_path, model, tokenizer_path, protocol, path)
+    expected = evaluate(tmp_path, lm, tokenizer_path, protocol, path)
+    assert result.keys() == expected.keys()
+    for name, value in expected.items():
+        if isinstance(value, float | list):
+            # float64 weights; ctxext keeps each token's loss in float32, 6e-8 relative.
+            assert result[name] == pytest.approx(value, rel=1e-6), name
 
 
 def test_loss_by_position_gives_the_overlap_perplexity(tmp_path, lm, tokenizer_path):
