@@ -1,5 +1,6 @@
 """The lm-eval task: like any other, but some prompts are never wrapped in a chat template."""
 
+from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
 from ctxbench.tasks.longbench.build import NEVER_CHAT
@@ -24,6 +25,7 @@ class LongBenchTask(ConfigurableTask):
         A model that does not know `ctx_overflow` refuses it, and would have cut the prompt.
         """
         request = super().construct_requests(doc, ctx, **kwargs)
+        assert isinstance(request, Instance)  # a list only where there are choices
         if doc["may_pass_window"]:
-            request.args[1]["ctx_overflow"] = "allow"
+            request.arguments[1]["ctx_overflow"] = "allow"
         return request
