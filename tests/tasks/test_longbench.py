@@ -11,11 +11,13 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer
 
 from ctxbench.assets import resolve_model, tasks_path
+from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks import leaf_files
 from ctxbench.tasks.longbench import build, metrics
 from ctxbench.tasks.longbench import leaves as leaf_module
 from ctxbench.tasks.longbench.prompts import OFFICIAL_ENDS, load_prompt
 from ctxbench.tasks.longbench.truncation import keep_ends, truncate_middle
+from tests.tasks.reference_lm import tiny_model
 
 MINI = resolve_model("mini")
 ANSWERS = {  # dataset -> (answer, all_classes)
@@ -174,6 +176,19 @@ def test_budgets(tmp_path):
         assert overflow == ["allow" if past else None, None]
         assert long["prompt"].startswith("You are given a report")
         assert long["prompt"].endswith("Summary:")
+
+
+def test_a_prompt_without_room_runs_on_ctxext_and_is_counted(tmp_path):
+    """The paper's budget: the answer is generated beyond the window, and that is counted."""
+    rows = [row("passage_retrieval_en", words=3000), row("passage_retrieval_en", seed=1)]
+    write(tmp_path, "passage_retrieval_en", rows)
+    name = "longbench_4k_passage_retrieval_en"
+    manager, _ = load([name], tmp_path, budget="lceg")
+    lm = CtxExt(tiny_model(1280).float(), tokenizer=MINI, device="cpu")
+    out = simple_evaluate(model=lm, tasks=[name], task_manager=manager, bootstrap_iters=0)
+    assert lm.get_model_info()["ctxbench"]["prompts_beyond_length"] == 1
+    assert out["results"][name]["past_window,none"] == 0.5
+    assert out["results"][name]["truncated,none"] == 0.5
 
 
 def test_few_shot_and_code_prompts_are_never_wrapped_in_a_chat(tmp_path):

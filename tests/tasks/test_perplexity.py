@@ -3,7 +3,10 @@
 import gzip
 import json
 import math
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -227,6 +230,29 @@ def test_two_processes_give_the_result_of_one(tmp_path, lm, tokenizer_path):
         return metrics.perplexity(values)
 
     assert gathered(2) == gathered(1)
+
+
+@pytest.mark.slow
+def test_two_torchrun_processes_give_the_result_of_one(tmp_path):
+    """Two starts of lm-eval with the bundled model on CPU."""
+    path = write_jsonl(tmp_path / "t.jsonl", [document(seed, 900) for seed in range(4)])
+    results = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        command = f"""
+            -m torch.distributed.run --nproc-per-node {processes} -m lm_eval --model ctxext
+            --device cpu --model_args pretrained=mini,method=dynamic_ntk,length=2048
+            --tasks text_ppl_2k --include_path {tasks_path()} --output_path {out} --metadata
+        """
+        subprocess.run(
+            [sys.executable, *command.split(), json.dumps({"text_path": str(path)})],
+            check=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        (file,) = out.rglob("results_*.json")
+        results.append(json.loads(file.read_text())["results"]["text_ppl_2k"])
+    assert results[0] == results[1]
+    assert results[0]["sample_len"] > 2, "want shards for both processes"
 
 
 def test_window_plans():
