@@ -95,7 +95,7 @@ def test_constrained_decoding_equals_a_trie_search(granularity):
     labels = list((trec.COARSE if granularity == "coarse" else trec.FINE).values())
     trie = label_trie(labels, tokenizer, "Question: x\nType:")
     written, likeliest = [], []
-    for seed in range(12):
+    for seed in range(6):
         lm = ReferenceLM(tiny_model(1280, seed=seed % 3), MINI)
         rng = random.Random(seed)
         prompt = f"Question: {' '.join(rng.choices(mini.NOUNS, k=5))} ?\nType:"
@@ -141,11 +141,11 @@ def test_trec_runs_from_its_files(data_dir):
 
 def test_shared_prefixes_change_no_score(data_dir):
     """ctxext answers all labels of all questions from one cache; the reference reads each anew."""
-    name = "trec_fine_5shot"
+    name = "trec_coarse_5shot"
     model = tiny_model(1280)
     both = []
     for lm in (ReferenceLM(model, MINI), CtxExt(model, tokenizer=MINI, device="cpu")):
-        tasks = manager(data_dir=str(data_dir), runs=1, samples=2)
+        tasks = manager(data_dir=str(data_dir), runs=1, samples=3)
         out = simple_evaluate(
             model=lm, tasks=[name], task_manager=tasks, bootstrap_iters=0, log_samples=True
         )
@@ -196,7 +196,7 @@ def test_the_mini_model_climbs_with_the_shots():
     out = simple_evaluate(
         model=CtxExt("mini", device="cpu"),
         tasks=names,
-        task_manager=manager(runs=1, samples=16),
+        task_manager=manager(runs=1, samples=12),
         bootstrap_iters=0,
     )
     few, many = (out["results"][name]["acc_constrained,none"] for name in names)
@@ -216,7 +216,9 @@ def test_damaged_and_missing_files(tmp_path, data_dir, monkeypatch):
         trec.read_questions("TREC_10.label", str(tmp_path))
 
 
-def test_counts_are_checked():
+def test_counts_are_checked(data_dir):
+    with pytest.raises(ValueError, match="up to 250"):
+        build.docs("coarse", 1, samples=251, tokenizer="mini", data_dir=str(data_dir))
     with pytest.raises(ValueError, match="runs=0"):
         build.docs("mini", 4, runs=0, tokenizer="mini")
 

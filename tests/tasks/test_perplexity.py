@@ -191,13 +191,16 @@ def test_bits_per_byte(tmp_path, lm, tokenizer_path, stream):
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
-def test_a_token_file_agrees_with_its_raw_text(tmp_path, lm, tokenizer_path, stream, dtype):
+@pytest.mark.parametrize("protocol", ["overlap", "sliding", "prefix"])
+def test_a_token_file_agrees_with_its_raw_text(tmp_path, tokenizer_path, stream, dtype, protocol):
+    """All that results are made of: the tokens, the windows over them, the bytes of the text."""
     path = tmp_path / "t.bin"
     np.concatenate(stream).astype(f"<u{int(dtype[4:]) // 8}").tofile(path)
     raw = write_jsonl(tmp_path / "t.jsonl")
-    for protocol in ("overlap", "sliding"):
-        from_bin = evaluate(tmp_path, lm, tokenizer_path, protocol, path, bin_dtype=dtype)
-        assert from_bin == evaluate(tmp_path, lm, tokenizer_path, protocol, raw)
+    made = [shards(p, tokenizer_path, ctx_protocol=protocol, bin_dtype=dtype) for p in (path, raw)]
+    assert made[0]["ids"].tolist() == made[1]["ids"].tolist()
+    rows = [m["test"].remove_columns("file").to_list() for m in made]
+    assert rows[0] == rows[1]
 
 
 def test_the_reference_codes_document_cut(tokenizer, stream):
@@ -362,6 +365,8 @@ def test_errors_say_what_to_do(tmp_path, tokenizer_path, monkeypatch):
         shards(path, tokenizer_path, ctx_length=65536)
     with pytest.raises(ValueError, match="ppl_stride"):
         shards(path, tokenizer_path, ppl_stride=0)
+    with pytest.raises(ValueError, match="ppl_documents=-1"):
+        shards(path, tokenizer_path, ppl_documents=-1)
     with pytest.raises(ValueError, match="ppl_chunk"):
         shards(path, tokenizer_path, ppl_chunk=100)
     wrong = tmp_path / "wrong.jsonl"

@@ -52,7 +52,16 @@ class Run:
 def trec_run(
     granularity: str, shots: int, run: int, seed: int, questions: int, data_dir: str | None
 ) -> Run:
-    """Return a run of TREC: training questions as shots, test questions asked."""
+    """Return a run of TREC: training questions as shots, test questions asked.
+
+    Raises:
+        ValueError: more questions than the 250 that Bertsch et al. drew.
+    """
+    if questions > trec.TEST_QUESTIONS:
+        raise ValueError(
+            f"Metadata samples={questions}; allowed is up to {trec.TEST_QUESTIONS} questions a "
+            "run, those of the published runs. Give fewer samples, or more runs."
+        )
     train = trec.read_questions("train_5500.label", data_dir)
     test = trec.read_questions("TREC_10.label", data_dir)
 
@@ -67,7 +76,7 @@ def trec_run(
 
 
 def mini_run(shots: int, run: int, seed: int, questions: int) -> Run:
-    """Return a run of the mini task: every word of its dictionary may be asked."""
+    """Return a run of the mini task: the first words of its dictionary, or all, are asked."""
     labels, entries = mini.dictionary(run, seed)
     return Run(
         labels=labels,

@@ -120,7 +120,8 @@ def shards(
         ValueError: a knob out of range; no window fits.
         FileNotFoundError: no data.
     """
-    stride = _positive("ppl_stride", ctx_stride if ppl_stride is None else ppl_stride)
+    stride = ctx_stride if ppl_stride is None else ppl_stride
+    _whole_number("ppl_stride", stride, least=1)
     bucket = 0 if ctx_protocol == "sliding" else BUCKET
     if ppl_chunk and (ppl_chunk % BUCKET or ctx_protocol == "sliding"):
         raise ValueError(
@@ -128,6 +129,7 @@ def shards(
             f"of {BUCKET}, with protocols 'overlap' and 'prefix'. Change it or leave it out."
         )
     limit = ctx_documents if ppl_documents is None else ppl_documents
+    _whole_number("ppl_documents", limit, least=0)
     source = SOURCES[ctx_source]
     path = locate(source, text_path if ctx_source == "text" else None, data_dir)
     tokenizer = load_tokenizer(tokenizer_name(**metadata))
@@ -171,9 +173,8 @@ def _shard(plan: Plan):
             yield document, part
 
 
-def _positive(name: str, value: int) -> int:
-    if not isinstance(value, int) or value < 1:
+def _whole_number(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or value < least:
         raise ValueError(
-            f"Metadata {name}={value!r}; allowed is a whole number of tokens from 1. Change it."
+            f"Metadata {name}={value!r}; allowed is a whole number from {least}. Change it."
         )
-    return value
