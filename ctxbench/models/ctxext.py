@@ -38,6 +38,7 @@ from ctxbench.models.loading import (
     finish_loading,
     load_config,
 )
+from ctxbench.models.pairs import LONG, continue_tail, parts, tail_of
 from ctxbench.models.progress import Progress
 from ctxbench.models.scoring import Request, Score, Scorer
 
@@ -121,6 +122,7 @@ class CtxExt(_HFLM):
         self.ctx_method: Any = None
         self.counts: Counter[str] = Counter()
         self._tokens: dict[str, list[int]] = {}
+        self._tail: tuple[str, list[int], tuple[str, list[int]] | None] = ("", [], None)
         in_memory = not isinstance(pretrained, str)
         if in_memory:
             self._take_model(pretrained, name, asked)
@@ -330,6 +332,25 @@ class CtxExt(_HFLM):
 
     def loglikelihood(self, requests, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Return (sum of log-probabilities, all greedy) of each continuation given its context."""
+        return [answer for part in parts(requests) for answer in self._loglikelihood(part)]
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Tokenise as HFLM does, of a long context only its end for every continuation."""
+        stripped = context.rstrip()
+        if len(stripped) >= LONG:
+            if stripped is not self._tail[0] and stripped != self._tail[0]:
+                ids = self.tok_encode(stripped)
+                self._tail = (stripped, ids, tail_of(stripped, ids, self._encode_bare))
+            _, ids, tail = self._tail
+            spaces = context[len(stripped) :]
+            if tail and (new := continue_tail(tail, spaces + continuation, self._encode_bare)):
+                return ids, new
+        return super()._encode_pair(context, continuation)
+
+    def _encode_bare(self, text: str) -> list[int]:
+        return self.tok_encode(text, add_special_tokens=False)
+
+    def _loglikelihood(self, requests) -> list[tuple[float, bool]]:
         pairs = []
         for request in requests:
             context, continuation = request.args

@@ -1,0 +1,154 @@
+"""LongBench's rows, read from a folder or the hub, made into prompts that fit a budget."""
+
+import json
+import logging
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+
+from ctxbench.assets import find_data
+from ctxbench.tasks.hub import HubFile
+from ctxbench.tasks.longbench import metrics
+from ctxbench.tasks.longbench.prompts import load_prompt
+from ctxbench.tasks.longbench.truncation import truncate_middle
+from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
+
+log = logging.getLogger(__name__)
+
+ARCHIVE = HubFile(
+    repo="zai-org/LongBench",  # THUDM/LongBench moved here
+    filename="data.zip",
+    revision="5e628be450b7e67fb7ae6e201bd6d8f7056f7672",
+)
+COLUMNS = ("input", "context", "answers", "length", "all_classes")
+# pred.py: few-shot and code prompts end in the middle of a pattern that a chat turn would break.
+NEVER_CHAT = frozenset({"trec", "triviaqa", "samsum", "lsht", "lcc", "repobench-p"})
+# Prompt tokens for a window of so many tokens. Official: model2maxlen.json gives every model of a
+# window 500 less than its thousands, room for the longest answer. LCEG: the whole window.
+BUDGETS = {
+    "official": {4096: 3500, 16384: 15500, 32768: 31500},
+    "lceg": {4096: 4096, 16384: 16384, 32768: 32768},
+}
+
+
+def docs(
+    ctx_dataset: str,
+    ctx_length: int,
+    budget: str = "official",
+    data_dir: str | None = None,
+    **metadata,
+) -> dict[str, datasets.Dataset]:
+    """Build the prompts of one task (lm-eval calls this as `custom_dataset`).
+
+    Args:
+        ctx_dataset: a LongBench name, with `_e` for LongBench-E.
+        ctx_length: the model's window, tokens.
+        budget: metadata; `official` leaves room for the answer, `lceg` does not, as the paper's
+            runs: such a prompt may pass the window, which the model `ctxext` is told is meant.
+        data_dir: metadata; searched before `CTXBENCH_DATA`.
+        metadata: names the tokenizer.
+
+    Raises:
+        ValueError: unknown budget; wrong columns; nothing in the file.
+        FileNotFoundError: no data.
+    """
+    if budget not in BUDGETS:
+        raise ValueError(
+            f"Metadata budget={budget!r} is unknown; it is 'official' (the prompt leaves room for "
+            "the answer) or 'lceg' (it may fill the window, as in the paper). Give one of them."
+        )
+    tokenizer = load_tokenizer(tokenizer_name(**metadata))
+    prompt = load_prompt(ctx_dataset.removesuffix("_e"))
+    rows, skipped = [], 0
+    for row in read_rows(ctx_dataset, data_dir):
+        if not row["context"].strip() or not row["answers"]:
+            skipped += 1
+            continue
+        text, before, after = truncate_middle(
+            prompt.fill(row), tokenizer, BUDGETS[budget][ctx_length]
+        )
+        past = after + prompt.max_gen_toks > ctx_length
+        rows.append(
+            {
+                "dataset": ctx_dataset,
+                "prompt": text,
+                "answers": row["answers"],
+                "all_classes": row["all_classes"],
+                "length": row["length"],
+                "prompt_tokens": after,
+                "full_tokens": before,
+                "truncated": after < before,
+                "past_window": past,
+                "may_pass_window": past and budget == "lceg",
+            }
+        )
+    if not rows:
+        raise ValueError(
+            f"{ctx_dataset}.jsonl has no row to ask ({skipped} without context or answer); every "
+            f"row needs {', '.join(COLUMNS)}. Fetch the file again."
+        )
+    if skipped:
+        log.warning("%d rows of %s left out: no context or no answer", skipped, ctx_dataset)
+    return {"test": datasets.Dataset.from_list(rows)}
+
+
+def read_rows(dataset: str, data_dir: str | None = None) -> Iterator[dict]:
+    """Yield the rows of a data set.
+
+    Looks for `LongBench/DATASET.jsonl`, `LongBench/data/DATASET.jsonl` and `LongBench/data.zip`
+    (also `longbench/`), then asks the hub for the official archive.
+
+    Raises:
+        ValueError: a column is missing.
+        FileNotFoundError: no data.
+    """
+    folders = ("LongBench", "longbench")
+    names = [f"{f}/{inner}{dataset}.jsonl" for f in folders for inner in ("", "data/")]
+    if path := find_data(*names, data_dir=data_dir):
+        lines = path.read_text("utf-8")
+    else:
+        archive = find_data(*(f"{f}/data.zip" for f in folders), data_dir=data_dir)
+        lines = _archived(archive or ARCHIVE.fetch(), dataset)
+    # Not `splitlines`: the texts hold characters (U+2028, form feed) that it takes for line ends.
+    for number, line in enumerate(filter(None, lines.split("\n")), 1):
+        row = json.loads(line)
+        if missing := [column for column in COLUMNS if column not in row]:
+            raise ValueError(
+                f"{dataset}.jsonl line {number} has the columns {', '.join(row)} and lacks "
+                f"{', '.join(missing)}. The official rows have {', '.join(COLUMNS)}. Fetch the "
+                "official data.zip."
+            )
+        yield row
+
+
+def _archived(archive: Path, dataset: str) -> str:
+    with zipfile.ZipFile(archive) as files:
+        name = f"data/{dataset}.jsonl"
+        if name not in files.namelist():
+            raise FileNotFoundError(
+                f"{archive.name} has no {name}; it has {len(files.namelist())} other files. The "
+                "official archive has 34 data sets. Fetch it again."
+            )
+        return files.read(name).decode("utf-8")
+
+
+def process_results(doc: dict, results: list[str]) -> dict:
+    """Score one generation both ways and count what the budget did."""
+    arguments = (doc["dataset"], results[0], doc["answers"], doc["all_classes"])
+    score = metrics.score(*arguments)
+    values = {
+        "score": score,
+        "score_lceg": metrics.score_lceg(*arguments),
+        "truncated": float(doc["truncated"]),
+        "past_window": float(doc["past_window"]),
+    }
+    if doc["dataset"].endswith("_e"):
+        values[length_bin(doc["length"])] = score
+    return values
+
+
+def length_bin(words: int) -> str:
+    """Return the LongBench-E bin of a text (eval.py: its length is counted in words)."""
+    return "score_0_4k" if words < 4000 else "score_4k_8k" if words < 8000 else "score_8k_up"

@@ -1,0 +1,31 @@
+"""The lm-eval task: like any other, but some prompts are never wrapped in a chat template."""
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+
+from ctxbench.tasks.longbench.build import NEVER_CHAT
+
+
+class LongBenchTask(ConfigurableTask):
+    """A generation task whose chat wrapping follows the official code, data set by data set."""
+
+    def __init__(self, config: dict):
+        # lm-eval hands the whole file on, and its own constructor does not know the key `class`.
+        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+
+    def fewshot_context(self, doc: dict, num_fewshot: int, *args, **kwargs):
+        """Return the prompt, plain where the official code leaves it plain."""
+        if doc["dataset"].removesuffix("_e") in NEVER_CHAT:
+            return doc["prompt"]
+        return super().fewshot_context(doc, num_fewshot, *args, **kwargs)
+
+    def construct_requests(self, doc: dict, ctx: str, **kwargs):
+        """Return the request; one that is meant to pass the window says so to `ctxext`.
+
+        A model that does not know `ctx_overflow` refuses it, and would have cut the prompt.
+        """
+        request = super().construct_requests(doc, ctx, **kwargs)
+        assert isinstance(request, Instance)  # a list only where there are choices
+        if doc["may_pass_window"]:
+            request.arguments[1]["ctx_overflow"] = "allow"
+        return request

@@ -1,0 +1,221 @@
+"""Prompts of many-shot classification: nested shots in several runs, questions, labels to score."""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import datasets
+
+from ctxbench.tasks.longbench import metrics
+from ctxbench.tasks.longbench.prompts import load_prompt
+from ctxbench.tasks.longbench.truncation import truncate_middle
+from ctxbench.tasks.manyshot import mini, trec
+from ctxbench.tasks.manyshot.labels import greedy_label, label_trie
+from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
+
+RUNS = 10
+LCEG_MAX_GEN = 64  # tokens; LCEG longbench/config/dataset2maxlen.json, as for LongBench's trec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How a shot is written: the query, a space, the label; and what stands between two."""
+
+    query: str
+    separator: str
+
+    def shot(self, question: str, label: str) -> str:
+        """Return one shot."""
+        return f"{self.query.format(question)} {label}"
+
+    def shots(self, pairs: Sequence[tuple[str, str]]) -> str:
+        """Return all shots, each with a separator after it."""
+        return "".join(self.shot(*pair) + self.separator for pair in pairs)
+
+
+BERTSCH = Format(query="Question: {}\nType:", separator="\n==\n")
+LCEG = Format(query="Question: {}\nType:", separator="\n")  # as LongBench's trec rows
+MINI = Format(query="# {}", separator="\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One order of shots and what is asked after it."""
+
+    labels: list[str]
+    shots: list[tuple[str, str]]
+    questions: list[tuple[str, str]]
+
+
+def trec_run(
+    granularity: str, shots: int, run: int, seed: int, questions: int, data_dir: str | None
+) -> Run:
+    """Return a run of TREC: training questions as shots, test questions asked.
+
+    Raises:
+        ValueError: more questions than the 250 that Bertsch et al. drew.
+    """
+    if questions > trec.TEST_QUESTIONS:
+        raise ValueError(
+            f"Metadata samples={questions}; allowed is up to {trec.TEST_QUESTIONS} questions a "
+            "run, those of the published runs. Give fewer samples, or more runs."
+        )
+    train = trec.read_questions("train_5500.label", data_dir)
+    test = trec.read_questions("TREC_10.label", data_dir)
+
+    def pair(code: str, question: str) -> tuple[str, str]:
+        return question, trec.label_of(code, granularity)
+
+    return Run(
+        labels=list((trec.COARSE if granularity == "coarse" else trec.FINE).values()),
+        shots=[pair(*train[line]) for line in trec.shot_lines(run, seed)[:shots]],
+        questions=[pair(*test[line]) for line in trec.asked_lines(questions)],
+    )
+
+
+def mini_run(shots: int, run: int, seed: int, questions: int) -> Run:
+    """Return a run of the mini task: the first words of its dictionary, or all, are asked."""
+    labels, entries = mini.dictionary(run, seed)
+    return Run(
+        labels=labels,
+        shots=mini.shots(entries, run, seed)[:shots],
+        questions=entries[:questions],
+    )
+
+
+def docs(
+    ctx_labels: str,
+    ctx_shots: int,
+    runs: int = RUNS,
+    seed: int = trec.SEED,
+    samples: int = trec.TEST_QUESTIONS,
+    data_dir: str | None = None,
+    **metadata,
+) -> dict:
+    """Build the questions of one task (lm-eval calls this as `custom_dataset`).
+
+    Args:
+        ctx_labels: `coarse` or `fine` (TREC), or `mini`.
+        ctx_shots: shots in the prompt.
+        runs: metadata; orders of shots.
+        seed: metadata; draws the orders.
+        samples: metadata; questions per run.
+        data_dir: metadata; searched before `CTXBENCH_DATA`.
+        metadata: names the tokenizer, by whose tokens the label trie is made.
+
+    Returns:
+        `{"test": questions, "shots": the shots of every run as text, "query": their format}`.
+    """
+    _check_counts(runs=runs, samples=samples)
+    tokenizer = load_tokenizer(tokenizer_name(**metadata))
+    written = MINI if ctx_labels == "mini" else BERTSCH
+    rows, prompts = [], []
+    for number in range(runs):
+        if ctx_labels == "mini":
+            run = mini_run(ctx_shots, number, seed, samples)
+        else:
+            run = trec_run(ctx_labels, ctx_shots, number, seed, samples, data_dir)
+        prompts.append(written.shots(run.shots))
+        trie = asdict(label_trie(run.labels, tokenizer, written.query.format("x")))
+        rows += [
+            {"run": number, "question": question, "label": run.labels.index(label), **trie}
+            for question, label in run.questions
+        ]
+    return {"test": datasets.Dataset.from_list(rows), "shots": prompts, "query": written.query}
+
+
+def lceg_docs(
+    ctx_labels: str,
+    ctx_shots: int,
+    runs: int = 1,
+    seed: int = trec.SEED,
+    samples: int = trec.TEST_QUESTIONS,
+    lceg_window: int = 32768,
+    data_dir: str | None = None,
+    **metadata,
+) -> dict[str, datasets.Dataset]:
+    """Build the paper's form of the task: LongBench's trec prompt, generated and cut.
+
+    Args:
+        ctx_labels: `coarse` or `fine`. The paper does not say which it used.
+        ctx_shots: shots in the prompt, before the middle is cut out.
+        runs: metadata; orders of shots (the paper has one).
+        seed: metadata; draws the orders.
+        samples: metadata; questions per run.
+        lceg_window: metadata; tokens the prompt is cut to, without room for the answer as in the
+            paper, which gave its base model 4096 and the extended ones 32768.
+        data_dir: metadata; searched before `CTXBENCH_DATA`.
+        metadata: names the tokenizer.
+    """
+    _check_counts(runs=runs, samples=samples)
+    tokenizer = load_tokenizer(tokenizer_name(**metadata))
+    prompt = load_prompt("trec")
+    rows = []
+    for number in range(runs):
+        run = trec_run(ctx_labels, ctx_shots, number, seed, samples, data_dir)
+        context = LCEG.shots(run.shots).removesuffix(LCEG.separator)
+        for question, label in run.questions:
+            full = prompt.fill({"context": context, "input": LCEG.query.format(question)})
+            text, before, after = truncate_middle(full, tokenizer, lceg_window)
+            rows.append(
+                {
+                    "dataset": "trec",
+                    "run": number,
+                    "prompt": text,
+                    "answers": [label],
+                    "all_classes": run.labels,
+                    "prompt_tokens": after,
+                    "truncated": after < before,
+                    "may_pass_window": after + LCEG_MAX_GEN > lceg_window,
+                }
+            )
+    return {"test": datasets.Dataset.from_list(rows)}
+
+
+def process_results(doc: dict, results: list[tuple[float, bool]]) -> dict:
+    """Score one question by label likelihood and by greedy decoding over the labels."""
+    scores = [loglikelihood for loglikelihood, _ in results]
+    labels = len(doc["paths"])
+    likeliest = max(range(labels), key=lambda label: scores[label])
+    acc = float(likeliest == doc["label"])
+    constrained = float(greedy_label(scores, doc["paths"]) == doc["label"])
+    return {
+        "acc": acc,
+        "acc_constrained": constrained,
+        "acc_sd": (doc["run"], acc),
+        "acc_constrained_sd": (doc["run"], constrained),
+    }
+
+
+def process_lceg(doc: dict, results: list[str]) -> dict:
+    """Score one generation as LongBench scores its trec."""
+    acc = metrics.score("trec", results[0], doc["answers"], doc["all_classes"])
+    return {
+        "acc_lceg": acc,
+        "acc_lceg_sd": (doc["run"], acc),
+        "truncated": float(doc["truncated"]),
+    }
+
+
+def spread(items: Sequence[tuple[int, float]]) -> float:
+    """Return the standard deviation of the accuracy over runs; NaN for a single run.
+
+    Args:
+        items: (run, correct) per question.
+    """
+    runs = defaultdict(list)
+    for run, correct in items:
+        runs[run].append(correct)
+    if len(runs) < 2:
+        return math.nan
+    return statistics.stdev(statistics.fmean(values) for values in runs.values())
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"Metadata {name}={value!r}; allowed is a whole number from 1. Change it."
+            )

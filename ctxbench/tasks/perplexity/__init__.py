@@ -1,0 +1,1 @@
+"""Perplexity over long texts by the paper's windows, by sliding windows, and by prefixes."""

@@ -1,0 +1,180 @@
+"""The shards of a perplexity task: which windows over which documents.
+
+A shard is what lm-eval calls a document: a few windows that begin in one text. lm-eval deals
+shards out to processes, so windows are split over them whatever the number of texts.
+"""
+
+import logging
+from dataclasses import dataclass
+from itertools import islice
+
+import datasets
+import numpy as np
+
+from ctxbench.tasks.perplexity.texts import SOURCES, Documents, locate, read_documents
+from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
+from ctxbench.tasks.windows import PROTOCOLS, Window
+
+log = logging.getLogger(__name__)
+
+STRIDE = 256  # tokens; the paper, section 4.1, and every published sliding-window evaluation since
+DOCUMENTS = 10  # the reference code's cut, for PG19 and proof-pile alike
+BUCKET = 256  # tokens per point of the loss by position (Figure 3)
+WINDOWS_PER_SHARD = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All windows of a task over one stream of token ids."""
+
+    ids: np.ndarray
+    windows: list[Window]
+    documents: list[int]  # the document each window begins in
+    skipped: int
+
+    def cost(self) -> str:
+        """Say what is going to be read, in tokens."""
+        read = sum(end - start for start, _, end in self.windows)
+        scored = sum(end - first for _, first, end in self.windows)
+        return (
+            f"{len(self.windows)} windows of {len(set(self.documents))} documents "
+            f"({self.ids.size} tokens): {read} tokens to read, {scored} to score"
+        )
+
+
+def make_plan(documents: Documents, protocol: str, length: int, stride: int) -> Plan:
+    """Lay the windows of a protocol over documents.
+
+    `overlap` treats them as one stream, as the paper does: windows may cross from one document
+    into the next. `sliding` and `prefix` stay within a document and leave out those shorter than
+    a window.
+
+    Raises:
+        ValueError: not one window fits.
+    """
+    enumerate_windows = PROTOCOLS[protocol]
+    if protocol == "overlap":
+        kept, short = documents.ids, 0
+        starts = np.cumsum([0, *(part.size for part in kept)])
+        windows = enumerate_windows(int(starts[-1]), length, stride)
+    else:
+        kept = [part for part in documents.ids if part.size >= length]
+        short = len(documents.ids) - len(kept)
+        starts = np.cumsum([0, *(part.size for part in kept)])
+        windows = [
+            (begin + int(at), first + int(at), end + int(at))
+            for at, part in zip(starts, kept, strict=False)
+            for begin, first, end in enumerate_windows(part.size, length, stride)
+        ]
+    if not windows:
+        raise ValueError(
+            f"{len(documents.ids)} documents of {sum(part.size for part in documents.ids)} tokens, "
+            f"the longest of {max(part.size for part in documents.ids)}, hold no window of "
+            f"protocol {protocol!r} with length {length} and stride {stride}. Choose a shorter "
+            "length, a longer text, or more documents (metadata ppl_documents)."
+        )
+    first_tokens = [begin for begin, _, _ in windows]
+    return Plan(
+        ids=np.concatenate(kept),
+        windows=windows,
+        documents=(np.searchsorted(starts, first_tokens, side="right") - 1).tolist(),
+        skipped=documents.skipped + short,
+    )
+
+
+def shards(
+    ctx_source: str,
+    ctx_protocol: str,
+    ctx_length: int,
+    ctx_stride: int = STRIDE,
+    ctx_documents: int = DOCUMENTS,
+    ppl_stride: int | None = None,
+    ppl_documents: int | None = None,
+    ppl_chunk: int = 0,
+    text_path: str | None = None,
+    data_dir: str | None = None,
+    bin_dtype: str | None = None,
+    **metadata,
+) -> dict:
+    """Build the shards of one task (lm-eval calls this as `custom_dataset`).
+
+    Args:
+        ctx_source: a key of `SOURCES`.
+        ctx_protocol: `overlap`, `sliding` or `prefix`.
+        ctx_length: tokens per window.
+        ctx_stride: tokens between windows, unless metadata says otherwise.
+        ctx_documents: how many documents are read, unless metadata says otherwise.
+        ppl_stride: metadata; tokens between windows.
+        ppl_documents: metadata; how many documents, 0 for all.
+        ppl_chunk: metadata; cut every window into parts of so many tokens that do not see each
+            other (the base model of Figure 3). 0: do not.
+        text_path: metadata; measure this file (tasks `text_ppl_*` need it).
+        data_dir: metadata; searched before `CTXBENCH_DATA`.
+        bin_dtype: metadata; `uint16` or `uint32` token file.
+        metadata: names the tokenizer.
+
+    Returns:
+        `{"test": shards, "ids": all token ids}`.
+
+    Raises:
+        ValueError: a knob out of range; no window fits.
+        FileNotFoundError: no data.
+    """
+    stride = ctx_stride if ppl_stride is None else ppl_stride
+    _whole_number("ppl_stride", stride, least=1)
+    bucket = 0 if ctx_protocol == "sliding" else BUCKET
+    if ppl_chunk and (ppl_chunk % BUCKET or ctx_protocol == "sliding"):
+        raise ValueError(
+            f"Metadata ppl_chunk={ppl_chunk} with protocol {ctx_protocol!r}; allowed is a multiple "
+            f"of {BUCKET}, with protocols 'overlap' and 'prefix'. Change it or leave it out."
+        )
+    limit = ctx_documents if ppl_documents is None else ppl_documents
+    _whole_number("ppl_documents", limit, least=0)
+    source = SOURCES[ctx_source]
+    path = locate(source, text_path if ctx_source == "text" else None, data_dir)
+    tokenizer = load_tokenizer(tokenizer_name(**metadata))
+    documents = read_documents(
+        path, tokenizer, limit=limit, min_tokens=source.min_tokens, bin_dtype=bin_dtype
+    )
+    plan = make_plan(documents, ctx_protocol, ctx_length, stride)
+    log.info("%s_ppl %s %d: %s", ctx_source, ctx_protocol, ctx_length, plan.cost())
+    if plan.skipped:
+        log.warning("%d documents of %s left out: empty or short", plan.skipped, path.name)
+    common = {
+        "source": ctx_source,
+        "file": path.name,
+        "protocol": ctx_protocol,
+        "stride": stride,
+        "chunk": ppl_chunk,
+        "bucket": bucket,
+        "bytes_per_token": bytes_per_token(plan.ids, tokenizer),
+        "skipped": plan.skipped,
+    }
+    rows = [
+        {**common, "document": document, "windows": windows} for document, windows in _shard(plan)
+    ]
+    return {"test": datasets.Dataset.from_list(rows), "ids": plan.ids}
+
+
+def bytes_per_token(ids: np.ndarray, tokenizer) -> float:
+    """Return UTF-8 bytes of the text per token, special tokens not counted."""
+    ordinary = ids[~np.isin(ids, tokenizer.all_special_ids)]
+    return len(tokenizer.decode(ordinary.tolist()).encode()) / ordinary.size
+
+
+def _shard(plan: Plan):
+    """Yield (document, windows): up to `WINDOWS_PER_SHARD` that begin in one document."""
+    by_document: dict[int, list[Window]] = {}
+    for document, window in zip(plan.documents, plan.windows, strict=True):
+        by_document.setdefault(document, []).append(window)
+    for document, windows in by_document.items():
+        rest = iter(windows)
+        while part := list(islice(rest, WINDOWS_PER_SHARD)):
+            yield document, part
+
+
+def _whole_number(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise ValueError(
+            f"Metadata {name}={value!r}; allowed is a whole number from {least}. Change it."
+        )

@@ -1,0 +1,89 @@
+"""The lm-eval task: it hands windows to the model and turns their losses into results."""
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+
+from ctxbench.tasks.windows import WRONG_MODEL, Window, WindowRequest, in_chunks
+
+
+class PerplexityTask(ConfigurableTask):
+    """A task whose requests are windows over one stream of token ids.
+
+    The ids stay here and in the requests: what lm-eval logs of a shard is its window offsets.
+    """
+
+    def __init__(self, config: dict):
+        # lm-eval hands the whole file on, and its own constructor does not know the key `class`.
+        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+
+    def download(self, dataset_kwargs=None, **kwargs) -> None:
+        """Build the shards and keep the token ids."""
+        super().download(dataset_kwargs, **kwargs)
+        self.ids = self.dataset.pop("ids")
+
+    def construct_requests(self, doc: dict, ctx, **kwargs) -> list[Instance]:
+        """Return one request per position of a chunk in its window (one, if nothing is chunked).
+
+        Requests differ in where their windows begin *within* the task's windows, so that the sums
+        by position of one request all belong to the same offset.
+        """
+        kwargs.pop("apply_chat_template", None)
+        kwargs.pop("chat_template", None)
+        requests = []
+        for idx, windows in enumerate(chunk_windows(doc)):
+            first, last = windows[0][0], windows[-1][2]
+            request = WindowRequest(
+                self.ids[first:last].tolist(),
+                [[offset - first for offset in window] for window in windows],
+                doc["bucket"],
+            )
+            requests.append(
+                Instance("loglikelihood_rolling", doc=doc, arguments=(request,), idx=idx, **kwargs)
+            )
+        return requests
+
+
+def chunk_windows(doc: dict) -> list[list[Window]]:
+    """Return the windows to read: those of the shard, or per chunk offset the parts of all."""
+    if not doc["chunk"]:
+        return [doc["windows"]]
+    parts = [in_chunks(window, doc["chunk"]) for window in doc["windows"]]
+    return [list(same_offset) for same_offset in zip(*parts, strict=True)]
+
+
+def process_results(doc: dict, results: list[dict]) -> dict:
+    """Return the sums of one shard, to be put together by `ctxbench.tasks.perplexity.metrics`.
+
+    Raises:
+        ValueError: the model did not understand the request.
+    """
+    if not all(isinstance(result, dict) for result in results):
+        raise ValueError(WRONG_MODEL)
+    read = chunk_windows(doc)
+    nll = sum(sum(result["sums"]) for result in results)
+    tokens = sum(end - first for windows in read for _, first, end in windows)
+    values = {
+        f"ppl_{doc['protocol']}": (doc["document"], nll, tokens),
+        f"ppl_{doc['protocol']}_se": (doc["document"], nll, tokens),
+        "bits_per_byte": (nll, tokens, doc["bytes_per_token"]),
+        "documents_skipped": doc["skipped"],
+    }
+    if doc["bucket"]:
+        values["nll_by_position"] = _by_position(doc, read, results)
+    return values
+
+
+def _by_position(doc: dict, read: list[list[Window]], results: list[dict]) -> list[list[float]]:
+    """Return [NLL sum, number of tokens] per bucket of positions in the task's windows."""
+    bucket = doc["bucket"]
+    points: dict[int, list[float]] = {}
+    for offset, (windows, result) in enumerate(zip(read, results, strict=True)):
+        shift = offset * doc["chunk"] // bucket
+        for b, nll in enumerate(result["positions"]):
+            point = points.setdefault(b + shift, [0.0, 0])
+            point[0] += nll
+            point[1] += sum(
+                max(0, min(end, start + (b + 1) * bucket) - max(first, start + b * bucket))
+                for start, first, end in windows
+            )
+    return [points[b] for b in sorted(points)]

@@ -1,0 +1,243 @@
+"""LongBench's prompts, truncation and tasks, on small files in the official schema."""
+
+import json
+import random
+import zipfile
+
+import pytest
+from lm_eval import simple_evaluate
+from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
+from transformers import AutoTokenizer
+
+from ctxbench.assets import resolve_model, tasks_path
+from ctxbench.models.ctxext import CtxExt
+from ctxbench.tasks import leaf_files
+from ctxbench.tasks.longbench import build, metrics
+from ctxbench.tasks.longbench import leaves as leaf_module
+from ctxbench.tasks.longbench.prompts import OFFICIAL_ENDS, load_prompt
+from ctxbench.tasks.longbench.truncation import keep_ends, truncate_middle
+from tests.tasks.reference_lm import tiny_model
+
+MINI = resolve_model("mini")
+ANSWERS = {  # dataset -> (answer, all_classes)
+    "passage_retrieval_en": ("Paragraph 7", None),
+    "passage_count": ("12", None),
+    "trec": ("Location", ["Location", "Date"]),
+}
+
+
+def row(dataset, words=30, length=100, seed=0):
+    """A row with the columns, and no text, of the official files."""
+    rng = random.Random(seed)
+    answer, classes = ANSWERS.get(dataset.removesuffix("_e"), ("forty two", None))
+    return {
+        "input": f"question {seed} of {{context}} \\1",
+        "context": " ".join("".join(rng.choices("abcdefgh", k=4)) for _ in range(words)),
+        "answers": [answer],
+        "length": length,
+        "dataset": dataset,
+        "language": "en",
+        "all_classes": classes,
+        "_id": f"{seed:048d}",
+    }
+
+
+def write(folder, dataset, rows):
+    (folder / "LongBench").mkdir(exist_ok=True)
+    lines = (json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+    (folder / "LongBench" / f"{dataset}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+class Oracle(LM):
+    """Generates the answer of the row whose question it is shown, and then rambles."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.answers, self.seen = answers, []
+
+    def generate_until(self, requests):
+        self.seen += requests
+        return [f"\n{self.answers[r.doc['dataset']]}\nQuestion: more" for r in requests]
+
+    def loglikelihood(self, requests):
+        raise NotImplementedError
+
+    loglikelihood_rolling = loglikelihood
+
+
+def load(names, data, **metadata):
+    metadata = {"tokenizer": "mini", "data_dir": str(data), **metadata}
+    manager = TaskManager(include_path=str(tasks_path()), include_defaults=False, metadata=metadata)
+    return manager, manager.load(names)["tasks"]
+
+
+def test_truncation_equals_the_official_code(golden_dir):
+    with open(golden_dir / "longbench" / "middle_truncation.jsonl") as file:
+        rows = [json.loads(line) for line in file]
+    assert len(rows) == 120
+    for golden in rows:
+        if golden["degenerate"]:  # the official code keeps everything: ids[-0:]
+            with pytest.raises(ValueError, match="allowed is 2"):
+                keep_ends(golden["input_ids"], golden["max_length"])
+        else:
+            assert keep_ends(golden["input_ids"], golden["max_length"]) == golden["parts"]
+
+
+def test_a_truncated_prompt_keeps_its_ends():
+    tokenizer = AutoTokenizer.from_pretrained(MINI)
+    prompt = "Instruction.\n" + " ".join(map(str, range(2000))) + "\nQuestion?"
+    text, before, after = truncate_middle(prompt, tokenizer, 100)
+    assert before > 2000
+    assert abs(after - 100) <= 2  # the seam
+    assert text.startswith("Instruction.\n0 1 2")
+    assert text.endswith("1999\nQuestion?")
+    assert truncate_middle("short", tokenizer, 100) == ("short", after := 2, after)
+
+
+@pytest.mark.parametrize("dataset", OFFICIAL_ENDS)
+def test_the_six_prompts_end_as_the_official_ones(dataset):
+    template = load_prompt(dataset).template
+    theirs, official = OFFICIAL_ENDS[dataset]
+    assert template.endswith(official)
+    assert not template.endswith(theirs)
+
+
+def test_every_prompt_has_its_fields_and_is_filled_verbatim():
+    for dataset in leaf_module.ALL:
+        prompt = load_prompt(dataset)
+        assert "{context}" in prompt.template
+        assert "{{" not in prompt.template
+        filled = prompt.fill({"context": "C{input}\\1", "input": "I"})
+        assert "C{input}\\1" in filled
+    assert load_prompt("gov_report").max_gen_toks == 512
+    assert load_prompt("trec").template.endswith("{context}\n{input}")
+
+
+def test_the_sets():
+    assert len(leaf_module.ALL) == len(set(leaf_module.ALL)) == len(metrics.METRICS) == 21
+    assert set(leaf_module.ALL) == set(metrics.METRICS)
+    assert (len(leaf_module.PAPER), len(leaf_module.E)) == (16, 13)
+
+
+def test_every_leaf_is_as_its_generator_writes_it():
+    assert leaf_files.differences(leaf_module.FOLDER, leaf_module.leaves()) == []
+
+
+def test_the_paper_set_runs_and_its_score_is_the_plain_mean(tmp_path):
+    answers = {}
+    for i, dataset in enumerate(leaf_module.PAPER):
+        rows = [row(dataset, seed=s) for s in range(1 + i % 3)]
+        write(tmp_path, dataset, rows)
+        answers[dataset] = rows[0]["answers"][0] if i % 4 else "nothing"
+    manager, _ = load(["longbench_4k"], tmp_path)
+    out = simple_evaluate(
+        model=Oracle(answers), tasks=["longbench_4k"], task_manager=manager, bootstrap_iters=0
+    )
+    leaf = [out["results"][f"longbench_4k_{d}"]["score,none"] for d in leaf_module.PAPER]
+    lceg = [out["results"][f"longbench_4k_{d}"]["score_lceg,none"] for d in leaf_module.PAPER]
+    group = out["groups"]["longbench_4k"]
+    assert group["score,none"] == pytest.approx(sum(leaf) / 16, abs=1e-12)
+    assert group["score_lceg,none"] == pytest.approx(sum(lceg) / 16, abs=1e-12)
+    # Rambling after the answer costs F1 officially and nothing in the paper's first-line scoring.
+    qasper = leaf_module.PAPER.index("qasper")
+    assert lceg[qasper] == 1.0 > leaf[qasper] > 0
+
+
+def test_long_bench_e_has_its_three_bins(tmp_path):
+    lengths = [100, 3999, 4000, 8000]
+    write(tmp_path, "trec_e", [row("trec_e", length=n, seed=i) for i, n in enumerate(lengths)])
+    manager, _ = load(["longbench_4k_trec_e"], tmp_path)
+    out = simple_evaluate(
+        model=Oracle({"trec_e": "Location"}),
+        tasks=["longbench_4k_trec_e"],
+        task_manager=manager,
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    result = out["results"]["longbench_4k_trec_e"]
+    assert [result[f"{b},none"] for b in ("score_0_4k", "score_4k_8k", "score_8k_up")] == [1] * 3
+    bins = [[m for m in s["metrics"] if "k" in m] for s in out["samples"]["longbench_4k_trec_e"]]
+    assert bins == [["score_0_4k"]] * 2 + [["score_4k_8k"], ["score_8k_up"]]
+
+
+def test_budgets(tmp_path):
+    write(tmp_path, "gov_report", [row("gov_report", words=9000), row("gov_report", seed=1)])
+    for budget, tokens, past in (("official", 3500, False), ("lceg", 4096, True)):
+        _, tasks = load(["longbench_4k_gov_report"], tmp_path, budget=budget)
+        long, short = tasks["longbench_4k_gov_report"].eval_docs
+        assert abs(long["prompt_tokens"] - tokens) <= 2  # the seam
+        assert (long["truncated"], short["truncated"]) == (True, False)
+        assert (long["past_window"], short["past_window"]) == (past, False)
+        task = tasks["longbench_4k_gov_report"]
+        task.build_all_requests(rank=0, world_size=1)
+        # Only what is meant to pass the window is exempt from ctxext's length error.
+        overflow = [request.args[1].get("ctx_overflow") for request in task.instances]
+        assert overflow == ["allow" if past else None, None]
+        assert long["prompt"].startswith("You are given a report")
+        assert long["prompt"].endswith("Summary:")
+
+
+def test_a_prompt_without_room_runs_on_ctxext_and_is_counted(tmp_path):
+    """The paper's budget: the answer is generated beyond the window, and that is counted."""
+    rows = [row("passage_retrieval_en", words=3000), row("passage_retrieval_en", seed=1)]
+    write(tmp_path, "passage_retrieval_en", rows)
+    name = "longbench_4k_passage_retrieval_en"
+    manager, _ = load([name], tmp_path, budget="lceg")
+    lm = CtxExt(tiny_model(1280).float(), tokenizer=MINI, device="cpu")
+    out = simple_evaluate(model=lm, tasks=[name], task_manager=manager, bootstrap_iters=0)
+    assert lm.get_model_info()["ctxbench"]["prompts_beyond_length"] == 1
+    assert out["results"][name]["past_window,none"] == 0.5
+    assert out["results"][name]["truncated,none"] == 0.5
+
+
+def test_few_shot_and_code_prompts_are_never_wrapped_in_a_chat(tmp_path):
+    def wrap(messages, add_generation_prompt):
+        return "<user>" + messages[0]["content"] + "<assistant>"
+
+    for dataset in ("lcc", "qasper"):
+        write(tmp_path, dataset, [row(dataset)])
+        _, tasks = load([f"longbench_4k_{dataset}"], tmp_path)
+        task = tasks[f"longbench_4k_{dataset}"]
+        task.build_all_requests(apply_chat_template=True, chat_template=wrap, rank=0, world_size=1)
+        (request,) = task.instances
+        assert request.args[0].startswith("<user>") is (dataset == "qasper")
+        if dataset == "lcc":
+            assert request.args[0].endswith("Next line of code:\n")
+        assert request.args[1] == {"until": [], "max_gen_toks": 64 * (2 - (dataset == "lcc"))} | {
+            "do_sample": False
+        }
+
+
+def test_the_official_archive_is_read(tmp_path):
+    (tmp_path / "LongBench").mkdir()
+    with zipfile.ZipFile(tmp_path / "LongBench" / "data.zip", "w") as archive:
+        rows = [row("qasper"), row("qasper", seed=1) | {"context": "a\u2028b\x0cc"}]
+        lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+        archive.writestr("data/qasper.jsonl", lines)
+    assert list(build.read_rows("qasper", str(tmp_path))) == rows
+    with pytest.raises(FileNotFoundError, match=r"data/lcc\.jsonl"):
+        list(build.read_rows("lcc", str(tmp_path)))
+
+
+def test_errors_say_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.delenv("CTXBENCH_DATA", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    options = {"tokenizer": "mini", "data_dir": str(tmp_path)}
+    with pytest.raises(FileNotFoundError, match=r"data\.zip .* CTXBENCH_DATA"):
+        build.docs("qasper", 4096, **options)
+    with pytest.raises(ValueError, match="budget='all'"):
+        build.docs("qasper", 4096, budget="all", **options)
+    write(tmp_path, "qasper", [{"context": "x", "question": "y", "answers": ["z"]}])
+    with pytest.raises(ValueError, match="lacks input, length"):
+        build.docs("qasper", 4096, **options)
+    write(tmp_path, "qasper", [row("qasper") | {"context": " "}, row("qasper") | {"answers": []}])
+    with pytest.raises(ValueError, match="2 without context"):
+        build.docs("qasper", 4096, **options)
+
+
+def test_rows_without_context_are_counted(tmp_path, caplog):
+    write(tmp_path, "qasper", [row("qasper") | {"context": ""}, row("qasper")])
+    build.docs("qasper", 4096, tokenizer="mini", data_dir=str(tmp_path))
+    assert "1 rows of qasper left out" in caplog.text
