@@ -48,9 +48,10 @@ def _list(options: argparse.Namespace) -> None:
     tables = {"methods": methods_table, "presets": presets_table, "tasks": tasks_table}
     for name, table in tables.items():
         if options.what in (None, name):
+            rows = table()
+            width = max(len(row[0]) for row in rows) + 2
             print(f"{name}:")
-            for row in table():
-                print("  " + row[0].ljust(28) + row[1])
+            print("\n".join(f"  {row[0].ljust(width)}{row[1]}" for row in rows))
 
 
 def _tasks_path(options: argparse.Namespace) -> None:
@@ -68,3 +69,7 @@ def _lm_eval(arguments: list[str]) -> int:
     sys.argv = ["lm_eval", *arguments]
     cli_evaluate()
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import yaml
 
 from ctxbench.assets import tasks_path
 from ctxbench.methods.registry import list_methods, list_presets, method_summary
+
+_LENGTH = re.compile(r"_(\d+(?:k|shot)?)(?=_|$)")
 
 
 def methods_table() -> list[tuple[str, str]]:
@@ -28,9 +31,15 @@ def presets_table() -> list[tuple[str, str]]:
     ]
 
 
-def task_names() -> dict[str, list[str]]:
-    """Return family -> names of its tasks and groups, in natural order."""
-    families: dict[str, list[str]] = {}
+def task_names(*, members: bool = True) -> dict[str, list[str]]:
+    """Return family -> names of its tasks and groups, in natural order.
+
+    Args:
+        members: also the tasks that stand in a group; without them a group of one task at several
+            lengths is shown as those tasks.
+    """
+    families: dict[str, set[str]] = {}
+    grouped: set[str] = set()
     for file in sorted(tasks_path().rglob("*.yaml")):
         if file.name.startswith("_"):
             continue
@@ -38,22 +47,28 @@ def task_names() -> dict[str, list[str]]:
         family = file.relative_to(tasks_path()).parts[0]
         name = content.get("group") or content.get("task")
         if isinstance(name, str):
-            families.setdefault(family, []).append(name)
-    return {family: sorted(names, key=_natural) for family, names in families.items()}
+            families.setdefault(family, set()).add(name)
+        if "group" in content:
+            grouped |= {entry for entry in content["task"] if isinstance(entry, str)}
+    if not members:
+        ladders = {name for name in grouped if _LENGTH.sub("", name, count=1) in _all(families)}
+        hidden = grouped - ladders | {_LENGTH.sub("", name, count=1) for name in ladders}
+        families = {family: names - hidden for family, names in families.items()}
+    return {family: sorted(names, key=_natural) for family, names in sorted(families.items())}
 
 
 def tasks_table() -> list[tuple[str, str]]:
-    """Return (task pattern, metric and family), names that differ by length alone in one row."""
+    """Return (tasks, what the family measures), names that differ by a length in one row."""
     rows = []
-    for family, names in task_names().items():
+    for family, names in task_names(members=False).items():
         patterns: dict[str, list[str]] = {}
         for name in names:
-            stem, _, last = name.rpartition("_")
-            key = (stem, last) if re.fullmatch(r"\d+k?|\d+shot", last) else (name, "")
-            patterns.setdefault(key[0], []).append(key[1])
+            length = _LENGTH.search(name)
+            stem = name if length is None else _LENGTH.sub("_{}", name, count=1)
+            patterns.setdefault(stem, []).append(length[1] if length else "")
         for stem, lengths in patterns.items():
-            shown = f"{stem}_{{{','.join(lengths)}}}" if lengths != [""] else stem
-            rows.append((shown, _family_summary(tasks_path() / family)))
+            shown = lengths[0] if len(lengths) == 1 else f"{{{','.join(lengths)}}}"
+            rows.append((stem.replace("{}", shown), _family_summary(tasks_path() / family)))
     return rows
 
 
@@ -67,7 +82,12 @@ def _family_summary(folder: Path) -> str:
     """Return the title of a family's README, after the colon."""
     readme = folder / "README.md"
     title = readme.read_text(encoding="utf-8").partition("\n")[0] if readme.exists() else ""
-    return title.removeprefix("#").partition(":")[2].strip() or folder.name
+    title = title.removeprefix("#").strip()
+    return title.partition(":")[2].strip() or title or folder.name
+
+
+def _all(families: dict[str, set[str]]) -> set[str]:
+    return set().union(*families.values())
 
 
 def _natural(name: str) -> list:
@@ -80,8 +100,26 @@ def _natural(name: str) -> list:
     ]
 
 
+def refresh(readme: Path) -> None:
+    """Write the generated tables of a README anew, between their marks."""
+    text = readme.read_text(encoding="utf-8")
+    tables = {
+        "methods": markdown(methods_table(), ("method", "what it does")),
+        "tasks": markdown(tasks_table(), ("tasks", "what they measure")),
+    }
+    for mark, table in tables.items():
+        begin, end = f"<!-- begin {mark} -->\n", f"<!-- end {mark} -->"
+        head, _, rest = text.partition(begin)
+        text = head + begin + table + end + rest.partition(end)[2]
+    readme.write_text(text, encoding="utf-8")
+
+
 class _Loader(yaml.SafeLoader):
     """Reads task files without running their `!function` entries."""
 
 
 _Loader.add_constructor("!function", lambda loader, node: node.value)
+
+
+if __name__ == "__main__":
+    refresh(Path(sys.argv[1]))

@@ -1,0 +1,48 @@
+"""What the start-up file costs an interpreter: with it and without it, in turn.
+
+    python benchmarks/startup.py [--runs 200]
+
+Starts Python that many times with and without `CTXBENCH_NO_AUTOLOAD`-free start-up: the file is
+moved away for the second kind, so the comparison is with its absence.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+
+def start(python: str) -> float:
+    begin = time.perf_counter()
+    subprocess.run([python, "-c", "pass"], check=True)
+    return 1000 * (time.perf_counter() - begin)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=200)
+    options = parser.parse_args()
+    file = Path(sysconfig.get_paths()["purelib"]) / "ctxbench_autoload.pth"
+    away = file.with_suffix(".away")
+    times: dict[str, list[float]] = {"with": [], "without": []}
+    try:
+        for _ in range(options.runs):
+            times["with"].append(start(sys.executable))
+            os.replace(file, away)
+            times["without"].append(start(sys.executable))
+            os.replace(away, file)
+    finally:
+        if away.exists():
+            os.replace(away, file)
+    pairs = [a - b for a, b in zip(*times.values(), strict=True)]
+    for name, found in times.items():
+        print(f"{name:8}median {statistics.median(found):.3f} ms, lowest {min(found):.3f} ms")
+    print(f"difference, pair by pair: median {statistics.median(pairs):.3f} ms")
+
+
+if __name__ == "__main__":
+    main()
