@@ -67,8 +67,9 @@ def tasks_table() -> list[tuple[str, str]]:
             stem = name if length is None else _LENGTH.sub("_{}", name, count=1)
             patterns.setdefault(stem, []).append(length[1] if length else "")
         for stem, lengths in patterns.items():
-            shown = lengths[0] if len(lengths) == 1 else f"{{{','.join(lengths)}}}"
-            rows.append((stem.replace("{}", shown), _family_summary(tasks_path() / family)))
+            rows.append(
+                (stem.replace("{}", _ladder(lengths)), _family_summary(tasks_path() / family))
+            )
     return rows
 
 
@@ -84,6 +85,17 @@ def _family_summary(folder: Path) -> str:
     title = readme.read_text(encoding="utf-8").partition("\n")[0] if readme.exists() else ""
     title = title.removeprefix("#").strip()
     return title.partition(":")[2].strip() or title or folder.name
+
+
+def _ladder(lengths: list[str]) -> str:
+    """Return `{2k,4k,8k}`, `{1,5,...,1000}shot`, or the only length."""
+    if len(lengths) == 1:
+        return lengths[0]
+    unit = "shot" if all(length.endswith("shot") for length in lengths) else ""
+    numbers = [length.removesuffix(unit) for length in lengths]
+    if len(numbers) > 8:
+        numbers = [*numbers[:2], "...", numbers[-1]]
+    return f"{{{','.join(numbers)}}}{unit}"
 
 
 def _all(families: dict[str, set[str]]) -> set[str]:
