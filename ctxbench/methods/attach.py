@@ -9,7 +9,13 @@ if TYPE_CHECKING:
 
 
 def attach(model: "PreTrainedModel", method: Method) -> None:
-    """Install a resolved method whose `edit_config` has been applied to `model.config`."""
+    """Install a resolved method whose `edit_config` has been applied to `model.config`.
+
+    A method installed before is taken out first.
+    """
+    before = getattr(model, "ctxbench_method", None)
+    if before is not None:
+        before.release_model(model)
     method.edit_model(model)
     model.ctxbench_method = method  # type: ignore[assignment]
 
