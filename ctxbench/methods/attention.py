@@ -63,7 +63,7 @@ class AttentionMethod(Method):
 
     def edit_model(self, model) -> None:
         """Install the seam."""
-        base = model.base_model
+        base: Any = model.base_model
         seam = Seam(self, base.rotary_emb, model.config)
         base.rotary_emb = Unrotated(seam)
         seam.hook = base.register_forward_pre_hook(_begin_forward, with_kwargs=True)
@@ -72,9 +72,10 @@ class AttentionMethod(Method):
 
     def release_model(self, model) -> None:
         """Take the seam out again."""
-        seam = model.base_model.rotary_emb.seam
+        base: Any = model.base_model
+        seam = base.rotary_emb.seam
         seam.hook.remove()
-        model.base_model.rotary_emb = seam.rope.rotary
+        base.rotary_emb = seam.rope.rotary
         model.set_attn_implementation(seam.replaced)
 
 

@@ -12,7 +12,8 @@ batch. g follows the length of the batch, as in the official code.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from itertools import pairwise
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -49,14 +50,14 @@ class LongLoRA(PositionInterpolation, Method):
             )
         return super().resolve(config)
 
-    def edit_model(self, model):
+    def edit_model(self, model: Any):
         """Install the rotary module, and the groups for training mode."""
         super().edit_model(model)
         tell = partial(_tell_ratio, self.ratio)
         model.ctxbench_hook = model.base_model.register_forward_pre_hook(tell, with_kwargs=True)
         model.set_attn_implementation(IMPLEMENTATION)
 
-    def release_model(self, model):
+    def release_model(self, model: Any):
         """Put the stock attention back."""
         model.ctxbench_hook.remove()
         model.set_attn_implementation("sdpa")
@@ -80,7 +81,7 @@ def grouped_attention(query, key, value, group: int, scale: float, mask=None, dr
     outputs = []
     for heads, borders in ((slice(0, half), plain), (slice(half, None), shifted)):
         segments = []
-        for begin, end in zip(borders, borders[1:], strict=False):
+        for begin, end in pairwise(borders):
             some = slice(begin, end)
             segments.append(
                 scaled_dot_product_attention(
