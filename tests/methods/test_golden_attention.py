@@ -115,3 +115,56 @@ def gradients(golden: Golden, case: dict) -> dict[str, torch.Tensor]:
     found = {k.removeprefix(prefix): v for k, v in golden.tensors.items() if k.startswith(prefix)}
     assert len(found) >= 2
     return found
+
+
+def landmark_options(golden: Golden, case: dict) -> dict:
+    block = case["mem_freq"] + 1
+    return {
+        "block": block,
+        "top_k": case.get("cache_top_k", 1),
+        "trained_length": case.get("train_context_length", 3 * block),
+        "retrieval": case.get("aggregate", "per_token"),
+        "landmark_in_loss": case.get("include_landmark_in_loss", True),
+        "token_id": case["mem_id"],
+    }
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_landmark_training_logits_loss_and_gradients(golden_dir, dtype):
+    golden = Golden(golden_dir, "landmark")
+    cases = [case for case in golden.cases.values() if case["kind"] == "train_forward"]
+    assert len(cases) == 8
+    for case in cases:
+        model = golden.extended("landmark", dtype, **landmark_options(golden, case)).train()
+        raw = golden.get(case, "raw_input_ids")
+        batch = {"input_ids": raw, "labels": raw}
+        batch = model.ctxbench_method.edit_batch(batch, torch.Generator())
+        assert batch["input_ids"].equal(golden.get(case, "input_ids"))
+        out = model(**batch)
+        assert_matches(out.logits, golden.get(case, "logits"), dtype)
+        assert_matches(out.loss.view(1), golden.get(case, "loss"), dtype)
+        out.loss.backward()
+        for parameter, expected in gradients(golden, case).items():
+            assert_matches(model.get_parameter(parameter).grad, expected, dtype)
+
+
+def test_landmark_memory_in_prefill_and_decoding(golden_dir):
+    """In float64 only: in float32 rounding decides which of nearly equal blocks is retrieved."""
+    golden = Golden(golden_dir, "landmark")
+    cases = [case for case in golden.cases.values() if case["kind"] == "memory_inference"]
+    assert len(cases) == 21
+    for case in cases:
+        model = golden.extended("landmark", **landmark_options(golden, case))
+        raw, forced = golden.get(case, "raw_input_ids"), golden.get(case, "decode_ids")
+        fed, reads = model.ctxbench_method.encode(raw[0].tolist(), 0)
+        assert fed == golden.get(case, "prefill_ids_with_landmarks")[0].tolist()
+        with torch.no_grad():
+            out = model(raw, use_cache=True)
+            if case["include_landmark_in_loss"]:
+                expected = golden.get(case, "prefill_logits")[:, reads]
+                assert_matches(out.logits, expected)
+            following = [out.logits[:, -1:]]
+            for token in forced.split(1, dim=1):
+                out = model(token, past_key_values=out.past_key_values, use_cache=True)
+                following.append(out.logits)
+        assert_matches(torch.cat(following, 1), golden.get(case, "next_token_logits"))

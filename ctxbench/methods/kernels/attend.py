@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ctxbench.methods.kernels.decode import decode
@@ -24,11 +26,21 @@ def attend(
         return decode(plan, rope, query, key, value, positions, scale)
     if len(positions) == 1:
         return tiled(plan, rope, query, key, value, scale)
-    return rows_apart(plan, rope, query, key, value, positions, scale)
+
+    def one(query, key, value):
+        return tiled(plan, rope, query, key, value, scale)
+
+    return rows_apart(one, query, key, value, positions)
 
 
-def rows_apart(plan, rope, query, key, value, positions, scale) -> torch.Tensor:
-    """Return attention of a padded batch, each row computed without its padding.
+def rows_apart(
+    one: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    positions: torch.Tensor,
+) -> torch.Tensor:
+    """Return attention of a padded batch, each row computed by `one` without its padding.
 
     Queries that are padding get zeros.
     """
@@ -37,17 +49,10 @@ def rows_apart(plan, rope, query, key, value, positions, scale) -> torch.Tensor:
     for row, real in enumerate(positions >= 0):
         kept = real.nonzero()[:, 0]
         asked = real[-new:].nonzero()[:, 0]
-        one = slice(row, row + 1)
+        this = slice(row, row + 1)
         output = query.new_zeros(1, *query.shape[1:])
         if len(asked):
-            found = tiled(
-                plan,
-                rope,
-                query[one, :, asked],
-                key[one, :, kept],
-                value[one, :, kept],
-                scale,
-            )
+            found = one(query[this, :, asked], key[this, :, kept], value[this, :, kept])
             output = output.index_copy(2, asked, found)
         rows.append(output)
     return torch.cat(rows)
