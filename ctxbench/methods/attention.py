@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
 
 from ctxbench.methods.base import Method, default_length
+from ctxbench.methods.cache import KeptLayer, keep_rotated
 from ctxbench.methods.kernels.attend import attend
 from ctxbench.methods.kernels.plan import Plan
 from ctxbench.methods.kernels.rope import Rope
@@ -52,7 +53,10 @@ class AttentionMethod(Method):
             key: `[batch, kv_heads, tokens, head_dim]`, not rotated.
             value: `[batch, kv_heads, tokens, head_dim]`.
         """
-        seam = call.seam
+        seam, layers = call.seam, call.cache.layers if call.cache else []
+        layer = layers[call.layer] if call.layer < len(layers) else None
+        if query.shape[2] == 1 and isinstance(layer, KeptLayer):
+            return layer.attend_one(seam.plan, seam.rope, query, call.positions, call.scale)
         return attend(seam.plan, seam.rope, query, key, value, call.positions, call.scale)
 
     def resolve(self, config):
@@ -221,6 +225,12 @@ def _begin_forward(base_model, args, kwargs):
     given = given if given is not None else kwargs["inputs_embeds"]
     mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
     cache = kwargs.get("past_key_values")
+    use_cache = kwargs.get("use_cache")
+    use_cache = base_model.config.use_cache if use_cache is None else use_cache
+    if cache is None and use_cache and not base_model.training:
+        cache = kwargs["past_key_values"] = DynamicCache(config=base_model.config)
+    if isinstance(cache, DynamicCache):
+        keep_rotated(cache)
     positions = token_positions(mask, given.shape[1], cache, given.device)
     return args, {**kwargs, "ctxbench": Call(seam, positions, cache)}
 

@@ -70,7 +70,8 @@ class DualChunk(AttentionMethod):
             end=lambda t: begin(t) - stretch,
         )
         factor = log_factor(original_length(config)) if self.log_scaling else None
-        return Plan(branches=(own, before, older), query_scale=factor, key_scale=factor)
+        branches = (own, before, older)
+        return Plan(branches=branches, steady=2, query_scale=factor, key_scale=factor)
 
 
 def log_factor(own: int):

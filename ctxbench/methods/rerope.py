@@ -52,4 +52,5 @@ class ReRoPE(AttentionMethod):
         )
         log_own = math.log(original_length(config))
         grow = lambda t: ((t + 1).float().log() / log_own).clamp(min=1)  # noqa: E731
-        return Plan(branches=(near, far), query_scale=grow if self.log_scaling else None)
+        scale = grow if self.log_scaling else None
+        return Plan(branches=(near, far), steady=1, query_scale=scale)

@@ -62,7 +62,7 @@ class SelfExtend(AttentionMethod):
             key_position=lambda j: j // group,
             end=lambda t: t - width + 1,
         )
-        return Plan(branches=(near, far))
+        return Plan(branches=(near, far), steady=1)
 
 
 def smallest_group(length: int, window: int, own: int) -> int:

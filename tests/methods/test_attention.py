@@ -66,7 +66,7 @@ def test_identity_equals_stock(architecture):
     padded = logits(ours, ids, attention_mask=mask)
     real = mask.bool()
     torch.testing.assert_close(padded[real], expected[real], rtol=0, atol=ROUNDING)
-    together = dict(max_new_tokens=12, do_sample=False, attention_mask=mask)
+    together = {"max_new_tokens": 12, "do_sample": False, "attention_mask": mask}
     assert ours.generate(ids, **together).equal(model.generate(ids, **together))
 
 
@@ -109,7 +109,7 @@ def test_padded_rows_equal_single_rows(name, left):
 @pytest.mark.parametrize("name", METHODS)
 def test_batched_generation_equals_single(name, beams):
     model = with_method(name)
-    how = dict(max_new_tokens=20, min_new_tokens=20, do_sample=False, num_beams=beams)
+    how = {"max_new_tokens": 20, "min_new_tokens": 20, "do_sample": False, "num_beams": beams}
     rows = [tokens(1, n, seed=n) for n in (33, 9)]
     ids = torch.cat([rows[0], torch.cat([torch.ones(1, 24, dtype=torch.long), rows[1]], 1)])
     mask = torch.ones_like(ids)

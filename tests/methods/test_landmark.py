@@ -73,7 +73,7 @@ def test_padded_rows_equal_single_rows():
 @pytest.mark.parametrize("beams", [1, 3])
 def test_batched_generation_equals_single(beams):
     model = small()
-    how = dict(max_new_tokens=20, min_new_tokens=20, do_sample=False, num_beams=beams)
+    how = {"max_new_tokens": 20, "min_new_tokens": 20, "do_sample": False, "num_beams": beams}
     rows, ids, mask = rows_of_different_phase(33, 26, 9)
     together = model.generate(ids, attention_mask=mask, **how)[:, 33:]
     for row, found in zip(rows, together, strict=True):

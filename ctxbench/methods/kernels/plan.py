@@ -65,11 +65,13 @@ class Plan:
 
     Attributes:
         branches: in any order.
+        steady: number of the branch that sees most keys of a long text.
         query_scale: factor on a query at position t, float32; None for 1.
         key_scale: factor on a key at position j.
     """
 
     branches: tuple[Branch, ...]
+    steady: int = 0
     query_scale: Callable[[torch.Tensor], torch.Tensor] | None = None
     key_scale: Callable[[torch.Tensor], torch.Tensor] | None = None
 
