@@ -17,6 +17,7 @@ from transformers import AttentionInterface, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
 
 from ctxbench.methods.base import Method, default_length
+from ctxbench.methods.bounded import BoundedCache, place_in_row
 from ctxbench.methods.cache import KeptLayer, keep_rotated
 from ctxbench.methods.kernels.attend import attend
 from ctxbench.methods.kernels.plan import Plan
@@ -231,16 +232,17 @@ def _begin_forward(base_model, args, kwargs):
         cache = kwargs["past_key_values"] = DynamicCache(config=base_model.config)
     if isinstance(cache, DynamicCache):
         keep_rotated(cache)
-    positions = token_positions(mask, given.shape[1], cache, given.device)
+    positions = token_positions(mask, *given.shape[:2], cache, given.device)
     return args, {**kwargs, "ctxbench": Call(seam, positions, cache)}
 
 
-def token_positions(mask, new: int, cache, device) -> torch.Tensor:
+def token_positions(mask, batch: int, new: int, cache, device) -> torch.Tensor:
     """Return which token of its row each cached and new token is, -1 for padding.
 
     Args:
         mask: padding mask `[batch, tokens]` or None.
-        new: tokens of this forward pass.
+        batch: rows.
+        new: tokens of each row in this forward pass.
         cache: of earlier tokens, or None.
         device: of the result.
 
@@ -256,15 +258,16 @@ def token_positions(mask, new: int, cache, device) -> torch.Tensor:
             "or set it to 'dynamic'."
         )
     tokens = new + (int(cache.get_seq_length()) if cache is not None else 0)
-    plain = torch.arange(tokens, device=device)[None]
-    if mask is None:
-        return plain
-    if mask.dim() != 2 or mask.shape[1] != tokens:
+    if mask is not None and (mask.dim() != 2 or mask.shape[1] != tokens):
         raise ValueError(
             f"attention_mask has shape {tuple(mask.shape)}; the attention methods need [batch, "
             f"{tokens}], 1 for tokens and 0 for padding, cached tokens included. Give that."
         )
-    mask = mask.to(device).bool()
-    if mask.all():
-        return plain
-    return (mask.long().cumsum(-1) - 1).masked_fill(~mask, -1)
+    if isinstance(cache, BoundedCache):
+        real = torch.ones(batch, new) if mask is None else mask[:, -new:]
+        positions = cache.begin(real.to(device).bool())
+    elif mask is not None:
+        positions = place_in_row(mask.to(device).bool())
+    else:
+        return torch.arange(tokens, device=device)[None]
+    return positions if (positions < 0).any() else positions[:1]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from ctxbench.methods.attention import AttentionMethod, check_window, own_window
 from ctxbench.methods.base import check_positive
+from ctxbench.methods.bounded import BoundedCache
 from ctxbench.methods.kernels.plan import Branch, Plan, constant, window
 
 
@@ -36,6 +37,11 @@ class LMInfinite(AttentionMethod):
         method = super().resolve(config)
         default = own_window(method, config)
         return replace(method, window=check_window(method, self.window or default))
+
+    def bounded_cache(self) -> BoundedCache:
+        """Return an empty cache of `sinks + window - 1` tokens, for `past_key_values`."""
+        assert self.window is not None
+        return BoundedCache(self.sinks, self.window - 1)
 
     def plan(self, config):
         """Return window and sinks."""

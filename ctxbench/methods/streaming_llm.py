@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from ctxbench.methods.attention import AttentionMethod, check_window, own_window
 from ctxbench.methods.base import check_positive
+from ctxbench.methods.bounded import BoundedCache
 from ctxbench.methods.kernels.plan import Branch, Plan
 
 
@@ -37,6 +38,11 @@ class StreamingLLM(AttentionMethod):
         method = super().resolve(config)
         default = own_window(method, config) - self.sinks
         return replace(method, window=check_window(method, self.window or default))
+
+    def bounded_cache(self) -> BoundedCache:
+        """Return an empty cache of `sinks + window` tokens, for `past_key_values`."""
+        assert self.window is not None
+        return BoundedCache(self.sinks, self.window)
 
     def plan(self, config):
         """Return window and sinks."""

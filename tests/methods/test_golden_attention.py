@@ -168,3 +168,23 @@ def test_landmark_memory_in_prefill_and_decoding(golden_dir):
                 out = model(token, past_key_values=out.past_key_values, use_cache=True)
                 following.append(out.logits)
         assert_matches(torch.cat(following, 1), golden.get(case, "next_token_logits"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_streaming_llm_dialogue_in_a_bounded_cache(golden_dir, dtype):
+    golden = Golden(golden_dir, "streaming_llm")
+    cases = [case for case in golden.cases.values() if case["kind"] == "turns"]
+    assert len(cases) == 2
+    for case in cases:
+        model = golden.extended("streaming_llm", dtype, **options_of("streaming", case))
+        cache = model.ctxbench_method.bounded_cache()
+        ids, expected = golden.get(case, "input_ids"), golden.get(case, "logits")
+        at = 0
+        for prompt in case["turn_prompt_lens"]:
+            cache.evict_for_space(case["evict_for_space"])
+            for size in [prompt] + [1] * case["decode_per_turn"]:
+                with torch.no_grad():
+                    out = model(ids[:, at : at + size], past_key_values=cache, use_cache=True)
+                assert_matches(out.logits, expected[:, at : at + size], dtype)
+                at += size
+        assert at == ids.shape[1]
