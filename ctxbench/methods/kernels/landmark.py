@@ -16,8 +16,11 @@ import torch
 
 from ctxbench.methods.kernels.rope import Rope
 
-GRID = 2.0**-30
-"""Retrieval scores are rounded to multiples of this; among equal ones the oldest block wins."""
+GRID = {torch.float64: 2.0**-30, torch.float32: 2.0**-12}
+"""Retrieval scores are rounded to multiples of this, well above the rounding noise of their dtype;
+among equal ones the oldest block wins."""
+COARSE_GRID = 2.0**-6
+"""For bfloat16 and float16."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +63,18 @@ def landmark_attention(
     start = key.shape[2] - query.shape[2]
     remembered = first - first % block if memory else 0
     at = torch.arange(start, key.shape[2], device=query.device)
-    query = rope(query, at[None])
     local = _Local(rope, key, value, block, remembered)
     distant = None
     if memory and remembered:
-        distant = _Distant(rope, query, key, value, block, remembered, memory, scale)
+        distant = _Distant(rope, query, at, key, value, block, remembered, memory, scale)
+    query = rope(query, at[None])
     outputs = []
     for begin in range(0, query.shape[2], rows):
         some = slice(begin, begin + rows)
         q_BHTD = query[:, :, some]
         landmarks = []
         if distant:
-            scores_BHTMC, values_BHTMCD = distant.scores(q_BHTD, some)
+            scores_BHTMC, values_BHTMCD = distant.scores(some)
             landmarks = [scores_BHTMC[..., -1]]
         weights, output = local.weights(q_BHTD, at[some], landmarks, scale)
         if distant:
@@ -129,46 +132,52 @@ class _Local:
 class _Distant:
     """Complete blocks before the chunk, of which each query retrieves a few.
 
-    The retrieved blocks stand before the chunk at compressed positions: in the order of the text,
-    the last `top_k` blocks in their true places, any older ones pushed together before them.
+    The retrieved blocks stand before the chunk at compressed positions: the last `top_k` blocks in
+    their true places, slots 1 to M; an older one in the slot of its rank among the retrieved, and
+    while it is only a candidate in slot 0. Keys are rotated once, by their place in their block;
+    the slot is taken off the query's position instead.
     """
 
-    def __init__(self, rope: Rope, query, key, value, block, remembered, memory: Memory, scale):
-        self.rope, self.block, self.scale = rope, block, scale
+    def __init__(self, rope: Rope, query, at, key, value, block, remembered, memory: Memory, scale):
+        self.scale = scale
         self.blocks = remembered // block
         self.kept = min(memory.top_k, self.blocks)
-        self.prefix = remembered - (self.kept + 1) * block
-        self.key = key[:, :, :remembered].unflatten(2, (self.blocks, block))
-        self.value = value[:, :, :remembered].unflatten(2, (self.blocks, block))
+        inside = torch.arange(remembered, device=key.device) % block
+        shape = (self.blocks, block)
+        self.key = rope(key[:, :, :remembered], inside[None]).unflatten(2, shape)
+        self.value = value[:, :, :remembered].unflatten(2, shape)
         self.per_key = query.shape[1] // key.shape[1]
-        self.chosen = self._choose(query, memory.shared)  # [B, H, T or 1, M], ascending
+        first = remembered - (self.kept + 1) * block  # where slot 0 begins
+        slots = [rope(query, (at - first - s * block)[None]) for s in range(self.kept + 1)]
+        self.query_BHTMD = torch.stack(slots, dim=3)  # one for each slot
+        self.chosen_BHTM = self._choose(memory.shared)  # T or 1, in the order of the text
 
-    def _choose(self, query, shared: bool) -> torch.Tensor:
+    def _choose(self, shared: bool) -> torch.Tensor:
+        landmark = self.key[..., -1, :].repeat_interleave(self.per_key, dim=1).transpose(-1, -2)
         older = self.blocks - self.kept
-        slot = (torch.arange(self.blocks, device=query.device) - older + 1).clamp(min=0)
-        at = (slot * self.block + self.block - 1 + self.prefix)[None]
-        landmark = self.rope(self.key[..., -1, :], at).repeat_interleave(self.per_key, dim=1)
-        scores = query @ landmark.transpose(-1, -2) * self.scale
+        scores = [self.query_BHTMD[..., 0, :] @ landmark[..., :older]]
+        for slot in range(1, self.kept + 1):
+            column = slice(older + slot - 1, older + slot)
+            scores.append(self.query_BHTMD[..., slot, :] @ landmark[..., column])
+        together = torch.cat(scores, dim=-1) * self.scale
         if shared:
-            scores = _softmax(scores).amax(dim=2, keepdim=True)
-        rounded = (scores.double() / GRID).round()
+            together = _softmax(together).amax(dim=2, keepdim=True)
+        rounded = (together.double() / GRID.get(together.dtype, COARSE_GRID)).round()
         order = rounded.sort(dim=-1, descending=True, stable=True).indices
         return order[..., : self.kept].sort(dim=-1).values
 
-    def scores(self, q_BHTD, some: slice):
+    def scores(self, some: slice):
         """Return scores `[B, H, T, M, C]` and values `[B, H, T or 1, M, C, D]` of the chosen."""
-        chosen = self.chosen if self.chosen.shape[2] == 1 else self.chosen[:, :, some]
-        batch, heads, rows, kept = chosen.shape
+        chosen = self.chosen_BHTM
+        chosen = chosen if chosen.shape[2] == 1 else chosen[:, :, some]
+        batch, heads, _, kept = chosen.shape
         row = torch.arange(batch, device=chosen.device)[:, None, None, None]
         head = torch.arange(heads, device=chosen.device)[None, :, None, None] // self.per_key
         key, value = self.key[row, head, chosen], self.value[row, head, chosen]
-        slot = torch.arange(kept, device=chosen.device) + (chosen >= self.blocks - self.kept)
-        at = slot[..., None] * self.block + torch.arange(self.block, device=chosen.device)
-        at = (at + self.prefix).reshape(batch * heads * rows, -1)
-        key = self.rope(key.reshape(batch * heads * rows, 1, kept * self.block, -1), at)
-        key = key.view(batch, heads, rows, kept * self.block, -1)
-        scores = (q_BHTD[..., None, :] @ key.transpose(-1, -2)).squeeze(-2) * self.scale
-        return scores.unflatten(-1, (kept, self.block)), value
+        slot = torch.arange(kept, device=chosen.device) + (chosen >= self.blocks - kept)
+        query = self.query_BHTMD[:, :, some].take_along_dim(slot[..., None], dim=3)
+        scores = (key @ query[..., None]).squeeze(-1) * self.scale
+        return scores, value
 
 
 def _softmax(scores: torch.Tensor) -> torch.Tensor:
