@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from transformers import AttentionInterface, DynamicCache
-from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
+from transformers.masking_utils import AttentionMaskInterface
 
 from ctxbench.methods.base import Method, default_length
 from ctxbench.methods.bounded import BoundedCache, place_in_row
@@ -180,6 +180,7 @@ def check_window(method: Method, window: int) -> int:
 # ------------------------------------------------------------ the hooks
 
 
+@torch.compiler.disable  # kernels follow lengths and masks: compile what is around them
 def _attention(
     module, query, key, value, attention_mask, dropout=0.0, scaling=None, ctxbench=None, **kwargs
 ):
@@ -206,25 +207,22 @@ def _attention(
     return output.transpose(1, 2).contiguous(), None
 
 
-def _no_mask(*args, mask_function=causal_mask_function, **kwargs) -> None:
+def _no_mask(*args, **kwargs) -> None:
     """Mask function: positions do what a mask would. See `AttentionMaskInterface`."""
-    if mask_function is not causal_mask_function:
-        raise ValueError(
-            "The attention methods understand rows with padding, not packed sequences or custom "
-            "masks. Give an attention_mask of shape [batch, tokens], or one sequence per row."
-        )
 
 
 AttentionInterface.register(IMPLEMENTATION, _attention)
 AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
 
 
+@torch.compiler.disable
 def _begin_forward(base_model, args, kwargs):
     """Forward pre-hook: tell the layers where each token stands."""
     seam = base_model.rotary_emb.seam
     given = kwargs.get("input_ids", args[0] if args else None)
     given = given if given is not None else kwargs["inputs_embeds"]
     mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+    _check_not_packed(mask, kwargs.get("position_ids"))
     cache = kwargs.get("past_key_values")
     use_cache = kwargs.get("use_cache")
     use_cache = base_model.config.use_cache if use_cache is None else use_cache
@@ -232,8 +230,17 @@ def _begin_forward(base_model, args, kwargs):
         cache = kwargs["past_key_values"] = DynamicCache(config=base_model.config)
     if isinstance(cache, DynamicCache):
         keep_rotated(cache)
-    positions = token_positions(mask, *given.shape[:2], cache, given.device)
+    positions = token_positions(mask, given.shape[0], given.shape[1], cache, given.device)
     return args, {**kwargs, "ctxbench": Call(seam, positions, cache)}
+
+
+def _check_not_packed(mask, position_ids) -> None:
+    if mask is None and position_ids is not None and (position_ids.diff(dim=-1) != 1).any():
+        raise ValueError(
+            "position_ids that do not count up one by one were given without an attention_mask, as "
+            "for packed sequences. The attention methods count the tokens of a row themselves: "
+            "give one sequence per row, and an attention_mask [batch, tokens] for padding."
+        )
 
 
 def token_positions(mask, batch: int, new: int, cache, device) -> torch.Tensor:

@@ -6,14 +6,14 @@ stand in the same place from one decoding step to the next.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from ctxbench.methods.kernels.decode import one_query, relative_positions
 from ctxbench.methods.kernels.plan import Plan
 from ctxbench.methods.kernels.rope import Rope
-
 
 NOWHERE = torch.iinfo(torch.int64).min
 """Target of a key that was not rotated yet."""
@@ -146,7 +146,7 @@ class KeptLayer(DynamicLayer):
         self._targets = torch.where(stale, targets, known)
 
 
-def keep_rotated(cache: DynamicCache) -> None:
+def keep_rotated(cache: Any) -> None:
     """Let an empty cache of transformers use our layers."""
     plain = all(type(layer) is DynamicLayer for layer in cache.layers)
     if cache.get_seq_length() or not plain or getattr(cache, "offloading", False):

@@ -10,9 +10,9 @@ llama/llama_mem.py and llama/train.py (mem_freq = block - 1, cache_top_k = top_k
 What differs: no cap on visible landmarks (official `max_mem_cnt`), grouped query attention, the
 model's own rotary base. Retrieval scores are rounded (to multiples of 2**-30 in float64, 2**-12 in
 float32) and the oldest block wins among equal ones: in the first layer all landmark keys are equal,
-and the official choice is rounding noise. Chunks end at multiples of their length however the text is fed; one token appended
-to a cache is a chunk of its own, as when the official code generates, so generated and scored
-log-likelihoods differ by definition of the method.
+and the official choice is rounding noise. Chunks end at multiples of their length however the text
+is fed; one token appended to a cache is a chunk of its own, as when the official code generates, so
+that the two give different numbers by definition of the method.
 """
 
 from collections.abc import Sequence

@@ -59,6 +59,7 @@ class LongLoRA(PositionInterpolation, Method):
 
     def release_model(self, model: Any):
         """Put the stock attention back."""
+        super().release_model(model)
         model.ctxbench_hook.remove()
         model.set_attn_implementation("sdpa")
 

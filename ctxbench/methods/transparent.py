@@ -96,7 +96,7 @@ class ExpandedLayer(CacheLayerMixin):
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Reorder the rows for beam search."""
-        self.inner.reorder_cache(beam_idx)
+        self.inner.reorder_cache(beam_idx)  # type: ignore[arg-type]
         self._rows(lambda rows: rows.index_select(0, beam_idx.to(rows.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:

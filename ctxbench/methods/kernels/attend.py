@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import cache
 
 import torch
 
 from ctxbench.methods.kernels.decode import decode
 from ctxbench.methods.kernels.plan import Plan
 from ctxbench.methods.kernels.rope import Rope
-from ctxbench.methods.kernels.tiled import tiled
+from ctxbench.methods.kernels.tiled import needs_grad, tiled
+
+log = logging.getLogger(__name__)
+
+Kernel = Callable[[Plan, Rope, torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 
 def attend(
@@ -24,13 +30,29 @@ def attend(
     """Return attention `[batch, heads, queries, head_dim]`; the arguments are those of `dense`."""
     if query.shape[2] == 1:
         return decode(plan, rope, query, key, value, positions, scale)
-    if len(positions) == 1:
-        return tiled(plan, rope, query, key, value, scale)
+    kernel = prefill_kernel(query.device.type, needs_grad(query, key, value))
 
     def one(query, key, value):
-        return tiled(plan, rope, query, key, value, scale)
+        return kernel(plan, rope, query, key, value, scale)
 
+    if len(positions) == 1:
+        return one(query, key, value)
     return rows_apart(one, query, key, value, positions)
+
+
+@cache
+def prefill_kernel(device: str, differentiable: bool) -> Kernel:
+    """Return the kernel for many queries: FlexAttention on a GPU, tiles elsewhere.
+
+    Logged once for each choice.
+    """
+    if device == "cuda" and not differentiable:
+        from ctxbench.methods.kernels.flex import flex
+
+        log.info("attention kernel on cuda: FlexAttention, one call for each branch")
+        return flex
+    log.info("attention kernel on %s: tiles merged by log-sum-exp", device)
+    return tiled
 
 
 def rows_apart(

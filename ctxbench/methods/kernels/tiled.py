@@ -50,7 +50,7 @@ def tiled(
         merged: _Partial | None = None
         for tile in tiles:
             for partial in tile.pieces(value, begin, end, scale):
-                merged = partial if merged is None else _merge(merged, partial)
+                merged = partial if merged is None else merge(merged, partial)
         assert merged is not None
         output = merged[0].view(batch, kv_heads, heads // kv_heads, end - begin, head_dim)
         outputs.append(output.reshape(batch, heads, end - begin, head_dim).to(query.dtype))
@@ -126,8 +126,7 @@ def attend(
         # half of the lowest number: added to any score it stays finite
         bias = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)
         bias.masked_fill_(~mask, torch.finfo(query.dtype).min / 2)
-    needs_grad = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
-    if query.device.type == "cpu" and not needs_grad:
+    if query.device.type == "cpu" and not needs_grad(query, key, value):
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, False, attn_mask=bias, scale=scale
         )
@@ -139,7 +138,13 @@ def attend(
     return (scores - lse[..., None]).exp().to(value.dtype) @ value, lse
 
 
-def _merge(one: _Partial, other: _Partial) -> _Partial:
+def needs_grad(*tensors: torch.Tensor) -> bool:
+    """Return whether autograd will ask for gradients of any of them."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def merge(one: _Partial, other: _Partial) -> _Partial:
+    """Return attention over the keys of both, and its log-sum-exp."""
     lse = torch.logaddexp(one[1], other[1])
     mine, theirs = ((part[1] - lse).exp()[..., None] for part in (one, other))
     return one[0] * mine + other[0] * theirs, lse
