@@ -1,6 +1,6 @@
 """Time and memory of the attention kernels beside plain causal attention, in one run.
 
-    python benchmarks/attention_methods.py [--lengths 4096,8192,16384,32768] [--naive-up-to 8192]
+    python benchmarks/attention_methods.py [--lengths 4096,8192,16384,32768] [--only lm_infinite]
 
 4 heads of 64, float32, inference, one thread, CPU. Time is process CPU time, the smallest of the
 repetitions; memory is the peak of allocations during one call, inputs not counted. `naive` builds
@@ -95,7 +95,7 @@ def landmark(query, key, value, chunk: int = 128):
         landmark_attention(ROPE, query[:, :, some], key[:, :, :end], value[:, :, :end], **kwargs)
 
 
-def prefill(length: int, repeat: int, naive_up_to: int) -> None:
+def prefill(length: int, repeat: int, naive_up_to: int, only: str) -> None:
     query, key, value = tensors(length)
     calls = {"plain causal": lambda: plain(query, key, value)}
     if length <= naive_up_to:
@@ -106,6 +106,8 @@ def prefill(length: int, repeat: int, naive_up_to: int) -> None:
     calls["landmark 64/5"] = lambda: landmark(query, key, value)
     base = None
     for name, call in calls.items():
+        if only not in name and base:
+            continue
         took = seconds(call, repeat)
         base = base or took
         peak = peak_megabytes(call)
@@ -155,11 +157,12 @@ def main() -> None:
     parser.add_argument("--lengths", default="4096,8192,16384,32768")
     parser.add_argument("--naive-up-to", type=int, default=8192)
     parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--only", default="", help="methods whose name has this in it")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{'tokens':>7} {'prefill':<22} {'time':>11} {'of plain':>9} {'peak':>12}")
     for length in map(int, args.lengths.split(",")):
-        prefill(length, args.repeat, args.naive_up_to)
+        prefill(length, args.repeat, args.naive_up_to, args.only)
     print(f"{'tokens':>7} {'one decoding step':<22} {'time':>12} {'of plain':>9}")
     decoding(16384)
 

@@ -17,6 +17,9 @@ from ctxbench.methods.kernels.plan import Branch, Plan
 from ctxbench.methods.kernels.rope import Rope
 
 BLOCK = 512
+"""Queries at a time."""
+PIECE = 2048
+"""Keys rotated at a time."""
 
 
 def tiled(
@@ -40,7 +43,7 @@ def tiled(
         block: query rows at a time.
     """
     batch, heads, queries, head_dim = query.shape
-    kv_heads, keys = key.shape[1], key.shape[2]
+    keys = key.shape[2]
     at = torch.arange(keys - queries, keys, device=query.device)[None]
     query = plan.scale_queries(query, at)
     tiles = [_Tile(plan, branch, rope, query, key, keys - queries) for branch in plan.branches]
@@ -52,8 +55,7 @@ def tiled(
             for partial in tile.pieces(value, begin, end, scale):
                 merged = partial if merged is None else merge(merged, partial)
         assert merged is not None
-        output = merged[0].view(batch, kv_heads, heads // kv_heads, end - begin, head_dim)
-        outputs.append(output.reshape(batch, heads, end - begin, head_dim).to(query.dtype))
+        outputs.append(merged[0].reshape(batch, heads, end - begin, head_dim).to(query.dtype))
     return torch.cat(outputs, dim=2)
 
 
@@ -72,11 +74,9 @@ class _Tile:
         seen = self.end > self.first
         self.offset = int(self.first[seen].min()) if seen.any() else 0
         last = int(self.end[seen].max()) if seen.any() else 0
-        at = at.to(query.device)[None]
-        keys_at = torch.arange(self.offset, last, device=key.device)[None]
-        self.query = rope(query, branch.query_position(at))
-        key = plan.scale_keys(key[:, :, self.offset : last], keys_at)
-        self.key = rope(key, branch.key_position(keys_at))
+        self.rope = rope
+        self.query, self.query_at = query, branch.query_position(at.to(query.device)[None])
+        self.key = _rotated_keys(plan, branch, rope, key, self.offset, last)
 
     def pieces(self, value, begin: int, end: int, scale: float):
         """Yield partial attention of queries `begin` to `end` over what they see."""
@@ -87,7 +87,8 @@ class _Tile:
         low, high = int(first[seen].min()), int(stop[seen].max())
         # seen by every query of the block
         full_low, full_high = int(first.max()), int(stop.min())
-        query = _fold(self.query[:, :, begin:end], value.shape[1])
+        query = self.rope(self.query[:, :, begin:end], self.query_at[:, begin:end])
+        query = _fold(query, value.shape[1])
         if full_high - full_low <= (end - begin) and (full_low, full_high) != (low, high):
             full_low = full_high = high
         if full_high > full_low:
@@ -102,6 +103,22 @@ class _Tile:
         mask = mask.repeat(query.shape[2] // (end - begin), 1).to(query.device)
         keys = _two_slices(self.key, low, full_low, full_high, high, self.offset)
         yield attend(query, keys, _two_slices(value, low, full_low, full_high, high), scale, mask)
+
+
+def _rotated_keys(plan: Plan, branch: Branch, rope: Rope, key, first: int, end: int):
+    """Return keys `first` to `end` as a branch sees them, a piece at a time to spare memory."""
+
+    def piece(begin: int, stop: int):
+        at = torch.arange(begin, stop, device=key.device)[None]
+        return rope(plan.scale_keys(key[:, :, begin:stop], at), branch.key_position(at))
+
+    if needs_grad(key):
+        return piece(first, end)
+    rotated = torch.empty_like(key[:, :, first:end])
+    for begin in range(first, end, PIECE):
+        stop = min(begin + PIECE, end)
+        rotated[:, :, begin - first : stop - first] = piece(begin, stop)
+    return rotated
 
 
 def attend(
