@@ -1,16 +1,26 @@
 """Binding a method to a model in memory."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ctxbench.methods.base import Method
+from ctxbench.methods.transparent import expands, make_transparent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def attach(model: "PreTrainedModel", method: Method) -> None:
-    """Install a resolved method whose `edit_config` has been applied to `model.config`."""
+def attach(model: Any, method: Method) -> None:
+    """Install a resolved method whose `edit_config` has been applied to `model.config`.
+
+    A method installed before is taken out first.
+    """
+    before = getattr(model, "ctxbench_method", None)
+    if before is not None:
+        before.release_model(model)
+        for handle in model.ctxbench_expansion:
+            handle.remove()
     method.edit_model(model)
+    model.ctxbench_expansion = make_transparent(model, method) if expands(method) else []
     model.ctxbench_method = method  # type: ignore[assignment]
 
 

@@ -93,6 +93,9 @@ class Method:
     def edit_model(self, model: "PreTrainedModel") -> None:
         """Install what the method needs in a loaded model: a rotary module, an attention."""
 
+    def release_model(self, model: "PreTrainedModel") -> None:
+        """Undo `edit_model`, so that another method can be installed in the same model."""
+
     def state_tensors(self, model: "PreTrainedModel") -> dict[str, "torch.Tensor"]:
         """Return the method's own tensors by name; they are saved beside the weights.
 

@@ -126,7 +126,7 @@ class PositionMethod(Method):
         if stock := self.accepted_stock(config):
             config.rope_parameters = {**config.rope_parameters, **stock}
 
-    def edit_model(self, model) -> None:
+    def edit_model(self, model: Any) -> None:
         """Replace the model's rotary module."""
         old: Any = model.base_model.rotary_emb
         if self.accepted_stock(model.config) is not None:
@@ -135,8 +135,17 @@ class PositionMethod(Method):
         else:
             rotary = RequestRotary(self, model.config)
         model.base_model.rotary_emb = rotary.to(model.device)
+        model.ctxbench_replaced = (old,)  # in a tuple, so that it is no part of the model
         if self.length_dependent:
             pin_every_forward(model)
+
+    def release_model(self, model: Any) -> None:
+        """Put the former rotary module and `generate` back."""
+        (old,) = getattr(model, "ctxbench_replaced", (model.base_model.rotary_emb,))
+        model.base_model.rotary_emb = old.to(model.device)
+        if hasattr(model, "_ctxbench_generate"):
+            model._ctxbench_pin.remove()
+            del model.generate, model._ctxbench_generate, model._ctxbench_pin
 
     def plain_checkpoint(self, config) -> bool:
         """Return whether transformers has these frequencies itself."""
@@ -251,8 +260,9 @@ def pin_every_forward(model) -> None:
     A forward pass is pinned to its own length, per row by the attention mask; `generate` to prompt
     and new tokens. Inside `begin_request` both leave the pin alone.
     """
-    model.base_model.register_forward_pre_hook(_note_lengths, with_kwargs=True)
     if not hasattr(model, "_ctxbench_generate"):
+        hook = model.base_model.register_forward_pre_hook(_note_lengths, with_kwargs=True)
+        model._ctxbench_pin = hook
         model._ctxbench_generate = model.generate
         model.generate = _PinnedGenerate(model)
 

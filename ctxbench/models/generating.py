@@ -94,8 +94,10 @@ class Generator:
         extra = {} if scorer.method.cacheable else {"use_cache": False}
         longest = max(len(prompt.ids) for prompt in prompts)
         too_long = scorer.budget.chunk(1, longest) < longest  # to feed at once
-        if len(prompts) == 1 and too_long and not extra and not scorer.expands:
-            return [self._from_prefix(SharedPrefix(scorer), prompts[0], options, stopping)]
+        first = prompts[0]
+        continues = scorer.method.reuse_key(scorer.config, first.length) is not None
+        if len(prompts) == 1 and too_long and continues and not extra:
+            return [self._from_prefix(SharedPrefix(scorer), first, options, stopping)]
         with scorer.method.begin_request(scorer.model, [prompt.length for prompt in prompts]):
             return self._run([list(p.ids) for p in prompts], options, stopping, **extra)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,8 @@ def choose_method(
         method: name or preset; None: the record's method, else `none`.
         adopt: state what made a checkpoint that carries no record.
         override: replace recorded options or method, or a scaling that the config has already.
-        trained_length: with `adopt`: the length it was trained at, tokens.
+        trained_length: with `adopt`: the length it was trained at, tokens. Also an option of
+            methods that have one of that name.
         original_length: with `adopt`: the window before extension, tokens.
         options: the method's options and `length`; override a record's only with `override`.
 
@@ -53,6 +54,10 @@ def choose_method(
         ValueError: the request contradicts the checkpoint or itself; the message says how.
     """
     record = read_record(config)
+    name = method or (record.method if record else None)
+    if trained_length is not None and _has_option(name, "trained_length"):
+        options["trained_length"] = parse_length(trained_length)
+        trained_length = trained_length if adopt else None
     if adopt:
         return _adopt(config, record, method, trained_length, original_length, override, options)
     for name, value in (("trained_length", trained_length), ("original_length", original_length)):
@@ -423,6 +428,14 @@ def _with_record(method: Method, base: PreTrainedConfig) -> tuple[Method, Record
         original_length=int(base.max_position_embeddings),
         rope_parameters=dict(getattr(base, "rope_parameters", None) or {}),
     )
+
+
+def _has_option(method: str | None, option: str) -> bool:
+    """Return whether a method or preset has an option of that name."""
+    if method is None:
+        return False
+    cls = method_class(method_and_options(method)[0])
+    return option in {field.name for field in fields(cls)}
 
 
 def _scaling(config: PreTrainedConfig) -> dict[str, Any]:

@@ -95,8 +95,6 @@ class Scorer:
         self.share_prefixes = share_prefixes
         self.head = Head(model)
         self.budget = Budget(model, max_batch_size, prefill_chunk)
-        self.expands = type(method).encode is not Method.encode
-        """Whether the method feeds more tokens than the user's; rows then run one by one."""
 
     # ------------------------------------------------------------------ plans
 
@@ -112,7 +110,7 @@ class Scorer:
         """Cut request numbers, longest first, into batches that fit memory."""
         at = 0
         while at < len(numbers):
-            rows = 1 if self.expands else self.batch_size or self.budget.rows(sizes[numbers[at]])
+            rows = self.batch_size or self.budget.rows(sizes[numbers[at]])
             rows = min(rows, self.budget.row_limit)
             yield list(numbers[at : at + rows])
             at += rows
@@ -169,7 +167,7 @@ class Scorer:
         lengths = [request.final_length for request in requests]
         chunk = self.budget.chunk(len(requests), max(len(r.fed) for r in requests))
         with self.method.begin_request(self.model, lengths):
-            if len(requests) == 1 and (self.expands or chunk < len(requests[0].fed)):
+            if len(requests) == 1 and chunk < len(requests[0].fed):
                 hidden = [SharedPrefix(self).feed(requests[0].fed, 0)]
             else:
                 width = max(len(request.fed) for request in requests)
@@ -232,12 +230,14 @@ class SharedPrefix:
         device = scorer.model.device
         step = scorer.budget.chunk(1, len(ids))
         parts = []
-        for start in range(keep_cached, len(ids), step):
-            fed, reads = scorer.method.encode(self.ids[start : start + step], start)
-            hidden = scorer.model.base_model(
-                torch.tensor([fed], device=device), past_key_values=self.cache, use_cache=True
-            ).last_hidden_state[0]
-            parts.append(hidden if len(reads) == len(fed) else hidden[torch.tensor(reads)])
+        start = keep_cached
+        while start < len(ids):
+            # a last token alone would be decoding, which Landmark computes otherwise
+            end = start + step if len(ids) - start - step > 1 else len(ids)
+            piece = torch.tensor([self.ids[start:end]], device=device)
+            start = end
+            out = scorer.model.base_model(piece, past_key_values=self.cache, use_cache=True)
+            parts.append(out.last_hidden_state[0])
         return torch.cat(parts)[keep - keep_cached :]
 
 

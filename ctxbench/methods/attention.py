@@ -1,0 +1,280 @@
+"""The one seam into transformers' attention.
+
+Three public hooks, no modeling file: the rotary module is replaced by one that rotates nothing, so
+that queries and keys reach the cache and the attention function as projected; one function is
+registered with `AttentionInterface`; and a forward pre-hook on the base model, which sees padding
+mask and cache together, tells that function where each token of a row stands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, DynamicCache
+from transformers.masking_utils import AttentionMaskInterface
+
+from ctxbench.methods.base import Method, default_length
+from ctxbench.methods.bounded import BoundedCache, place_in_row
+from ctxbench.methods.cache import KeptLayer, keep_rotated
+from ctxbench.methods.kernels.attend import attend
+from ctxbench.methods.kernels.plan import Plan
+from ctxbench.methods.kernels.rope import Rope
+from ctxbench.methods.record import original_length
+from ctxbench.methods.rotary import KeepFloat32, check_rotary
+
+IMPLEMENTATION = "ctxbench"
+"""Our name among transformers' attention implementations."""
+MOVING = ("dynamic", "longrope")
+"""Rope types of transformers whose frequencies change with the length of a request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionMethod(Method):
+    """A method that changes which keys a query sees, and at which distance.
+
+    A subclass gives `plan`; one that is no plan overrides `attend`.
+    """
+
+    exact: ClassVar[bool] = False
+    own_scaling: ClassVar[bool] = False
+
+    def plan(self, config) -> Plan:
+        """Return the branches of this method for a model."""
+        raise NotImplementedError
+
+    def attend(self, call: Call, query, key, value) -> torch.Tensor:
+        """Return attention `[batch, heads, new, head_dim]`, scores scaled by `call.scale`.
+
+        Args:
+            call: where the tokens stand, the model's rotary embedding, the layer.
+            query: `[batch, heads, new, head_dim]`, not rotated; the last `new` tokens.
+            key: `[batch, kv_heads, tokens, head_dim]`, not rotated.
+            value: `[batch, kv_heads, tokens, head_dim]`.
+        """
+        seam, layers = call.seam, call.cache.layers if call.cache else []
+        layer = layers[call.layer] if call.layer < len(layers) else None
+        if query.shape[2] == 1 and isinstance(layer, KeptLayer):
+            return layer.attend_one(seam.plan, seam.rope, query, call.positions, call.scale)
+        return attend(seam.plan, seam.rope, query, key, value, call.positions, call.scale)
+
+    def resolve(self, config):
+        """Set `length`; refuse models whose attention cannot be replaced by a plan."""
+        check_rotary(config)
+        check_full_attention(self, config)
+        return super().resolve(config)
+
+    def edit_model(self, model) -> None:
+        """Install the seam."""
+        base: Any = model.base_model
+        seam = Seam(self, base.rotary_emb, model.config)
+        base.rotary_emb = Unrotated(seam)
+        seam.hook = base.register_forward_pre_hook(_begin_forward, with_kwargs=True)
+        seam.replaced = model.config._attn_implementation
+        model.set_attn_implementation(IMPLEMENTATION)
+
+    def release_model(self, model) -> None:
+        """Take the seam out again."""
+        base: Any = model.base_model
+        seam = base.rotary_emb.seam
+        seam.hook.remove()
+        base.rotary_emb = seam.rope.rotary
+        model.set_attn_implementation(seam.replaced)
+
+
+class Seam:
+    """What a model's attention is replaced by: the method and the model's rotary embedding."""
+
+    def __init__(self, method: AttentionMethod, rotary: nn.Module, config):
+        self.method = method
+        self.rope = Rope(rotary if isinstance(rotary, KeepFloat32) else KeepFloat32(rotary))
+        self.plan = method.plan(config)
+        self.hook: Any = None
+        self.replaced: str | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """One forward pass, as the attention of one layer sees it.
+
+    Attributes:
+        seam: of the model.
+        positions: `[batch or 1, tokens]` int64, which token of its row each key is; -1 for padding.
+        cache: keys and values of earlier tokens, or None.
+        layer: index of the layer.
+        scale: on the scores.
+        training: whether the model is in training mode.
+    """
+
+    seam: Seam
+    positions: torch.Tensor
+    cache: Any = None
+    layer: int = 0
+    scale: float = 1.0
+    training: bool = False
+
+
+class Unrotated(nn.Module):
+    """Stands in for the rotary module and rotates nothing; it keeps the real one for the method."""
+
+    def __init__(self, seam: Seam):
+        super().__init__()
+        self.rotary = seam.rope.rotary
+        self.seam = seam
+
+    def forward(self, x, position_ids, *args, **kwargs):
+        """Return cos = 1 and sin = 0, `[batch, length, rotary_dim]` in the dtype of `x`."""
+        cos, _ = self.rotary(x, position_ids[:1, :1])
+        shape = (*position_ids.shape, cos.shape[-1])
+        return x.new_ones(shape), x.new_zeros(shape)
+
+
+def check_full_attention(method: Method, config) -> None:
+    """Refuse a model with sliding layers, or with frequencies that move with the length.
+
+    Raises:
+        ValueError: saying what it has and what to do.
+    """
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    sliding = getattr(config, "sliding_window", None)
+    if getattr(config, "use_sliding_window", True) is False:
+        sliding = None
+    if sliding or layers != {"full_attention"}:
+        raise ValueError(
+            f"method={method.name} decides itself which tokens are seen, but this model has a "
+            f"sliding window of {sliding} tokens of its own (layers: {', '.join(sorted(layers))}). "
+            "Use a model with full attention, or set sliding_window to null in its config.json if "
+            "the window is longer than every text."
+        )
+    kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if kind in MOVING:
+        raise ValueError(
+            f"method={method.name} needs fixed rotary frequencies, but this model has rope_type "
+            f"'{kind}', whose frequencies change with the length. Use a model with another "
+            "rope_type, or the position methods dynamic_ntk and longrope."
+        )
+
+
+def own_window(method: Method, config) -> int:
+    """Return the model's own window in tokens, or `length` if that is shorter."""
+    return min(original_length(config), method.length or default_length(config))
+
+
+def check_window(method: Method, window: int) -> int:
+    """Return a window that fits into the method's `length`.
+
+    Raises:
+        ValueError: it is longer, or nothing is left for it.
+    """
+    length = method.length or window
+    if not 1 <= window <= length:
+        raise ValueError(
+            f"method={method.name}: window={window} with length={length}; allowed is "
+            "1 <= window <= length. Give a shorter window, or a longer length."
+        )
+    return window
+
+
+# ------------------------------------------------------------ the hooks
+
+
+@torch.compiler.disable  # kernels follow lengths and masks: compile what is around them
+def _attention(
+    module, query, key, value, attention_mask, dropout=0.0, scaling=None, ctxbench=None, **kwargs
+):
+    """Attention function: hand un-rotated tensors to the method. See `AttentionInterface`."""
+    if ctxbench is None:
+        raise ValueError(
+            "The attention of this model was replaced by ctxbench, but the forward pass did not go "
+            "through the model itself. Call the model or its base model, not a layer."
+        )
+    if dropout:
+        raise ValueError(
+            f"Attention dropout of {dropout} is not supported by the attention methods. Set "
+            "attention_dropout to 0 in the config."
+        )
+    call = Call(
+        seam=ctxbench.seam,
+        positions=ctxbench.positions,
+        cache=ctxbench.cache,
+        layer=module.layer_idx,
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        training=module.training,
+    )
+    output = call.seam.method.attend(call, query, key, value)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _no_mask(*args, **kwargs) -> None:
+    """Mask function: positions do what a mask would. See `AttentionMaskInterface`."""
+
+
+AttentionInterface.register(IMPLEMENTATION, _attention)
+AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
+
+
+@torch.compiler.disable
+def _begin_forward(base_model, args, kwargs):
+    """Forward pre-hook: tell the layers where each token stands."""
+    seam = base_model.rotary_emb.seam
+    given = kwargs.get("input_ids", args[0] if args else None)
+    given = given if given is not None else kwargs["inputs_embeds"]
+    mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+    _check_not_packed(mask, kwargs.get("position_ids"))
+    cache = kwargs.get("past_key_values")
+    use_cache = kwargs.get("use_cache")
+    use_cache = base_model.config.use_cache if use_cache is None else use_cache
+    if cache is None and use_cache and not base_model.training:
+        cache = kwargs["past_key_values"] = DynamicCache(config=base_model.config)
+    if isinstance(cache, DynamicCache):
+        keep_rotated(cache)
+    positions = token_positions(mask, given.shape[0], given.shape[1], cache, given.device)
+    return args, {**kwargs, "ctxbench": Call(seam, positions, cache)}
+
+
+def _check_not_packed(mask, position_ids) -> None:
+    if mask is None and position_ids is not None and (position_ids.diff(dim=-1) != 1).any():
+        raise ValueError(
+            "position_ids that do not count up one by one were given without an attention_mask, as "
+            "for packed sequences. The attention methods count the tokens of a row themselves: "
+            "give one sequence per row, and an attention_mask [batch, tokens] for padding."
+        )
+
+
+def token_positions(mask, batch: int, new: int, cache, device) -> torch.Tensor:
+    """Return which token of its row each cached and new token is, -1 for padding.
+
+    Args:
+        mask: padding mask `[batch, tokens]` or None.
+        batch: rows.
+        new: tokens of each row in this forward pass.
+        cache: of earlier tokens, or None.
+        device: of the result.
+
+    Returns:
+        `[batch, tokens]` int64, or `[1, tokens]` if there is no padding.
+
+    Raises:
+        ValueError: a mask or a cache that cannot be served.
+    """
+    if cache is not None and getattr(cache, "is_compileable", False):
+        raise ValueError(
+            "The attention methods do not support a static cache. Leave out cache_implementation, "
+            "or set it to 'dynamic'."
+        )
+    tokens = new + (int(cache.get_seq_length()) if cache is not None else 0)
+    if mask is not None and (mask.dim() != 2 or mask.shape[1] != tokens):
+        raise ValueError(
+            f"attention_mask has shape {tuple(mask.shape)}; the attention methods need [batch, "
+            f"{tokens}], 1 for tokens and 0 for padding, cached tokens included. Give that."
+        )
+    if isinstance(cache, BoundedCache):
+        real = torch.ones(batch, new) if mask is None else mask[:, -new:]
+        positions = cache.begin(real.to(device).bool())
+    elif mask is not None:
+        positions = place_in_row(mask.to(device).bool())
+    else:
+        return torch.arange(tokens, device=device)[None]
+    return positions if (positions < 0).any() else positions[:1]

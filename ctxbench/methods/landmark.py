@@ -1,0 +1,176 @@
+"""Landmark attention: a token after every block stands for it, and blocks are retrieved by it.
+
+Every `block - 1` tokens a landmark token is inserted. A query gives one softmax to the tokens of
+its own block and the landmarks of earlier blocks; a landmark's weight is shared among the tokens of
+its block by a second softmax (kernels/landmark.py). At inference the text is read in chunks; each
+query retrieves the `top_k` blocks before its chunk whose landmarks score highest. Paper: Mohtashami
+and Jaggi 2023, https://arxiv.org/abs/2305.16300. Reference code: epfml/landmark-attention
+llama/llama_mem.py and llama/train.py (mem_freq = block - 1, cache_top_k = top_k).
+
+What differs: no cap on visible landmarks (official `max_mem_cnt`), grouped query attention, the
+model's own rotary base. Retrieval scores are rounded (to multiples of 2**-30 in float64, 2**-12 in
+float32) and the oldest block wins among equal ones: in the first layer all landmark keys are equal,
+and the official choice is rounding noise. Chunks end at multiples of their length however the text
+is fed; one token appended to a cache is a chunk of its own, as when the official code generates, so
+that the two give different numbers by definition of the method.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from ctxbench.methods.attention import AttentionMethod, Call
+from ctxbench.methods.base import check_positive
+from ctxbench.methods.kernels.attend import rows_apart
+from ctxbench.methods.kernels.landmark import Memory, landmark_attention
+from ctxbench.methods.kernels.plan import FULL
+
+TOKEN = "<landmark>"
+IGNORED = -100
+"""Label that the loss leaves out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Landmark(AttentionMethod):
+    """A token after every block stands for it, and blocks are retrieved by it.
+
+    Attributes:
+        block: tokens of a block, landmark included. The paper: 64.
+        top_k: blocks retrieved for each query. Lu et al. 2024: 5.
+        trained_length: length of a training sequence, landmarks included, tokens. It sets the
+            chunk: what is left of it when `top_k + 1` blocks are reserved. The paper: 512.
+        retrieval: `per_token`, or one choice for all tokens of a chunk (`max_over_tokens`), which
+            lets a token see which blocks later tokens of its chunk want: not for scoring.
+        landmark_in_loss: training predicts landmarks too, and then the token after a landmark is
+            predicted from it; else from the token before it.
+        token_id: of the landmark; default a new token, its embeddings the mean of all others.
+    """
+
+    block: int = 64
+    top_k: int = 5
+    trained_length: int = 512
+    retrieval: Literal["per_token", "max_over_tokens"] = "per_token"
+    landmark_in_loss: bool = True
+    token_id: int | None = None
+
+    exact = True
+    needs_training: ClassVar[bool] = True
+
+    def resolve(self, config):
+        """Check that a chunk is left, and set the token."""
+        check_positive(self, block=2, top_k=1, trained_length=1, token_id=0)
+        method = super().resolve(config)
+        if self.chunk < self.block:
+            raise ValueError(
+                f"method=landmark: trained_length={self.trained_length} has no room for a chunk of "
+                f"one block beside top_k + 1 = {self.top_k + 1} blocks of {self.block} tokens. It "
+                f"must be at least {(self.top_k + 2) * self.block}; give a longer one, a smaller "
+                "top_k, or a smaller block."
+            )
+        token = config.vocab_size if self.token_id is None else self.token_id
+        return replace(method, token_id=token)
+
+    @property
+    def chunk(self) -> int:
+        """Tokens read at once, landmarks included."""
+        whole = self.trained_length - self.trained_length % self.block
+        return whole - (self.top_k + 1) * self.block
+
+    def plan(self, config):
+        """Return full attention: which tokens are seen is decided by `attend`."""
+        return FULL
+
+    def attend(self, call: Call, query, key, value):
+        """Return grouped attention, from memory where the text is longer than a chunk."""
+
+        def one(query, key, value):
+            return self._chunks(call, query, key, value)
+
+        if len(call.positions) == 1:
+            return one(query, key, value)
+        return rows_apart(one, query, key, value, call.positions)
+
+    def _chunks(self, call: Call, query, key, value):
+        rope, tokens = call.seam.rope, key.shape[2]
+        start = tokens - query.shape[2]
+        if call.training:
+            return landmark_attention(rope, query, key, value, self.block, call.scale)
+        memory = Memory(self.top_k, self.retrieval == "max_over_tokens")
+        user_tokens = query.shape[2] - (tokens // self.block - start // self.block)
+        decoding = start > 0 and user_tokens == 1
+        outputs, end = [], start
+        while end < tokens:
+            first = end if decoding else end - end % self.chunk
+            begin, end = end, tokens if decoding else min(first + self.chunk, tokens)
+            outputs.append(
+                landmark_attention(
+                    rope,
+                    query[:, :, begin - start : end - start],
+                    key[:, :, :end],
+                    value[:, :, :end],
+                    self.block,
+                    call.scale,
+                    memory,
+                    first,
+                )
+            )
+        return torch.cat(outputs, dim=2)
+
+    # ------------------------------------------------------------- the token
+
+    def edit_tokenizer(self, tokenizer):
+        """Add the token, where the tokenizer's next number is the one that was chosen."""
+        if len(tokenizer) == self.token_id:
+            tokenizer.add_special_tokens({"additional_special_tokens": [TOKEN]})
+
+    def edit_model(self, model: Any):
+        """Add the token's embeddings if it has none, and install the attention."""
+        super().edit_model(model)
+        old = model.get_input_embeddings().weight.shape[0]
+        if self.token_id is not None and self.token_id >= old:
+            model.resize_token_embeddings(self.token_id + 1, mean_resizing=False)
+            with torch.no_grad():
+                for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+                    layer.weight[old:] = layer.weight[:old].mean(dim=0)
+
+    def encode(self, ids: Sequence[int], start: int):
+        """Return the tokens with landmarks, and where to read what follows each."""
+        fed: list[int] = []
+        reads = []
+        for number, token in enumerate(ids, start + 1):
+            fed.append(token)
+            reads.append(len(fed) - 1)
+            if number % (self.block - 1) == 0:
+                fed.append(self.token_id)  # type: ignore[arg-type]
+                reads[-1] += self.landmark_in_loss
+        return fed, reads
+
+    def edit_batch(self, batch, generator):
+        """Insert landmarks into training sequences; none follows a block that ends the text."""
+        rows = []
+        for row, ids in enumerate(batch["input_ids"]):
+            mask = batch["attention_mask"][row].bool() if "attention_mask" in batch else ids == ids
+            rows.append(self._with_landmarks(ids[mask], batch["labels"][row][mask]))
+        width = max(len(ids) for ids, _ in rows)
+        ids, labels = (torch.stack([_padded(row[i], width, fill) for row in rows])
+                       for i, fill in ((0, self.token_id), (1, IGNORED)))  # fmt: skip
+        mask = torch.stack([torch.arange(width) < len(row) for row, _ in rows])
+        return {**batch, "input_ids": ids, "labels": labels, "attention_mask": mask.long()}
+
+    def _with_landmarks(self, ids: torch.Tensor, labels: torch.Tensor):
+        target = self.token_id if self.landmark_in_loss else IGNORED
+        parts: tuple[list, list] = ([], [])
+        for tensor, fill, found in ((ids, self.token_id, parts[0]), (labels, target, parts[1])):
+            for piece in tensor.split(self.block - 1):
+                found += [piece, piece.new_tensor([fill])]
+        return torch.cat(parts[0][:-1]), torch.cat(parts[1][:-1])
+
+    def reuse_key(self, config, length: int):
+        """Return None: what a chunk retrieves depends on where it was cut."""
+        return None
+
+
+def _padded(row: torch.Tensor, width: int, fill) -> torch.Tensor:
+    return torch.nn.functional.pad(row, (0, width - len(row)), value=fill)

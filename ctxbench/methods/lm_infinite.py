@@ -1,0 +1,56 @@
+"""LM-Infinite: a window, and the first tokens at a fixed distance.
+
+Token t sees j if `t - j < window`, at its true distance, or if `j < sinks`, at distance
+`min(t - j, window)`. Paper: Han et al. 2023, https://arxiv.org/abs/2308.16137. Reference code:
+Glaciohound/LM-Infinite models/llama.py `convert_llama_model` (local_branch = window, global_branch
+= sinks); Leooyii/LCEG@2ce672d has the same mathematics.
+
+What differs: the official code ignores the padding mask and takes one sequence at a time. The
+distance `window` is one beyond the largest of training when window is the model's own; so it is in
+the official code.
+"""
+
+from dataclasses import dataclass, replace
+
+from ctxbench.methods.attention import AttentionMethod, check_window, own_window
+from ctxbench.methods.base import check_positive
+from ctxbench.methods.bounded import BoundedCache
+from ctxbench.methods.kernels.plan import Branch, Plan, constant, window
+
+
+@dataclass(frozen=True, kw_only=True)
+class LMInfinite(AttentionMethod):
+    """A window, and the first tokens at a fixed distance.
+
+    Attributes:
+        window: tokens seen at their true distance, the token itself included; default the model's
+            own window (4096 for Llama-2).
+        sinks: first tokens that are always seen. The paper: 10 (of 10 to 100).
+    """
+
+    window: int | None = None
+    sinks: int = 10
+
+    def resolve(self, config):
+        """Set the window."""
+        check_positive(self, window=1, sinks=0)
+        method = super().resolve(config)
+        default = own_window(method, config)
+        return replace(method, window=check_window(method, self.window or default))
+
+    def bounded_cache(self) -> BoundedCache:
+        """Return an empty cache of `sinks + window - 1` tokens, for `past_key_values`."""
+        assert self.window is not None
+        return BoundedCache(self.sinks, self.window - 1)
+
+    def plan(self, config):
+        """Return window and sinks."""
+        width, sinks = self.window, self.sinks
+        assert width is not None
+        near = Branch(first=window(width))
+        far = Branch(
+            query_position=constant(width),
+            key_position=constant(0),
+            end=lambda t: (t - width + 1).clamp(0, sinks),
+        )
+        return Plan(branches=(near, far))

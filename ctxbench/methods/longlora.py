@@ -1,0 +1,128 @@
+"""LongLoRA: shifted groups while training, full attention with Position Interpolation otherwise.
+
+In training the first half of the query heads attend within groups of `g = ratio * length` tokens,
+the second half within groups shifted by g / 2, the first and the last of them half as long; true
+RoPE positions throughout. Paper: Chen et al. 2023, https://arxiv.org/abs/2309.12307. Reference
+code: dvlab-research/LongLoRA llama_attn_replace.py `forward_flashattn`.
+
+What differs: the official code without flash attention rolls the sequence, so that the first g / 2
+tokens see its end; here, as in its flash path, nothing sees the future. Padding masks work for any
+batch. g follows the length of the batch, as in the official code.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from ctxbench.methods.base import Method
+from ctxbench.methods.pi import PositionInterpolation
+
+IMPLEMENTATION = "ctxbench_longlora"
+"""Our name among transformers' attention implementations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongLoRA(PositionInterpolation, Method):
+    """Shifted groups while training, full attention with Position Interpolation otherwise.
+
+    Attributes:
+        ratio: group length / sequence length in training.
+        factor: of Position Interpolation; default `length / original length`; 1 for none.
+    """
+
+    ratio: float = 0.25
+
+    needs_training: ClassVar[bool] = True
+
+    def resolve(self, config):
+        """Check the ratio."""
+        if not 0 < self.ratio <= 0.5:
+            raise ValueError(
+                f"method=longlora: ratio={self.ratio}; allowed is 0 < ratio <= 0.5. Give a part of "
+                "the sequence (the paper: 0.25)."
+            )
+        return super().resolve(config)
+
+    def edit_model(self, model: Any):
+        """Install the rotary module, and the groups for training mode."""
+        super().edit_model(model)
+        tell = partial(_tell_ratio, self.ratio)
+        model.ctxbench_hook = model.base_model.register_forward_pre_hook(tell, with_kwargs=True)
+        model.set_attn_implementation(IMPLEMENTATION)
+
+    def release_model(self, model: Any):
+        """Put the stock attention back."""
+        super().release_model(model)
+        model.ctxbench_hook.remove()
+        model.set_attn_implementation("sdpa")
+
+
+def grouped_attention(query, key, value, group: int, scale: float, mask=None, dropout: float = 0.0):
+    """Return shifted-group attention `[batch, heads, length, head_dim]`.
+
+    Args:
+        query: `[batch, heads, length, head_dim]`, rotated.
+        key: of the same shape, rotated.
+        value: of the same shape.
+        group: g, tokens.
+        scale: on the scores.
+        mask: `[batch, 1, length, length]` bool or additive, causality included; None for causal.
+        dropout: on the weights.
+    """
+    length, half = query.shape[2], query.shape[1] // 2
+    plain = list(range(0, length + 1, group))
+    shifted = [0, *range(group // 2 or group, length, group), length]
+    outputs = []
+    for heads, borders in ((slice(0, half), plain), (slice(half, None), shifted)):
+        segments = []
+        for begin, end in pairwise(borders):
+            some = slice(begin, end)
+            segments.append(
+                scaled_dot_product_attention(
+                    query[:, heads, some],
+                    key[:, heads, some],
+                    value[:, heads, some],
+                    attn_mask=None if mask is None else mask[:, :, some, some],
+                    is_causal=mask is None,
+                    dropout_p=dropout,
+                    scale=scale,
+                )
+            )
+        outputs.append(torch.cat(segments, dim=2))
+    return torch.cat(outputs, dim=1)
+
+
+def _tell_ratio(ratio: float, base_model, args, kwargs):
+    """Forward pre-hook: hand the ratio to the attention function."""
+    return args, {**kwargs, "ctxbench": ratio}
+
+
+def _attention(module, query, key, value, attention_mask, ctxbench=None, **kwargs):
+    """Attention function: groups in training, stock SDPA otherwise. See `AttentionInterface`."""
+    length = query.shape[2]
+    if not module.training or ctxbench is None or length != key.shape[2]:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    group = int(length * ctxbench)
+    if group < 1 or length % group:
+        raise ValueError(
+            f"method=longlora trains on sequences that a group of {ctxbench:g} of their length "
+            f"divides; this batch has length {length}. Pad or cut it to a multiple of "
+            f"{round(1 / ctxbench)}."
+        )
+    per_key = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(per_key, 1), value.repeat_interleave(per_key, 1)
+    scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
+    dropout = kwargs.get("dropout", 0.0)
+    output = grouped_attention(query, key, value, group, scale, attention_mask, dropout)
+    return output.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(IMPLEMENTATION, _attention)
+AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
