@@ -8,23 +8,22 @@ text up to word n, and the tail. Punkt also splits inside a word at a footnote m
 (`good.[2]` becomes `good. [2]`), so a *rendered* word is not always a word of the file.
 """
 
-import bisect
 import functools
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
-from ctxbench.assets import find_data, require_data
+from ctxbench.assets import require_data
+from ctxbench.tasks.sentences import sentence_spans
 
 _GET_ESSAYS = (
     "It is the official file of github.com/NVIDIA/RULER, scripts/data/synthetic/json: run "
     "download_paulgraham_essay.py there."
 )
-_BLOCK = 1 << 15  # words; sentences are split for the first 32k words, then 64k, 128k, ...
 
 
 class Essays:
@@ -32,90 +31,64 @@ class Essays:
 
     Args:
         text: the essays, as in the official file.
-        splitter: `text -> [(start, end), ...]`, the character spans of the sentences.
+        spans: finds the character spans of a text's sentences: `[sentences, 2]`.
 
     Attributes:
-        words: the rendered words known so far; grows with `prefix`, and starts anew when it does.
         digest: of the text.
     """
 
-    def __init__(self, text: str, splitter):
-        self._source = re.sub(r"\s+", " ", text).split(" ")
-        self._splitter = splitter
-        self._known = 0
-        self.words: list[str] = []
-        self._starts: list[int] = []
+    def __init__(self, text: str, spans: Callable[[str], np.ndarray]):
         self.digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self._source = re.sub(r"\s+", " ", text).split(" ")
+        self._spans = spans
+        self._words: list[str] = []
+        self._starts = np.array([], dtype=np.int64)
+        self._rendered = np.array([0])
 
     @property
     def source_words(self) -> int:
-        """Return how many words the file has, before any repetition."""
+        """Return how many words the file has."""
         return len(self._source)
 
     def prefix(self, count: int) -> int:
         """Return how many rendered words the first `count` words of the file make.
 
-        Beyond the end of the file it begins again.
+        Beyond its end the file begins again.
         """
-        if count > self._known:
-            self._split(count)
+        if count >= len(self._rendered):
+            self._split(-(-count // len(self._source)))
         return int(self._rendered[count])
 
-    def sentence_starts(self, end: int) -> list[int]:
-        """Return the rendered words before `end` at which a sentence begins."""
-        return self._starts[: bisect.bisect_left(self._starts, end)]
+    def words_to(self, end: int) -> list[str]:
+        """Return the rendered words, `end` of them or more; the same list while it suffices."""
+        while len(self._words) < end:
+            self._split(1 + len(self._rendered) // len(self._source))
+        return self._words
 
-    def _split(self, count: int) -> None:
-        """Split at least the first `count` words into sentences."""
-        size = _BLOCK
-        while size < count:
-            size *= 2
-        size = max(count, len(self._source)) if size > len(self._source) else size
-        words = (self._source * -(-size // len(self._source)))[:size]
+    def sentence_starts(self, start: int, end: int) -> list[int]:
+        """Return the rendered words from `start` to before `end` at which a sentence begins."""
+        self.words_to(end)
+        return self._starts[slice(*np.searchsorted(self._starts, [start, end]))].tolist()
+
+    def _split(self, copies: int) -> None:
+        """Split the file, as often as it stands behind itself, into sentences."""
+        words = self._source * copies
         text = " ".join(words)
-        spans = list(self._splitter(text))
-        sentences = [text[start:end].split(" ") for start, end in spans]
-        self.words = [word for sentence in sentences for word in sentence]
-        sizes = np.cumsum([len(sentence) for sentence in sentences])
-        self._starts = [0, *sizes[:-1].tolist()]
+        begins, ends = self._spans(text).T
+        once: dict[str, str] = {}  # equal words share their memory
+        sentences = [text[a:b].split(" ") for a, b in zip(begins.tolist(), ends.tolist())]
+        self._words = [once.setdefault(word, word) for found in sentences for word in found]
+        sizes = np.cumsum([len(found) for found in sentences])
+        self._starts = np.concatenate([[0], sizes[:-1]])
         # Character offsets say which rendered words lie before a word of the file; after a word
         # comes a space, but none where a sentence ends inside a word of the file.
-        gaps = np.ones(len(self.words), dtype=np.int64)
-        begins, ends = np.array(spans).T
+        gaps = np.ones(len(self._words), dtype=np.int64)
         gaps[sizes[:-1] - 1] = begins[1:] - ends[:-1]
-        gaps[-1] = 1
-        rendered = np.cumsum(gaps + [len(word) for word in self.words]) - gaps
-        begin = np.cumsum([0] + [len(word) + 1 for word in words])
-        self._rendered = np.searchsorted(rendered, begin, side="left")
-        self._known = size
-
-
-def _punkt(data_dir=None):
-    """Return punkt's English `span_tokenize`: local parameters first, else NLTK's own search."""
-    from nltk.tokenize import punkt
-
-    folder = find_data(
-        "nltk_data/tokenizers/punkt_tab/english", "punkt_tab/english", data_dir=data_dir
-    )
-    if folder is None:
-        try:
-            return punkt.PunktTokenizer("english").span_tokenize
-        except LookupError as missing:
-            raise FileNotFoundError(
-                "NLTK's sentence splitter punkt_tab was not found in the data folders nor where "
-                "NLTK looks. Run `python -m nltk.downloader punkt_tab`, or put its folder as "
-                "nltk_data/tokenizers/punkt_tab/english in a folder that CTXBENCH_DATA names."
-            ) from missing
-    # Read here, because NLTK refuses files outside of its own search path.
-    lines = {path.stem: path.read_text(encoding="utf-8").splitlines() for path in folder.iterdir()}
-    parameters = punkt.PunktParameters()
-    parameters.collocations = {tuple(line.split("\t")) for line in lines["collocations"]}
-    parameters.sent_starters = set(lines["sent_starters"])
-    parameters.abbrev_types = set(lines["abbrev_types"])
-    for line in lines["ortho_context"]:
-        word, context = line.split("\t")
-        parameters.ortho_context[word] = int(context)
-    return punkt.PunktSentenceTokenizer(parameters).span_tokenize
+        rendered = np.cumsum(gaps + [len(word) for word in self._words])
+        starts = np.concatenate([[0], rendered[:-1]]) + begins[0]
+        self._rendered = np.searchsorted(
+            starts, np.cumsum([0] + [len(word) + 1 for word in words]), side="left"
+        )
 
 
 @functools.lru_cache(maxsize=2)
@@ -124,23 +97,17 @@ def _load(path: Path, data_dir: str | None) -> Essays:
         text = json.loads(path.read_text(encoding="utf-8"))["text"]
     except (ValueError, KeyError, TypeError) as damage:
         raise ValueError(
-            f"{path} is not the essays file: expected JSON with a key 'text' ({damage}). "
-            + _GET_ESSAYS
+            f"{path} is not the essays file: expected JSON with a key 'text' "
+            f"({type(damage).__name__}: {damage}). {_GET_ESSAYS}"
         ) from damage
-    late = SimpleNamespace(split=None)  # punkt takes a second to import: only when it is needed
-
-    def splitter(text: str):
-        late.split = late.split or _punkt(data_dir)
-        return late.split(text)
-
-    return Essays(text, splitter)
+    return Essays(text, functools.partial(sentence_spans, data_dir=data_dir))
 
 
 def load_essays(data_dir: str | None = None) -> Essays:
     """Load the essays from a local `PaulGrahamEssays.json`.
 
     Raises:
-        FileNotFoundError: the file, or later punkt, is not there.
+        FileNotFoundError: the file is not there (or, once sentences are asked for, punkt is not).
         ValueError: the file is damaged.
     """
     path = require_data("PaulGrahamEssays.json", get=_GET_ESSAYS, data_dir=data_dir)

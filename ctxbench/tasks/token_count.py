@@ -82,6 +82,10 @@ def units(text: str) -> list[str]:
     return _CUT.split(text) if _NO_CUT.search(text) else text.split(" ")
 
 
+# The further cut inside a unit, and a vocabulary entry that spans it.
+_HYPHEN = re.compile(r"(?<=[a-z])(?=-[a-z])")
+_OVER_A_HYPHEN = re.compile(r"[a-z]-")
+
 # Pre-tokenizers whose chunks never run over a cut: in every alternative white space is either an
 # optional first character or a run of white space only, and no look-ahead or look-behind reaches
 # over the space. (The byte-level default below is GPT-2's.)
@@ -167,7 +171,7 @@ class TokenCounter:
         additive: sum over units; by default where it is proven. `False` tokenizes whole prompts.
     """
 
-    _CACHE = 1 << 18  # distinct units remembered; random numbers would fill the memory otherwise
+    _CACHE = 1 << 16  # distinct units remembered; random numbers would fill the memory otherwise
 
     def __init__(self, tokenizer, special_tokens: bool = False, additive: bool | None = None):
         self.tokenizer = tokenizer
@@ -177,6 +181,8 @@ class TokenCounter:
         if reason:
             logger.info("Token counts by whole prompts for this tokenizer: %s.", reason)
         self._cost: dict[str, int] = {}
+        self._heads: dict[str, int] = {}
+        self._tails: dict[str, int] = {}
         self._sums: dict[int, tuple[Sequence[str], np.ndarray]] = {}
         self._texts: dict[str, int] = {}
 
@@ -213,9 +219,20 @@ class TokenCounter:
             cost.clear()
         missing = [piece for piece in dict.fromkeys(pieces) if piece not in cost]
         if missing:
-            measured = self._measure([f"a {piece}" for piece in missing])
-            cost.update((piece, n - self._anchor) for piece, n in zip(missing, measured, strict=True))
+            split = [_HYPHEN.split(piece) if self._hyphens else [piece] for piece in missing]
+            self._learn(self._heads, "a ", (first for first, *_ in split))
+            self._learn(self._tails, "a", (tail for _, *tails in split for tail in tails))
+            for piece, (first, *tails) in zip(missing, split, strict=True):
+                cost[piece] = self._heads[first] + sum(self._tails[tail] for tail in tails)
         return [cost[piece] for piece in pieces]
+
+    def _learn(self, known: dict[str, int], before: str, pieces: Iterable[str]) -> None:
+        """Measure the pieces that are not known, each behind the anchor."""
+        if len(known) > self._CACHE:
+            known.clear()
+        missing = [piece for piece in dict.fromkeys(pieces) if piece not in known]
+        measured = self._measure([before + piece for piece in missing])
+        known.update((piece, n - self._anchor) for piece, n in zip(missing, measured, strict=True))
 
     def between(self, words: Sequence[str], start: int, end: int) -> int:
         """Count the tokens of `words[start:end]` (units) of a list that only ever grows."""
@@ -241,6 +258,15 @@ class TokenCounter:
     def _measure(self, texts: list[str]) -> list[int]:
         backend = self.tokenizer.backend_tokenizer
         return [len(found) for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    @cached_property
+    def _hyphens(self) -> bool:
+        """Say whether `well-known` may also be cut before its hyphen, so that fewer pieces are new.
+
+        Every known pre-tokenizer ends a chunk between a letter and a hyphen, or there is none.
+        """
+        vocabulary = self.tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+        return not any(_OVER_A_HYPHEN.search(piece) for piece in vocabulary)
 
     @cached_property
     def _anchor(self) -> int:

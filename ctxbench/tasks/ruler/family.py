@@ -122,7 +122,7 @@ class Family(ABC):
         head, tail = self.setting.chat
         return counter.count([head, *draft.parts, tail + draft.prefix]) + self.new_tokens
 
-    def depth(self, counter: TokenCounter, draft: Draft) -> float | None:
+    def depth(self, counter: TokenCounter, draft: Draft, tokens: int) -> float | None:
         """Return where the answer lies, 0 to 1; None where it is everywhere."""
         return draft.depth
 

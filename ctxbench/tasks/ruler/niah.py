@@ -10,8 +10,9 @@ from functools import cached_property
 import numpy as np
 
 from ctxbench.tasks.essays import load_essays
-from ctxbench.tasks.ruler import templates, words
+from ctxbench.tasks.ruler import templates
 from ctxbench.tasks.ruler.family import Draft, Family, Recipe
+from ctxbench.tasks.ruler.words import pairs
 from ctxbench.tasks.ruler.stream import Stream
 from ctxbench.tasks.token_count import Part, TokenCounter, repeated_line, word_run
 
@@ -22,7 +23,7 @@ _STEPS = {"essay": 500, "noise": 25, "needle": 25}
 def random_value(stream: Stream, kind: str) -> str:
     """Draw a key or value: words, numbers (seven digits) or uuids."""
     if kind == "words":
-        return stream.choice(words.pairs())
+        return stream.choice(pairs())
     if kind == "numbers":
         return str(stream.randint(10**6, 10**7 - 1))
     return str(uuid.UUID(int=stream.getrandbits(128), version=4))
@@ -105,7 +106,7 @@ class Niah(Family):
         recipe["order"] = order
         if self.haystack == "essay":
             end = self._essays.prefix(size)
-            starts = [*self._essays.sentence_starts(end), end]
+            starts = [*self._essays.sentence_starts(0, end), end]
             places = sorted(int((len(starts) - 1) * (d / 100)) for d in stream.sample(DEPTHS, count))
             recipe |= {"span": [0, end], "at": [starts[place] for place in places]}
         else:
@@ -127,9 +128,7 @@ class Niah(Family):
         depths[stream.choice(asked)] = depth
         if self.haystack == "essay":
             recipe["span"] = span = self._random_span(stream, size)
-            starts = self._essays.sentence_starts(span[1])
-            borders = np.array([*(start for start in starts if start > span[0]), span[1]])
-            borders = np.concatenate([[span[0]], borders])
+            borders = np.array([*self._essays.sentence_starts(*span), span[1]])
             wanted = span[0] + np.array(depths) * size
             places = [int(borders[np.abs(borders - place).argmin()]) for place in wanted]
         else:
@@ -144,9 +143,7 @@ class Niah(Family):
     def _random_span(self, stream: Stream, size: int) -> list[int]:
         """Return a stretch of the essays that begins with a sentence."""
         room = self._essays.prefix(self._essays.source_words) - self.setting.length
-        starts = self._essays.sentence_starts(max(room, 1))
-        start = starts[int(stream.random() * len(starts))]
-        self._essays.prefix(start + size)
+        start = stream.choice(self._essays.sentence_starts(0, max(room, 1)))
         return [start, start + size]
 
     def draft(self, recipe: Recipe) -> Draft:
@@ -188,9 +185,9 @@ class Niah(Family):
 
     def _essay_context(self, recipe: Recipe, needles: list[str]) -> list[Part]:
         start, end = recipe["span"]
-        self._essays.prefix(end)
         borders = [start, *recipe["at"], end]
-        runs = [word_run(self._essays.words, a, b) for a, b in zip(borders, borders[1:])]
+        words = self._essays.words_to(end)
+        runs = [word_run(words, a, b) for a, b in zip(borders, borders[1:])]
         parts = list(runs[0])
         for needle, run in zip(needles, runs[1:], strict=True):
             # The official join leaves a space beside an empty run; ours does not.
@@ -201,9 +198,9 @@ class Niah(Family):
                 parts += [" ", needle, " ", *run]
         return parts
 
-    def depth(self, counter: TokenCounter, draft: Draft) -> float:
+    def depth(self, counter: TokenCounter, draft: Draft, tokens: int) -> float:
         """Return the share of the prompt's tokens that come before the first answer."""
-        return self.answer_position(counter, draft) / (self.count(counter, draft) - self.new_tokens)
+        return self.answer_position(counter, draft) / (tokens - self.new_tokens)
 
     def answer_position(self, counter: TokenCounter, draft: Draft) -> int:
         """Count the tokens before the first answer, as the official `token_position_answer`."""
