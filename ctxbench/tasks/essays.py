@@ -76,7 +76,7 @@ class Essays:
         text = " ".join(words)
         begins, ends = self._spans(text).T
         once: dict[str, str] = {}  # equal words share their memory
-        sentences = [text[a:b].split(" ") for a, b in zip(begins.tolist(), ends.tolist())]
+        sentences = [text[a:b].split(" ") for a, b in zip(begins, ends, strict=True)]
         self._words = [once.setdefault(word, word) for found in sentences for word in found]
         sizes = np.cumsum([len(found) for found in sentences])
         self._starts = np.concatenate([[0], sizes[:-1]])

@@ -62,7 +62,9 @@ class CommonWords(Family):
     def __post_init__(self):
         self._template = templates.template("cwe")
         short = self.setting.length < 4096
-        self._example_words, self._example_counts = (20, Counts(3, 1)) if short else (40, Counts(10, 3))
+        self._example_words, self._example_counts = (
+            (20, Counts(3, 1)) if short else (40, Counts(10, 3))
+        )
         self._counts = Counts(6, 1) if short else Counts(30, 3)
 
     @property
@@ -136,7 +138,9 @@ class CommonWords(Family):
         return Draft(
             parts=[
                 head,
-                *numbered(self._example_counts.repeat(example), layout(self._example_length, seeds[0])),
+                *numbered(
+                    self._example_counts.repeat(example), layout(self._example_length, seeds[0])
+                ),
                 end,
                 *self._long_list(chosen, seeds[1]),
                 tail,
@@ -145,22 +149,17 @@ class CommonWords(Family):
             outputs=chosen[:COMMON],
         )
 
-    @property
-    def _example_length(self) -> int:
-        rare = self._example_words - COMMON
-        return COMMON * self._example_counts.common + rare * self._example_counts.rare
-
     def _long_list(self, chosen: list[str], seed: int | list[int]) -> list[Part]:
         """Return the list: its first number and last word, and what is between by sums."""
         counts = self._counts
         length = COMMON * counts.common + (len(chosen) - COMMON) * counts.rare
         order = layout(length, seed)
-        last = order[-1]
-        many = COMMON * counts.common
-        last_word = chosen[last % COMMON if last < many else COMMON + (last - many) % (len(chosen) - COMMON)]
+        last, many = order[-1], COMMON * counts.common
+        rank = last % COMMON if last < many else COMMON + (last - many) % (len(chosen) - COMMON)
+        last_word = chosen[rank]
 
         def text() -> str:
-            listed = "".join(numbered(counts.repeat(chosen), order))
+            listed = numbered(counts.repeat(chosen), order)
             return listed[len("1.") : -len(f" {last_word}")]
 
         def tokens(counter: TokenCounter) -> int:
@@ -172,7 +171,7 @@ class CommonWords(Family):
         return ["1.", Stretch(text, tokens), f" {last_word}"]
 
 
-def numbered(listed: list[str], order: list[int]) -> list[str]:
+def numbered(listed: list[str], order: list[int]) -> str:
     """Return a list in an order as "1. word 2. word ..."."""
-    marks = numbers(len(order))
-    return [" ".join(f"{mark} {listed[k]}" for mark, k in zip(marks, order))]
+    marks = numbers(len(order))[: len(order)]
+    return " ".join([f"{mark} {listed[k]}" for mark, k in zip(marks, order, strict=True)])

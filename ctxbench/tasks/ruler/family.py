@@ -11,6 +11,8 @@ haystack a recipe gets:
 - `strict`: ours. Each sample has its own stream and gets as many units as fit.
 """
 
+import itertools
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -24,7 +26,7 @@ Recipe = dict[str, Any]
 
 # Redraws of a sample at its smallest size after which we say that the official `while True` loop
 # would not end. Where the haystack is random a redraw can help; it does within a few.
-REDRAWS = 200
+REDRAWS = 50
 
 
 class Unfit(Exception):
@@ -114,7 +116,7 @@ class Family(ABC):
         """Return where LCEG stops growing: the units its source has."""
         return None
 
-    def begin(self, stream: Stream, counter: TokenCounter) -> None:
+    def begin(self, stream: Stream, counter: TokenCounter) -> None:  # noqa: B027  (optional)
         """Draw what comes before all samples."""
 
     def count(self, counter: TokenCounter, draft: Draft) -> int:
@@ -191,9 +193,16 @@ class Family(ABC):
                 if tokens <= self.setting.length:
                     return recipe, draft, tokens
                 fewest = min(tokens, fewest or tokens)
-            stuck += self.shrink(size) == size
+            if self.shrink(size) == size:
+                stuck += 1
+                if stuck == 1 and self.hopeless(counter, size, index):
+                    break
             size = self.shrink(size)
         raise Unfit(fewest)
+
+    def hopeless(self, counter: TokenCounter, size: int, index: int) -> bool:
+        """Say whether no draw of this sample can fit, so that the official loop never ends."""
+        return False
 
     # -- strict ------------------------------------------------------------------------------
 
@@ -261,12 +270,14 @@ class Family(ABC):
                 made, guess = made + 1, sample[0]["size"]
                 yield sample
 
+    @property
+    def questions(self) -> int | None:
+        """Return how many samples there can be; None without end."""
+        return None
+
     def indices(self) -> Iterator[int]:
-        """Yield sample numbers; a family with questions stops when it has no more."""
-        index = 0
-        while True:
-            yield index
-            index += 1
+        """Yield sample numbers."""
+        return itertools.islice(itertools.count(), self.questions)
 
 
 def largest_that_fits(
@@ -277,7 +288,8 @@ def largest_that_fits(
     `tokens` grows nearly in proportion to the size, so a few looks are enough.
     """
     low, high = None, None  # a size that fits; one that does not
-    size, before = max(guess, fewest), (0, 0)
+    size, per_unit = max(guess, fewest), 0.0
+    first = (0, 0)
     while low is None or high is None or high - low > 1:
         count = tokens(size)
         if count <= limit:
@@ -286,9 +298,10 @@ def largest_that_fits(
             return None
         else:
             high = size
-        per_unit = max((count - before[1]) / (size - before[0]), 0.5)
-        before = (size, count)
-        size += int((limit - count) / per_unit) if count <= limit else -1
+        if abs(size - first[0]) > 8 or not per_unit:  # nearer sizes say too little
+            per_unit = max((count - first[1]) / (size - first[0] or 1), 1e-3)
+            first = (size, count)
+        size += math.floor((limit - count) / per_unit)
         size = max(size, fewest if low is None else low + 1)
         size = size if high is None else min(size, high - 1)
     return low

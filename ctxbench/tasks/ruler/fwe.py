@@ -2,7 +2,8 @@
 
 Reference: github.com/NVIDIA/RULER, scripts/data/synthetic/freq_words_extraction.py. The word of
 rank k comes int(n k^-alpha / zeta(alpha)) times; rank 1 is the noise "...". The official text is
-shuffled by a fresh `Random(seed)`, so its layout is the same in all samples; `strict` shuffles each.
+shuffled by a fresh `Random(seed)`, so its layout is the same in all samples; `strict` shuffles
+each on its own.
 """
 
 import math
@@ -24,9 +25,7 @@ _NOISE = "..."
 
 
 def word_counts(size: int, vocabulary: int) -> list[int]:
-    """Return how often each rank comes in a text of about `size` words; ranks that do not are left
-    out.
-    """
+    """Return how often each rank comes in a text of about `size` words, for those that do."""
     ranks = np.arange(1, vocabulary + 1)
     counts = (size * (ranks**-_ALPHA) / _ZETA).astype(int)
     return [int(count) for count in counts if count]
@@ -100,7 +99,9 @@ class FrequentWords(Family):
             return ranked[int(np.searchsorted(ends, order[place], side="right"))]
 
         def text() -> str:
-            listed = [word for word, count in zip(ranked, counts, strict=True) for _ in range(count)]
+            listed = [
+                word for word, count in zip(ranked, counts, strict=True) for _ in range(count)
+            ]
             return " " + " ".join([listed[k] for k in order[1:-1]])
 
         def tokens(counter: TokenCounter) -> int:

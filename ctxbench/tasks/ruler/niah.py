@@ -3,6 +3,7 @@
 Reference: github.com/NVIDIA/RULER, scripts/data/synthetic/niah.py.
 """
 
+import itertools
 import uuid
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,8 +13,8 @@ import numpy as np
 from ctxbench.tasks.essays import load_essays
 from ctxbench.tasks.ruler import templates
 from ctxbench.tasks.ruler.family import Draft, Family, Recipe
-from ctxbench.tasks.ruler.words import pairs
 from ctxbench.tasks.ruler.stream import Stream
+from ctxbench.tasks.ruler.words import pairs
 from ctxbench.tasks.token_count import Part, TokenCounter, repeated_line, word_run
 
 DEPTHS = [int(depth) for depth in np.round(np.linspace(0, 100, num=40))]  # percent
@@ -107,7 +108,9 @@ class Niah(Family):
         if self.haystack == "essay":
             end = self._essays.prefix(size)
             starts = [*self._essays.sentence_starts(0, end), end]
-            places = sorted(int((len(starts) - 1) * (d / 100)) for d in stream.sample(DEPTHS, count))
+            places = sorted(
+                int((len(starts) - 1) * (d / 100)) for d in stream.sample(DEPTHS, count)
+            )
             recipe |= {"span": [0, end], "at": [starts[place] for place in places]}
         else:
             if self.haystack == "needle":
@@ -137,7 +140,9 @@ class Niah(Family):
                 recipe["filler"] = [self.own_seed(index), stream.drawn]
                 recipe["_filler"] = self._draw_filler(stream, size)
         # Lines are inserted from the last to the first, essays cut from the first to the last.
-        order = sorted(range(len(places)), key=lambda n: depths[n], reverse=self.haystack != "essay")
+        order = sorted(
+            range(len(places)), key=lambda n: depths[n], reverse=self.haystack != "essay"
+        )
         return recipe | {"order": order, "at": [places[n] for n in order]}
 
     def _random_span(self, stream: Stream, size: int) -> list[int]:
@@ -187,7 +192,7 @@ class Niah(Family):
         start, end = recipe["span"]
         borders = [start, *recipe["at"], end]
         words = self._essays.words_to(end)
-        runs = [word_run(words, a, b) for a, b in zip(borders, borders[1:])]
+        runs = [word_run(words, a, b) for a, b in itertools.pairwise(borders)]
         parts = list(runs[0])
         for needle, run in zip(needles, runs[1:], strict=True):
             # The official join leaves a space beside an empty run; ours does not.

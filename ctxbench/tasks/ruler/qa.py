@@ -7,16 +7,16 @@ it lies at a depth of its own.
 
 import functools
 import hashlib
+import heapq
 import json
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from ctxbench.assets import require_data
 from ctxbench.tasks.ruler import templates
-from ctxbench.tasks.ruler.family import Draft, Family, Recipe, Unfit
+from ctxbench.tasks.ruler.family import Draft, Family, Recipe
 from ctxbench.tasks.ruler.stream import Stream
 from ctxbench.tasks.token_count import Part, Stretch, TokenCounter, units
 
@@ -144,9 +144,22 @@ class QuestionAnswering(Family):
         """Return where LCEG stops: all documents."""
         return len(self.corpus.documents)
 
-    def indices(self) -> Iterator[int]:
-        """Yield the numbers of all questions."""
-        return iter(range(len(self.corpus.questions)))
+    @property
+    def questions(self) -> int:
+        """Return how many questions the file has."""
+        return len(self.corpus.questions)
+
+    def hopeless(self, counter: TokenCounter, size: int, index: int) -> bool:
+        """Say whether the question's documents are too long even with the shortest others."""
+        question = self.corpus.questions[index]
+        more = size - len(question.own)
+        if more < 0:
+            return True
+        pool = question.near if more <= len(question.near) else range(len(self.corpus.documents))
+        shortest = heapq.nsmallest(more, pool, key=lambda n: len(self.corpus.documents[n]))
+        recipe = {"size": size, "question": index, "documents": [*question.own, *shortest]}
+        # Fewest characters are not quite fewest tokens, so this leaves some room.
+        return self.count(counter, self.draft(recipe)) > 1.1 * self.setting.length
 
     def draw(self, stream: Stream, size: int, index: int) -> Recipe:
         """Choose documents as the official code does: its own, of the same article, others."""
@@ -167,7 +180,7 @@ class QuestionAnswering(Family):
         return {"size": size, "question": index, "documents": chosen}
 
     def draw_strict(self, stream: Stream, size: int, index: int, depth: float) -> Recipe:
-        """Put the answer's document at `depth`, the others in random order; `size` counts others."""
+        """Put the answer's document at `depth` among `size` others in random order."""
         question, count = self.corpus.questions[index], len(self.corpus.documents)
         gold = stream.choice(question.gold)
         near = stream.sample([n for n in question.own if n != gold], len(question.own) - 1)

@@ -14,7 +14,6 @@ from ctxbench.tasks.ruler.qa import QuestionAnswering
 from ctxbench.tasks.ruler.vt import VariableTracking
 
 LENGTHS = {f"{k}k": k * 1024 for k in (1, 2, 4, 8, 16, 32, 64, 128)}
-SETS = {"1k": "short", "2k": "short"}  # lengths the paper does not have
 
 
 @dataclass(frozen=True)

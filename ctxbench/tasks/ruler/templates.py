@@ -13,8 +13,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Template:
-    """The texts of one family: `body` holds the haystack and the question, `prefix` the answer's
-    beginning, which always comes last.
+    """The texts of one family.
+
+    Attributes:
+        body: with places for the haystack and the question.
+        prefix: the answer's beginning, which always comes last.
     """
 
     body: str
@@ -25,7 +28,7 @@ def _source(name: str) -> ast.Module:
     spec = importlib.util.find_spec("lm_eval")
     assert spec is not None
     assert spec.submodule_search_locations is not None
-    path = Path(list(spec.submodule_search_locations)[0]) / "tasks" / "ruler" / name
+    path = Path(next(iter(spec.submodule_search_locations))) / "tasks" / "ruler" / name
     if not path.exists():
         raise FileNotFoundError(
             f"RULER's prompt texts are read from the installed lm-eval, which has no {path.name} "

@@ -4,6 +4,7 @@ Reference: github.com/NVIDIA/RULER, scripts/data/synthetic/variable_tracking.py,
 older copy in github.com/Leooyii/LCEG (statements inside the noise lines, one fixed example).
 """
 
+import itertools
 import string
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,7 +22,7 @@ _EXAMPLE_VALUE = "12345"  # what the official example holds before it is replace
 
 def chain(names: list[str], value: str) -> list[str]:
     """Return the statements that hand a value through variables."""
-    links = [f"VAR {name} = VAR {before} " for before, name in zip(names, names[1:])]
+    links = [f"VAR {name} = VAR {before} " for before, name in itertools.pairwise(names)]
     return [f"VAR {names[0]} = {value}", *links]
 
 

@@ -93,7 +93,9 @@ def _english_words(path: Path) -> list[str]:
     try:
         return list(json.loads(path.read_text(encoding="utf-8")).values())
     except (ValueError, AttributeError) as damage:
-        raise ValueError(f"{path} is not the official word list ({damage}). " + _GET_LIST) from damage
+        raise ValueError(
+            f"{path} is not the official word list ({damage}). " + _GET_LIST
+        ) from damage
 
 
 @functools.lru_cache
