@@ -208,7 +208,9 @@ def get_recipes(
     counter = _counter(name, options.fidelity == "strict" and not options.chat)
 
     def make() -> tuple[list[recipes.Row], dict[str, Any]]:
-        rows, report = make_rows(SUBTASKS[subtask].make(setting), counter, options, progress)
+        rows, report = make_rows(
+            leaf_name(subtask, length), SUBTASKS[subtask].make(setting), counter, options, progress
+        )
         return rows, report | {"tokenizer_name": name}
 
     return recipes.get(key, make)
@@ -239,6 +241,7 @@ def _data_digest(kind: str, data_dir: str | None) -> str:
 
 
 def make_rows(
+    leaf: str,
     family: Family,
     counter: TokenCounter,
     options: Options,
@@ -258,17 +261,18 @@ def make_rows(
     for sample in family.make(counter):
         if isinstance(sample, Unfit):
             skipped += 1
-            needed += [sample.tokens] * (sample.tokens is not None)
+            if sample.tokens is not None:
+                needed.append(sample.tokens)
             # A family without questions has no other to go on to.
             if options.unfit == "error" or (not family.questions and skipped > len(rows)):
-                raise _cannot_fit(family, needed, options.unfit)
+                raise _cannot_fit(leaf, family, needed, options.unfit)
             continue
         rows.append(_row(family, counter, len(rows), *sample))
         progress()
         if len(rows) == options.samples:
             break
     if not rows:
-        raise _cannot_fit(family, needed, options.unfit)
+        raise _cannot_fit(leaf, family, needed, options.unfit)
     return rows, {"skipped": skipped}
 
 
@@ -286,9 +290,9 @@ def _row(
     }
 
 
-def _cannot_fit(family: Family, needed: list[int], unfit: str) -> ValueError:
+def _cannot_fit(leaf: str, family: Family, needed: list[int], unfit: str) -> ValueError:
     length = family.setting.length
-    what = f"RULER's {type(family).__name__} has a sample that cannot fit {length} tokens"
+    what = f"{leaf} has a sample that cannot fit {length} tokens"
     if not needed:
         return ValueError(f"{what}, whatever its haystack. Take a longer length.")
     if unfit == "error":
@@ -298,7 +302,7 @@ def _cannot_fit(family: Family, needed: list[int], unfit: str) -> ValueError:
         )
     fits = next((n for n in sorted(LENGTHS.values()) if n >= min(needed)), min(needed))
     return ValueError(
-        f"RULER's {type(family).__name__} has no sample that fits {length} tokens with this "
+        f"{leaf} has no sample that fits {length} tokens with this "
         f"tokenizer: the shortest needs {min(needed)}. Take length {fits} or more, or leave this "
         "subtask out."
     )

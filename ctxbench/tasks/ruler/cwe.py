@@ -62,9 +62,8 @@ class CommonWords(Family):
     def __post_init__(self):
         self._template = templates.template("cwe")
         short = self.setting.length < 4096
-        self._example_words, self._example_counts = (
-            (20, Counts(3, 1)) if short else (40, Counts(10, 3))
-        )
+        self._example_words = 20 if short else 40
+        self._example_counts = Counts(3, 1) if short else Counts(10, 3)
         self._counts = Counts(6, 1) if short else Counts(30, 3)
 
     @property
@@ -135,16 +134,10 @@ class CommonWords(Family):
         # LCEG has no space between the answer's beginning and the example's answer.
         space = "" if self.setting.fidelity == "lceg" else " "
         end = f"{tail}{after}{self._template.prefix}{space}{answer}\n{before}{head}"
+        listed = self._example_counts.repeat(example)
+        listed = numbered(listed, layout(len(listed), seeds[0]))
         return Draft(
-            parts=[
-                head,
-                *numbered(
-                    self._example_counts.repeat(example), layout(self._example_length, seeds[0])
-                ),
-                end,
-                *self._long_list(chosen, seeds[1]),
-                tail,
-            ],
+            parts=[head, listed, end, *self._long_list(chosen, seeds[1]), tail],
             prefix=self._template.prefix,
             outputs=chosen[:COMMON],
         )

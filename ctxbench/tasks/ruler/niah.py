@@ -82,7 +82,8 @@ class Niah(Family):
         return " ".join(draft.outputs)
 
     def _draw_needles(self, stream: Stream) -> Recipe:
-        keys, values = [], []
+        keys: list[str] = []
+        values: list[list[str]] = []
         for _ in range(self.keys):
             keys.append(random_value(stream, self.key))
             values.append([random_value(stream, self.value) for _ in range(self.values)])
@@ -100,7 +101,7 @@ class Niah(Family):
 
     def draw(self, stream: Stream, size: int, index: int) -> Recipe:
         """Draw in the official order: needles, filler, places, questions."""
-        recipe = self._draw_needles(stream) | {"size": size}
+        recipe: Recipe = {**self._draw_needles(stream), "size": size}
         count = self.keys * self.values
         order = list(range(count))
         Stream(self.setting.seed).shuffle(order)
@@ -122,9 +123,10 @@ class Niah(Family):
 
     def draw_strict(self, stream: Stream, size: int, index: int, depth: float) -> Recipe:
         """Draw distinct keys, a random stretch of the essays, and one answer at `depth`."""
-        recipe = self._draw_needles(stream) | {"size": size}
+        recipe = self._draw_needles(stream)
         while len(set(recipe["keys"])) < self.keys:
-            recipe |= self._draw_needles(stream)
+            recipe = self._draw_needles(stream)
+        recipe["size"] = size
         recipe["asked"] = stream.sample(range(self.keys), self.queries)
         asked = [k * self.values + v for k in recipe["asked"] for v in range(self.values)]
         depths = [stream.random() for _ in range(self.keys * self.values)]

@@ -97,7 +97,8 @@ class VariableTracking(Family):
             # The official code draws more names, begins a second chain with them and fails.
             while len(set(names)) < self.hops + 1:
                 names += ["".join(stream.choices(string.ascii_uppercase, k=len(names[0])))]
-            fixed or self._draw_value()
+            if not fixed:
+                self._draw_value()
             raise ValueError("two variables of one name")
         at = sorted(stream.sample(range(self._places(size)), self.hops + 1))
         marked = index % (self.hops + 1)
@@ -201,13 +202,15 @@ class VariableTracking(Family):
         parts: list[Part] = []
         done = 0
         for place, statement in zip(recipe["at"], statements, strict=True):
-            lines = repeated_line(self._noise, place - done)
-            parts += [*lines, *(["\n"] if lines else []), f"{statement}\n"]
+            parts += [*self._lines(place - done), f"{statement}\n"]
             done = place
-        lines = repeated_line(self._noise, recipe["size"] - done)
-        if not lines:
-            parts[-1] = parts[-1][:-1]
-        return [*parts, *lines]
+        # The last line has no line break; the question brings its own.
+        if done == recipe["size"]:
+            return [*parts[:-1], statements[-1]]
+        return [*parts, *repeated_line(self._noise, recipe["size"] - done)]
+
+    def _lines(self, count: int) -> list[Part]:
+        return [*repeated_line(self._noise, count), "\n"] if count else []
 
     def _inside_lines(self, recipe: Recipe, statements: list[str]) -> list[Part]:
         """Put the statements between pieces that are joined by spaces, as LCEG does."""
