@@ -238,7 +238,8 @@ class TokenCounter:
         """Count the tokens of `words[start:end]` (units) of a list that only ever grows."""
         known = self._sums.get(id(words))
         if known is None or known[0] is not words or len(known[1]) <= end:
-            sums = np.concatenate([[0], np.cumsum(self.costs(words), dtype=np.int64)])
+            size = min(len(words), max(end, 1 << 16) * 2)
+            sums = np.concatenate([[0], np.cumsum(self.costs(words[:size]), dtype=np.int64)])
             known = self._sums[id(words)] = (words, sums)
         return int(known[1][end] - known[1][start])
 
@@ -246,6 +247,12 @@ class TokenCounter:
         """Count the tokens of a text from cut to cut; for texts that come again."""
         if text not in self._texts:
             self._texts[text] = self._text(text, start=False)
+        return self._texts[text]
+
+    def rough(self, text: str) -> int:
+        """Count about the tokens a text adds to others; for texts that come again."""
+        if text not in self._texts:
+            self._texts[text] = self._text(f" {text}", False) if self.additive else self.exact(text)
         return self._texts[text]
 
     def _text(self, text: str, start: bool) -> int:

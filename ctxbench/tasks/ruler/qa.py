@@ -240,7 +240,8 @@ class QuestionAnswering(Family):
     ) -> tuple[Recipe, Draft, int]:
         """Fill with documents in random order, then with the largest ones that still fit."""
         recipe, draft, tokens = super().fill(counter, index, depth, guess)
-        spare = {n: counter.exact(self.corpus.documents[n]) for n in recipe["_others"][:_SPARE]}
+        texts = self.corpus.documents
+        spare = {n: counter.rough(texts[n]) for n in recipe["_others"][:_SPARE]}
         for place in sorted(spare, key=lambda n: -spare[n]):
             if tokens + spare[place] > self.setting.length:
                 continue
