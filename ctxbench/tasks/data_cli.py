@@ -66,7 +66,7 @@ def _build(options: argparse.Namespace) -> int:
             name = family.leaf_name(*leaf)
             row = progress.add_task(name, total=options.samples)
             try:
-                found = family.get_recipes(*leaf, lambda r=row: progress.advance(r), **metadata)
+                found = family.get_recipes(*leaf, metadata, lambda r=row: progress.advance(r))
             except (ValueError, FileNotFoundError) as error:
                 failures.append(f"{name}: {error}")
                 progress.update(row, description=f"{name} failed")

@@ -121,15 +121,17 @@ def _make(job):
     import os
 
     os.environ["CTXBENCH_CACHE"] = cache
-    found = {n: build.get_recipes(n, 4096, tokenizer=tokenizer, samples=2) for n in names}
+    found = {n: build.get_recipes(n, 4096, {"tokenizer": tokenizer, "samples": 2}) for n in names}
     return {n: (str(f.path), f.rows) for n, f in found.items()}
 
 
 @pytest.mark.slow  # two processes that import everything
 def test_order_processes_and_cache_do_not_matter(data, tok, empty_cache):
     names = ["niah_multikey_2", "vt", "cwe", "fwe", "qa_1"]
-    here = {n: build.get_recipes(n, 4096, tokenizer=tok, samples=2) for n in names}
-    again = {n: build.get_recipes(n, 4096, tokenizer=tok, samples=2) for n in reversed(names)}
+    here = {n: build.get_recipes(n, 4096, {"tokenizer": tok, "samples": 2}) for n in names}
+    again = {
+        n: build.get_recipes(n, 4096, {"tokenizer": tok, "samples": 2}) for n in reversed(names)
+    }
     assert {n: f.rows for n, f in here.items()} == {n: f.rows for n, f in again.items()}
     other = empty_cache / "other"
     jobs = [(str(other), tok, names), (str(other), tok, names[::-1])]
@@ -165,7 +167,7 @@ def test_strict_depths_are_uniform(data, tok, subtask):
     """Strata make the recorded depths even: each fifth has a fifth, give or take the haystack's
     units (sentences, documents)."""
     metadata = {"tokenizer": tok, "samples": 50, "fidelity": "strict"}
-    docs = build.get_recipes(subtask, 4096, **metadata).rows
+    docs = build.get_recipes(subtask, 4096, metadata).rows
     depths = [doc["depth"] for doc in docs]
     fifths = [sum(k <= 5 * min(d, 0.999) < k + 1 for d in depths) for k in range(5)]
     room = 3 if subtask != "niah_multiquery" else 6  # there the recorded answer is one of four
@@ -193,22 +195,22 @@ def test_lceg_keeps_its_quirks(data, tok):
     assert example.startswith(" Memorize")
     assert "in the text Answer: According" in example
     assert "assgined" in example
-    assert max(row["tokens"] for row in build.get_recipes("fwe", 4096, **metadata).rows) > 4096
+    assert max(row["tokens"] for row in build.get_recipes("fwe", 4096, metadata).rows) > 4096
     # 20 samples of LCEG's own generator with this tokenizer have a mean of 2,140 tokens
-    rows = build.get_recipes("qa_1", 4096, **metadata).rows
+    rows = build.get_recipes("qa_1", 4096, metadata).rows
     assert round(sum(row["tokens"] for row in rows) / 20, -1) == 2140
 
 
 def test_what_cannot_fit(data, tok, empty_cache):
     """With this tokenizer the official code never ends at the eighth question of qa_2."""
-    found = build.get_recipes("qa_2", 4096, tokenizer=tok, samples=10)
+    found = build.get_recipes("qa_2", 4096, {"tokenizer": tok, "samples": 10})
     assert len(found.rows) == 10
     assert found.report["skipped"] == 1
     assert [row["recipe"]["question"] for row in found.rows] == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10]
     with pytest.raises(ValueError, match=r"it needs \d+.*unfit='skip'"):
-        build.get_recipes("qa_2", 4096, tokenizer=tok, samples=10, unfit="error")
+        build.get_recipes("qa_2", 4096, {"tokenizer": tok, "samples": 10, "unfit": "error"})
     with pytest.raises(ValueError, match=r"ruler_1k_qa_2 has no sample.*Take length 2048"):
-        build.get_recipes("qa_2", 1024, tokenizer=tok, samples=10)
+        build.get_recipes("qa_2", 1024, {"tokenizer": tok, "samples": 10})
 
 
 @pytest.mark.parametrize(
@@ -223,20 +225,20 @@ def test_what_cannot_fit(data, tok, empty_cache):
 )
 def test_wrong_metadata_is_named(data, tok, metadata, message):
     with pytest.raises(ValueError, match=message):
-        build.get_recipes("vt", 4096, tokenizer=tok, **metadata)
+        build.get_recipes("vt", 4096, {"tokenizer": tok, **metadata})
 
 
 def test_missing_and_damaged_data_are_named(data, tok, tmp_path, monkeypatch, empty_cache):
     monkeypatch.setenv("CTXBENCH_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"PaulGrahamEssays.json.*download_paulgraham"):
-        build.get_recipes("niah_single_2", 4096, tokenizer=tok, samples=1)
+        build.get_recipes("niah_single_2", 4096, {"tokenizer": tok, "samples": 1})
     with pytest.raises(FileNotFoundError, match=r"dev-v2.0.json.*rajpurkar"):
-        build.get_recipes("qa_1", 4096, tokenizer=tok, samples=1)
+        build.get_recipes("qa_1", 4096, {"tokenizer": tok, "samples": 1})
     (tmp_path / "squad.json").write_text('{"data": [{}]}')
     with pytest.raises(ValueError, match=r"squad.json is not the expected file.*SQuAD 2.0"):
-        build.get_recipes("qa_1", 4096, tokenizer=tok, samples=1)
+        build.get_recipes("qa_1", 4096, {"tokenizer": tok, "samples": 1})
     with pytest.raises(FileNotFoundError, match=r"english_words.json.*strict"):
-        build.get_recipes("cwe", 1 << 19, tokenizer=tok, samples=1)
+        build.get_recipes("cwe", 1 << 19, {"tokenizer": tok, "samples": 1})
 
 
 def test_a_damaged_recipe_file_is_named(tmp_path, monkeypatch):
@@ -373,7 +375,7 @@ def test_order_of_tasks_does_not_matter(data, tok, empty_cache):
     names = ["fwe", "vt", "niah_multikey_2"]
 
     def rows(order):
-        found = {n: build.get_recipes(n, 4096, tokenizer=tok, samples=2) for n in order}
+        found = {n: build.get_recipes(n, 4096, {"tokenizer": tok, "samples": 2}) for n in order}
         return {n: f.rows for n, f in found.items()}
 
     made, read = rows(names), rows(names)

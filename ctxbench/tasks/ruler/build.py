@@ -106,7 +106,7 @@ def load(ctx_subtask: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
     import datasets
 
     check_window(ctx_length, leaf_name(ctx_subtask, ctx_length), metadata)
-    found = get_recipes(ctx_subtask, ctx_length, **metadata)
+    found = get_recipes(ctx_subtask, ctx_length, metadata)
     report_skips(found)
     options = Options.of(metadata)
     setting = json.dumps(asdict(_setting(ctx_length, options, tokenizer_name(**metadata))))
@@ -181,15 +181,18 @@ def chat_texts(tokenizer) -> tuple[str, str]:
 
 
 def get_recipes(
-    subtask: str, length: int, progress: Callable[[], object] = lambda: None, **metadata: Any
+    subtask: str,
+    length: int,
+    metadata: dict[str, Any],
+    progress: Callable[[], object] = lambda: None,
 ) -> recipes.RecipeFile:
     """Return the recipes of one leaf, from the cache or made now.
 
     Args:
         subtask: one of the 13.
         length: tokens of prompt and answer together.
+        metadata: `Options`, and `tokenizer` or `pretrained`; other keys are not ours.
         progress: called after every sample that is made.
-        metadata: `Options`, and `tokenizer` or `pretrained`.
     """
     options = Options.of(metadata)
     name = tokenizer_name(**metadata)

@@ -18,6 +18,7 @@ from ctxbench.tasks.ruler.words import pairs
 from ctxbench.tasks.token_count import Part, TokenCounter, repeated_line, word_run
 
 DEPTHS = [int(depth) for depth in np.round(np.linspace(0, 100, num=40))]  # percent
+_FULL, _ATTEMPTS = 0.995, 8  # a strict haystack of needles is redrawn until it is this full
 _STEPS = {"essay": 500, "noise": 25, "needle": 25}
 
 
@@ -60,6 +61,7 @@ class Niah(Family):
             prefix = prefix.replace("are", "is")
             body = body.replace("Some", "A").replace("are all", "is").replace("are", "is")
             self._kind = self.value[:-1]
+        self._attempt = 0
         self._body, self._prefix = body.split("{context}"), prefix
 
     @cached_property
@@ -139,13 +141,27 @@ class Niah(Family):
         else:
             places = [int(d * (size + 1)) for d in depths]
             if self.haystack == "needle":
-                recipe["filler"] = [self.own_seed(index), stream.drawn]
-                recipe["_filler"] = self._draw_filler(stream, size)
+                recipe["filler"] = [f"{self.own_seed(index)}/{self._attempt}", 0]
+                recipe["_filler"] = self._redraw_filler(recipe)
         # Lines are inserted from the last to the first, essays cut from the first to the last.
         order = sorted(
             range(len(places)), key=lambda n: depths[n], reverse=self.haystack != "essay"
         )
         return recipe | {"order": order, "at": [places[n] for n in order]}
+
+    def fill(
+        self, counter: TokenCounter, index: int, depth: float, guess: int
+    ) -> tuple[Recipe, Draft, int]:
+        """Fill a sample; where one more line is too long, try other lines and keep the fullest."""
+        best = None
+        for attempt in range(_ATTEMPTS if self.haystack == "needle" else 1):
+            self._attempt = attempt
+            sample = super().fill(counter, index, depth, guess)
+            best = max(best or sample, sample, key=lambda made: made[2])
+            if best[2] >= _FULL * self.setting.length:
+                break
+        assert best is not None
+        return best
 
     def _random_span(self, stream: Stream, size: int) -> list[int]:
         """Return a stretch of the essays that begins with a sentence."""
