@@ -82,9 +82,10 @@ def units(text: str) -> list[str]:
     return _CUT.split(text) if _NO_CUT.search(text) else text.split(" ")
 
 
-# The further cut inside a unit, and a vocabulary entry that spans it.
-_HYPHEN = re.compile(r"(?<=[a-z])(?=-[a-z])")
-_OVER_A_HYPHEN = re.compile(r"[a-z]-")
+# Further cuts inside a unit with a hyphen: before the hyphen, and between letters and digits. And a
+# vocabulary entry that spans one.
+_INNER_CUT = re.compile(r"(?<=[a-z0-9])(?=-[a-z0-9])|(?<=[a-z])(?=[0-9])|(?<=[0-9])(?=[a-z])")
+_OVER_AN_INNER_CUT = re.compile(r"[a-z0-9]-|[a-z][0-9]|[0-9][a-z]")
 
 # Pre-tokenizers whose chunks never run over a cut: in every alternative white space is either an
 # optional first character or a run of white space only, and no look-ahead or look-behind reaches
@@ -106,6 +107,11 @@ _KNOWN_PATTERNS = {
 # A vocabulary entry with a space after a character that is not white space, in the three ways
 # vocabularies write a space (the byte-level alphabet also writes other white space as letters).
 _OVER_A_CUT = re.compile(r"[^Ġ▁ĊĉčċČ\s][Ġ▁ ]")
+
+
+def _behind_other_kind(piece: str) -> str:
+    """Put a piece that begins at an inner cut behind a character such a cut can follow."""
+    return f"1{piece}" if piece[0].isalpha() else f"a{piece}"
 
 
 def _flat(component: dict | None, key: str) -> list[dict]:
@@ -217,21 +223,27 @@ class TokenCounter:
         cost = self._cost
         if len(cost) > self._CACHE:
             cost.clear()
-        missing = [piece for piece in dict.fromkeys(pieces) if piece not in cost]
-        if missing:
-            split = [_HYPHEN.split(piece) if self._hyphens else [piece] for piece in missing]
-            self._learn(self._heads, "a ", (first for first, *_ in split))
-            self._learn(self._tails, "a", (tail for _, *tails in split for tail in tails))
-            for piece, (first, *tails) in zip(missing, split, strict=True):
-                cost[piece] = self._heads[first] + sum(self._tails[tail] for tail in tails)
+        missing = [piece for piece in set(pieces) if piece not in cost]
+        whole = [piece for piece in missing if "-" not in piece] if self._inner_cuts else missing
+        self._learn(cost, whole, "a ".__add__)
+        if len(whole) < len(missing):
+            compounds = [piece for piece in missing if "-" in piece]
+            split = [_INNER_CUT.split(piece) for piece in compounds]
+            self._learn(self._heads, [found[0] for found in split], "a ".__add__)
+            self._learn(self._tails, [t for found in split for t in found[1:]], _behind_other_kind)
+            heads, tails = self._heads, self._tails
+            for piece, found in zip(compounds, split, strict=True):
+                cost[piece] = heads[found[0]] + sum([tails[tail] for tail in found[1:]])
         return [cost[piece] for piece in pieces]
 
-    def _learn(self, known: dict[str, int], before: str, pieces: Iterable[str]) -> None:
-        """Measure the pieces that are not known, each behind the anchor."""
+    def _learn(
+        self, known: dict[str, int], pieces: list[str], anchored: Callable[[str], str]
+    ) -> None:
+        """Measure the pieces that are not known, each behind an anchor."""
         if len(known) > self._CACHE:
             known.clear()
-        missing = [piece for piece in dict.fromkeys(pieces) if piece not in known]
-        measured = self._measure([before + piece for piece in missing])
+        missing = [piece for piece in set(pieces) if piece not in known]
+        measured = self._measure([anchored(piece) for piece in missing])
         known.update((piece, n - self._anchor) for piece, n in zip(missing, measured, strict=True))
 
     def between(self, words: Sequence[str], start: int, end: int) -> int:
@@ -267,18 +279,21 @@ class TokenCounter:
         return [len(found) for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     @cached_property
-    def _hyphens(self) -> bool:
-        """Say whether `well-known` may also be cut before its hyphen, so that fewer pieces are new.
+    def _inner_cuts(self) -> bool:
+        """Say whether units may be cut inside too, so that fewer and shorter pieces are new.
 
-        Every known pre-tokenizer ends a chunk between a letter and a hyphen, or there is none.
+        Every known pre-tokenizer ends a chunk there, whatever stands before; without one the
+        vocabulary decides.
         """
         vocabulary = self.tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
-        return not any(_OVER_A_HYPHEN.search(piece) for piece in vocabulary)
+        return not any(_OVER_AN_INNER_CUT.search(piece) for piece in vocabulary)
 
     @cached_property
     def _anchor(self) -> int:
-        """Tokens of the word that stands before a unit while it is measured."""
-        return self._measure(["a"])[0]
+        """Tokens of what stands before a piece while it is measured: one, or cuts are no use."""
+        letter, digit = self._measure(["a", "1"])
+        assert letter == digit
+        return letter
 
     @cached_property
     def _added(self) -> int:
