@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 BUILT_IN = ("niah_single_2", "vt", "cwe")
-FEW = 5  # samples of the built-in generator that are made and measured
+FEW = 3  # samples of the built-in generator that are made and measured
 
 
 def seconds() -> float:
@@ -53,39 +53,36 @@ def built_in(length: int, samples: int, tokenizer: str, subtask: str) -> dict:
     from transformers import AutoTokenizer
 
     encode = AutoTokenizer.from_pretrained(tokenizer)
+    begun: list[float] = []
+
+    def samples_begin(items, *_, **__):  # stands for the progress bar around the samples
+        begun.append(seconds())
+        yield from items
+
     start = seconds()
     if subtask == "niah_single_2":
-        from lm_eval.tasks.ruler import prepare_niah
-        from lm_eval.tasks.ruler.niah_utils import TEMPLATE
+        from lm_eval.tasks.ruler import niah_utils, prepare_niah
 
+        prepare_niah.tqdm = samples_begin
         words = " ".join(json.loads(_essays().read_text())["text"].split()).split(" ")
-
-        def make(count):
-            prepare_niah.generate_samples(
-                words, max_seq_length=length, template=TEMPLATE, type_haystack="essay",
-                type_needle_k="words", type_needle_v="numbers", num_samples=count, TOKENIZER=encode,
-            )  # fmt: skip
+        prepare_niah.generate_samples(
+            words, max_seq_length=length, template=niah_utils.TEMPLATE, type_haystack="essay",
+            type_needle_k="words", type_needle_v="numbers", num_samples=FEW, TOKENIZER=encode,
+        )  # fmt: skip
     elif subtask == "vt":
         from lm_eval.tasks.ruler import vt_utils
 
-        def make(count):
-            example = vt_utils.sys_vartrack_w_noise_random(encode, 1, 500, incremental=5)[0]
-            vt_utils.sys_vartrack_w_noise_random(encode, count, length, icl_example=example)
+        vt_utils.tqdm = samples_begin
+        example = vt_utils.sys_vartrack_w_noise_random(encode, 1, 500, incremental=5)[0]
+        vt_utils.sys_vartrack_w_noise_random(encode, FEW, length, icl_example=example)
     else:
         from lm_eval.tasks.ruler import cwe_utils
 
-        def make(count):
-            cwe_utils.sys_word_pair_random(count, length, tokenizer=encode)
-
-    imported = seconds() - start
-    start = seconds()
-    make(0)
-    search = seconds() - start
-    start = seconds()
-    make(FEW)
-    each = max(seconds() - start - search, 0.0) / FEW
-    return {"s": imported + search + each * samples, "search": search, "each": each,
-            "mb": megabytes()}  # fmt: skip
+        cwe_utils.tqdm = samples_begin
+        cwe_utils.sys_word_pair_random(FEW, length, tokenizer=encode)
+    search, each = begun[-1] - start, (seconds() - begun[-1]) / FEW
+    total = search + each * samples
+    return {"s": total, "search": search, "each": each, "mb": megabytes()}
 
 
 def _essays() -> Path:
@@ -95,7 +92,12 @@ def _essays() -> Path:
 def apart(cache: str, function: str, *arguments) -> dict:
     """Run a function of this file in a process of its own."""
     command = [sys.executable, __file__, "--call", json.dumps([function, *arguments])]
-    environment = {**os.environ, "CTXBENCH_CACHE": cache, "TOKENIZERS_PARALLELISM": "false"}
+    environment = {
+        **os.environ,
+        "CTXBENCH_CACHE": cache,
+        "TOKENIZERS_PARALLELISM": "false",
+        "NLTK_DATA": str(Path(os.environ["CTXBENCH_DATA"]) / "nltk_data"),
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])

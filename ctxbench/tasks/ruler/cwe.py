@@ -38,7 +38,21 @@ def layout(count: int, seed: int | list[int]) -> list[int]:
     """Return the order of a list: official for a seed, uniform and quick for a list of them."""
     if isinstance(seed, int):
         return official_layout(count, seed)
-    return np.random.default_rng(seed).permutation(count).tolist()
+    order = np.random.default_rng(seed).permutation(count)
+    last = last_place(count, seed)
+    order[np.flatnonzero(order == last)], order[-1] = order[-1], last
+    return order.tolist()
+
+
+def last_place(count: int, seed: int | list[int]) -> int:
+    """Return the last item of `layout`; all that counting tokens needs to know of the order."""
+    return official_layout(count, seed)[-1] if isinstance(seed, int) else seed[0] % count
+
+
+@functools.lru_cache(maxsize=8)
+def _shuffled(seed: int) -> list[str]:
+    source = words.common_words(0)
+    return [source[k] for k in np.random.default_rng(seed).permutation(len(source)).tolist()]
 
 
 @dataclass(frozen=True)
@@ -108,21 +122,18 @@ class CommonWords(Family):
         return {"size": size, "own": [stream.getrandbits(32) for _ in range(3)]}
 
     def _choose_strict(self, recipe: Recipe) -> tuple[list[str], list[str]]:
-        source = words.common_words(0)
-        seed = recipe["own"][0]
-        order = np.random.default_rng(seed).permutation(len(source)).tolist()
-        chosen = [source[k] for k in order[: recipe["size"]]]
+        seed, other, _ = recipe["own"]
+        chosen = _shuffled(seed)[: recipe["size"]]
         if (more := recipe["size"] - len(chosen)) > 0:
             pairs = words.pairs()
             chosen += [pairs[k] for k in random.Random(seed).sample(range(len(pairs)), more)]
-        other = np.random.default_rng(recipe["own"][1:]).permutation(len(source)).tolist()
-        return [source[k] for k in other[: self._example_words]], chosen
+        return _shuffled(other)[: self._example_words], chosen
 
     def draft(self, recipe: Recipe) -> Draft:
         """Make the prompt: the example with its answer, then the list."""
         if "own" in recipe:
             example, chosen = self._choose_strict(recipe)
-            seeds = [[recipe["own"][0], n] for n in (1, 2)]
+            seeds = [[recipe["own"][2], n] for n in (1, 2)]
         else:
             example, chosen = recipe.get("_chosen") or self._choose(
                 Stream(*recipe["from"]), recipe["size"]
@@ -146,13 +157,12 @@ class CommonWords(Family):
         """Return the list: its first number and last word, and what is between by sums."""
         counts = self._counts
         length = COMMON * counts.common + (len(chosen) - COMMON) * counts.rare
-        order = layout(length, seed)
-        last, many = order[-1], COMMON * counts.common
+        last, many = last_place(length, seed), COMMON * counts.common
         rank = last % COMMON if last < many else COMMON + (last - many) % (len(chosen) - COMMON)
         last_word = chosen[rank]
 
         def text() -> str:
-            listed = numbered(counts.repeat(chosen), order)
+            listed = numbered(counts.repeat(chosen), layout(length, seed))
             return listed[len("1.") : -len(f" {last_word}")]
 
         def tokens(counter: TokenCounter) -> int:
