@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from ctxbench.tasks import leaf_files, recipes
+from ctxbench.tasks.model_window import check_window
 from ctxbench.tasks.ruler import build, leaves, metrics
 from ctxbench.tasks.ruler.family import Setting, Unfit, largest_that_fits
 from ctxbench.tasks.ruler.fwe import _ZETA, word_counts
@@ -22,7 +23,6 @@ from ctxbench.tasks.ruler.subtasks import LENGTHS, SUBTASKS
 from ctxbench.tasks.ruler.words import Pairs, common_words, pairs
 from ctxbench.tasks.token_count import TokenCounter, render
 from ctxbench.tasks.tokenizer import load_tokenizer
-from ctxbench.tasks.window import check_window
 
 CASES = list(itertools.product(SUBTASKS, (4096, 8192)))
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from ctxbench.tasks import recipes
 from ctxbench.tasks.essays import load_essays
+from ctxbench.tasks.model_window import check_window
 from ctxbench.tasks.ruler import templates, words
 from ctxbench.tasks.ruler.family import Draft, Family, Recipe, Setting, Unfit
 from ctxbench.tasks.ruler.qa import load_corpus
 from ctxbench.tasks.ruler.subtasks import LENGTHS, SUBTASKS
 from ctxbench.tasks.token_count import TokenCounter, fingerprint, render
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
-from ctxbench.tasks.window import check_window
 
 logger = logging.getLogger(__name__)
 
