@@ -1,0 +1,135 @@
+"""`ctxbench data`: prepare, list, check and remove the recipes of generated tasks."""
+
+import argparse
+import importlib
+from types import ModuleType
+
+FAMILIES = {"ruler": "ctxbench.tasks.ruler.build"}
+"""Families: the module has `leaves_of`, `leaf_name`, `get_recipes`, `report_skips`, `recount`."""
+
+
+def add_parser(subparsers) -> None:
+    """Add `data` to the command line."""
+    parser = subparsers.add_parser("data", help="prepare, list, check, remove generated task data")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    build = commands.add_parser("build", help="make the data of a task or group ahead of a run")
+    build.add_argument("task", help="such as ruler_32k or ruler_4k_vt")
+    build.add_argument("--tokenizer", required=True, help="folder, hub id, or mini")
+    build.add_argument("--samples", type=int, default=500, help="per leaf task (500)")
+    build.add_argument("--seed", type=int, default=42, help="of all random numbers (42)")
+    build.add_argument("--fidelity", default="nvidia", help="nvidia (default), lceg or strict")
+    build.add_argument("--unfit", default="skip", help="skip (default) or error")
+    build.add_argument("--chat", action="store_true", help="count the tokenizer's chat template")
+    build.add_argument("--data-dir", help="searched for local data before CTXBENCH_DATA")
+    build.set_defaults(run=_build)
+    listing = commands.add_parser("ls", help="list what is there")
+    listing.add_argument("name", nargs="?", default="*", help="task, whole name, or pattern")
+    listing.set_defaults(run=_list)
+    verify = commands.add_parser("verify", help="check that files are whole")
+    verify.add_argument("name", nargs="?", default="*", help="task, whole name, or pattern")
+    verify.add_argument(
+        "--prompts", action="store_true", help="also write every prompt and count its tokens anew"
+    )
+    verify.add_argument("--tokenizer", help="for --prompts, where it is not where it was")
+    verify.set_defaults(run=_verify)
+    remove = commands.add_parser("rm", help="remove files")
+    remove.add_argument("name", help="task, whole name, or pattern")
+    remove.set_defaults(run=_remove)
+
+
+def _family(name: str) -> ModuleType:
+    family = name.split("_")[0]
+    if family not in FAMILIES:
+        raise ValueError(
+            f"{name!r} has no data to build. Allowed: tasks and groups of {', '.join(FAMILIES)}. "
+            "See `ctxbench ls tasks`."
+        )
+    return importlib.import_module(FAMILIES[family])
+
+
+def _build(options: argparse.Namespace) -> int:
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
+
+    family = _family(options.task)
+    leaves = family.leaves_of(options.task)
+    if not leaves:
+        raise ValueError(
+            f"There is no task or group {options.task!r}. Names are like ruler_32k, ruler_32k_qa "
+            "or ruler_32k_vt; see `ctxbench ls tasks`."
+        )
+    chosen = ("tokenizer", "samples", "seed", "fidelity", "unfit", "chat", "data_dir")
+    metadata = {name: getattr(options, name) for name in chosen}
+    columns = (SpinnerColumn(), *Progress.get_default_columns()[:2], MofNCompleteColumn())
+    failures = []
+    with Progress(*columns, TimeElapsedColumn()) as progress:
+        for leaf in leaves:
+            name = family.leaf_name(*leaf)
+            row = progress.add_task(name, total=options.samples)
+            try:
+                found = family.get_recipes(*leaf, metadata, lambda r=row: progress.advance(r))
+            except (ValueError, FileNotFoundError) as error:
+                failures.append(f"{name}: {error}")
+                progress.update(row, description=f"{name} failed")
+                continue
+            progress.update(row, completed=len(found.rows), total=len(found.rows))
+            family.report_skips(found)
+    if failures:
+        raise ValueError("\n".join(failures))
+    return 0
+
+
+def _matching(name: str) -> list:
+    from ctxbench.tasks import recipes
+
+    found = list(recipes.files(name))
+    if not found and name != "*":
+        raise ValueError(
+            f"No data is called {name!r} in {recipes.folder()}. Give a task, a whole name or a "
+            "pattern such as 'ruler_32k*'; see `ctxbench data ls`."
+        )
+    return found
+
+
+def _list(options: argparse.Namespace) -> int:
+    from ctxbench.tasks import recipes
+
+    print(recipes.folder())
+    for path in _matching(options.name):
+        try:
+            found = recipes.read(path)
+        except ValueError:
+            print(f"  {path.stem}  damaged")
+            continue
+        about = {k: found.key.get(k) for k in ("fidelity", "seed", "unfit")}
+        facts = ", ".join(f"{k} {v}" for k, v in about.items())
+        print(
+            f"  {path.stem}  {len(found.rows)} samples, {path.stat().st_size / 1024:.0f} kB, "
+            f"{facts}, tokenizer {found.report.get('tokenizer_name')}"
+        )
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from ctxbench.tasks import recipes
+
+    bad = 0
+    for path in _matching(options.name):
+        try:
+            found = recipes.read(path)
+            if options.prompts:
+                _family(path.stem).recount(found, options.tokenizer)
+        except (ValueError, FileNotFoundError) as damage:
+            bad += 1
+            print(f"{path.stem}: {damage}")
+        else:
+            print(f"{path.stem}: {len(found.rows)} samples whole")
+    return 1 if bad else 0
+
+
+def _remove(options: argparse.Namespace) -> int:
+    from ctxbench.tasks import recipes
+
+    for path in _matching(options.name):
+        recipes.remove(path)
+        print(f"removed {path.stem}")
+    return 0

@@ -1,0 +1,49 @@
+"""Does a task fit the model's window? Said before anything is generated."""
+
+from typing import Any
+
+from ctxbench.assets import resolve_model
+
+_WINDOW_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_length")
+
+
+def _tokens(value: int | str) -> int:
+    text = str(value).strip().lower().replace("_", "")
+    scale = {"k": 1024, "m": 1 << 20}.get(text[-1:], 1)
+    return int(text[:-1] if scale > 1 else text) * scale
+
+
+def model_window(metadata: dict[str, Any]) -> int | None:
+    """Return the tokens the model can hold, as far as its arguments or its config tell.
+
+    The model arguments `max_length` and `length` come first (lm-eval hands them to tasks), then the
+    config of `pretrained`; a `method` without a length sets the window itself, so None then.
+    """
+    for name in ("max_length", "length"):
+        if metadata.get(name) is not None:
+            return _tokens(metadata[name])
+    if metadata.get("method") or not isinstance(metadata.get("pretrained"), str):
+        return None
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(resolve_model(metadata["pretrained"]))
+    except (OSError, ValueError):  # not a transformers model: it says itself what does not fit
+        return None
+    config = config.get_text_config()
+    return next((n for field in _WINDOW_FIELDS if (n := getattr(config, field, None))), None)
+
+
+def check_window(length: int, task: str, metadata: dict[str, Any]) -> None:
+    """Refuse a task that is longer than the model's window.
+
+    Raises:
+        ValueError: it is.
+    """
+    window = model_window(metadata)
+    if window is not None and length > window:
+        raise ValueError(
+            f"{task} has prompts of {length} tokens (answer included), but the model's window is "
+            f"{window} tokens, and a harness would cut the prompts silently. Take a shorter task, "
+            "or extend the model: --model ctxext with method=... and length=..."
+        )

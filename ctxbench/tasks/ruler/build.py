@@ -1,0 +1,339 @@
+"""RULER's samples for lm-eval: options from metadata, recipes from the cache, prompts on demand."""
+
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ctxbench.tasks import recipes
+from ctxbench.tasks.essays import load_essays
+from ctxbench.tasks.model_window import check_window
+from ctxbench.tasks.ruler import templates, words
+from ctxbench.tasks.ruler.family import Draft, Family, Recipe, Setting, Unfit
+from ctxbench.tasks.ruler.qa import load_corpus
+from ctxbench.tasks.ruler.subtasks import LENGTHS, SUBTASKS
+from ctxbench.tasks.token_count import TokenCounter, fingerprint, render
+from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1  # of the generator: raise it when the same options give other samples
+FIDELITIES = ("nvidia", "lceg", "strict")
+UNFIT = ("skip", "error")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose in `--metadata`.
+
+    Attributes:
+        samples: per leaf (the official 500).
+        seed: of all random numbers (the official 42).
+        fidelity: nvidia, lceg or strict; see README.md.
+        unfit: a question that cannot fit is skipped for the next, or an error.
+        chat: count and place the tokenizer's chat template (give --apply_chat_template too).
+        data_dir: searched for local data before `CTXBENCH_DATA`.
+    """
+
+    samples: int = 500
+    seed: int = 42
+    fidelity: str = "nvidia"
+    unfit: str = "skip"
+    chat: bool = False
+    data_dir: str | None = None
+
+    @classmethod
+    def of(cls, metadata: dict[str, Any]) -> "Options":
+        """Take the options out of lm-eval's metadata, which holds the model's arguments too.
+
+        Raises:
+            ValueError: a value is not allowed.
+        """
+        options = cls(**{k: metadata[k] for k in cls.__dataclass_fields__ if k in metadata})
+        for name, allowed in (("fidelity", FIDELITIES), ("unfit", UNFIT), ("chat", (False, True))):
+            if getattr(options, name) not in allowed:
+                raise ValueError(
+                    f"Metadata {name}={getattr(options, name)!r} is not allowed; it is one of "
+                    f"{', '.join(map(str, allowed))}. Mend --metadata."
+                )
+        for name, least in (("samples", 1), ("seed", 0)):
+            value = getattr(options, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(
+                    f"Metadata {name}={value!r} is not allowed; it is a whole number from {least} "
+                    "on. Mend --metadata."
+                )
+        if options.chat and options.fidelity == "lceg":
+            raise ValueError(
+                "Metadata chat=true was given with fidelity='lceg', but that study evaluated base "
+                "models without a chat template. Leave one of them out."
+            )
+        return options
+
+
+def leaf_name(subtask: str, length: int) -> str:
+    """Return the name of a leaf task."""
+    return f"ruler_{length // 1024}k_{subtask}"
+
+
+def leaves_of(name: str) -> list[tuple[str, int]]:
+    """Return subtask and length of every leaf of a task or group; empty if it is none of ours."""
+    everything = [(subtask, length) for length in LENGTHS.values() for subtask in SUBTASKS]
+    if name == "ruler_all":
+        return [leaf for leaf in everything if leaf[1] >= 4096]
+    found = [leaf for leaf in everything if leaf_name(*leaf) == name]
+    for key, length in LENGTHS.items():
+        for category in ("", *dict.fromkeys(task.category for task in SUBTASKS.values())):
+            if name == "_".join(filter(None, ("ruler", key, category))):
+                found += [
+                    (subtask, length)
+                    for subtask, task in SUBTASKS.items()
+                    if category in ("", task.category)
+                ]
+    return found
+
+
+def load(ctx_subtask: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
+    """Return one leaf's samples, for lm-eval's `custom_dataset`.
+
+    Raises:
+        ValueError: an option is not allowed, the model's window is too short, or no sample fits.
+        FileNotFoundError: local data are missing; the message says how to get them.
+    """
+    import datasets
+
+    check_window(ctx_length, leaf_name(ctx_subtask, ctx_length), metadata)
+    found = get_recipes(ctx_subtask, ctx_length, metadata)
+    report_skips(found)
+    options = Options.of(metadata)
+    setting = json.dumps(asdict(_setting(ctx_length, options, tokenizer_name(**metadata))))
+    rows = [
+        {
+            "subtask": ctx_subtask,
+            "length": ctx_length,
+            "setting": setting,
+            **row,
+            "recipe": json.dumps(row["recipe"]),
+        }
+        for row in found.rows
+    ]
+    return {"test": datasets.Dataset.from_list(rows)}
+
+
+def report_skips(found: recipes.RecipeFile) -> None:
+    """Log what could not be made."""
+    skipped, wanted = found.report["skipped"], found.key["samples"]
+    if skipped:
+        logger.warning(
+            "%s: %d questions were skipped because they cannot fit.", found.key["leaf"], skipped
+        )
+    if len(found.rows) < wanted:
+        logger.warning(
+            "%s: %d samples instead of %d: the local file has no more questions.",
+            found.key["leaf"],
+            len(found.rows),
+            wanted,
+        )
+
+
+def doc_to_text(doc: dict) -> str:
+    """Return a sample's prompt, up to the answer's beginning."""
+    family = _family(doc["subtask"], doc["setting"])
+    return render(family.draft(json.loads(doc["recipe"])).parts)
+
+
+@functools.lru_cache(maxsize=32)
+def _family(subtask: str, setting: str) -> Family:
+    fields = json.loads(setting)
+    return SUBTASKS[subtask].make(Setting(**fields | {"chat": tuple(fields["chat"])}))
+
+
+def _setting(length: int, options: Options, tokenizer: str) -> Setting:
+    return Setting(
+        length=length,
+        samples=options.samples,
+        seed=options.seed,
+        fidelity=options.fidelity,
+        chat=chat_texts(load_tokenizer(tokenizer)) if options.chat else ("", ""),
+        data_dir=options.data_dir,
+    )
+
+
+def chat_texts(tokenizer) -> tuple[str, str]:
+    """Return what a chat template puts before and after the user's message.
+
+    Raises:
+        ValueError: the tokenizer has no chat template.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            "Metadata chat=true was given, but the tokenizer has no chat template. Leave it out, "
+            "or give the tokenizer of a chat model."
+        )
+    user, answer = "<<user>>", "<<answer>>"
+    messages = [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, continue_final_message=True)
+    before, rest = text.split(user)
+    return before, rest[: rest.index(answer)]
+
+
+def get_recipes(
+    subtask: str,
+    length: int,
+    metadata: dict[str, Any],
+    progress: Callable[[], object] = lambda: None,
+) -> recipes.RecipeFile:
+    """Return the recipes of one leaf, from the cache or made now.
+
+    Args:
+        subtask: one of the 13.
+        length: tokens of prompt and answer together.
+        metadata: `Options`, and `tokenizer` or `pretrained`; other keys are not ours.
+        progress: called after every sample that is made.
+    """
+    options = Options.of(metadata)
+    name = tokenizer_name(**metadata)
+    setting = _setting(length, options, name)
+    key = {
+        "generator": ["ruler", VERSION],
+        "leaf": leaf_name(subtask, length),
+        "subtask": subtask,
+        "length": length,
+        **{k: v for k, v in asdict(options).items() if k not in ("data_dir", "chat")},
+        "chat": list(setting.chat),
+        "tokenizer": _fingerprint(name),
+        "texts": _texts_digest(),
+        "data": {kind: _data_digest(kind, options.data_dir) for kind in SUBTASKS[subtask].data},
+    }
+    counter = _counter(name, options.fidelity == "strict" and not options.chat)
+
+    def make() -> tuple[list[recipes.Row], dict[str, Any]]:
+        rows, report = make_rows(
+            leaf_name(subtask, length), SUBTASKS[subtask].make(setting), counter, options, progress
+        )
+        return rows, report | {"tokenizer_name": name}
+
+    return recipes.get(key, make)
+
+
+@functools.lru_cache(maxsize=4)
+def _counter(tokenizer: str, special_tokens: bool) -> TokenCounter:
+    return TokenCounter(load_tokenizer(tokenizer), special_tokens)
+
+
+@functools.lru_cache(maxsize=8)
+def _fingerprint(tokenizer: str) -> str:
+    return fingerprint(load_tokenizer(tokenizer))
+
+
+@functools.lru_cache
+def _texts_digest() -> str:
+    """Return a digest of the prompt texts and word lists."""
+    texts = [asdict(templates.template(f)) for f in ("niah", "vt", "cwe", "fwe", "qa")]
+    all_of_it = [texts, templates.needle(), templates.noise(), templates.document(), words.digest()]
+    return hashlib.sha256(json.dumps(all_of_it).encode()).hexdigest()[:16]
+
+
+def _data_digest(kind: str, data_dir: str | None) -> str:
+    if kind == "essays":
+        return load_essays(data_dir).digest
+    return load_corpus(kind, data_dir).digest
+
+
+def make_rows(
+    leaf: str,
+    family: Family,
+    counter: TokenCounter,
+    options: Options,
+    progress: Callable[[], object] = lambda: None,
+) -> tuple[list[recipes.Row], dict[str, Any]]:
+    """Make a leaf's samples.
+
+    Returns:
+        Rows for the cache, and a report with the number of skipped questions.
+
+    Raises:
+        ValueError: no sample fits, or one does not and `unfit` is error.
+    """
+    rows: list[recipes.Row] = []
+    skipped = 0
+    needed: list[int] = []
+    for sample in family.make(counter):
+        if isinstance(sample, Unfit):
+            skipped += 1
+            if sample.tokens is not None:
+                needed.append(sample.tokens)
+            # A family without questions has no other to go on to.
+            if options.unfit == "error" or (not family.questions and skipped > len(rows)):
+                raise _cannot_fit(leaf, family, needed, options.unfit)
+            continue
+        rows.append(_row(family, counter, len(rows), *sample))
+        progress()
+        if len(rows) == options.samples:
+            break
+    if not rows:
+        raise _cannot_fit(leaf, family, needed, options.unfit)
+    return rows, {"skipped": skipped}
+
+
+def _row(
+    family: Family, counter: TokenCounter, index: int, recipe: Recipe, draft: Draft, tokens: int
+) -> recipes.Row:
+    depth = family.depth(counter, draft, tokens)
+    return {
+        "index": index,
+        "tokens": tokens,
+        "depth": None if depth is None else round(depth, 6),
+        "outputs": draft.outputs,
+        "gen_prefix": draft.prefix,
+        "recipe": {k: v for k, v in recipe.items() if not k.startswith("_")},
+    }
+
+
+def _cannot_fit(leaf: str, family: Family, needed: list[int], unfit: str) -> ValueError:
+    length = family.setting.length
+    what = f"{leaf} has a sample that cannot fit {length} tokens"
+    if not needed:
+        return ValueError(f"{what}, whatever its haystack. Take a longer length.")
+    if unfit == "error":
+        return ValueError(
+            f"{what}: it needs {needed[-1]}. Metadata unfit='error' stops here; unfit='skip' goes "
+            "on to the next question where there is one. Give that, or take a longer length."
+        )
+    fits = next((n for n in sorted(LENGTHS.values()) if n >= min(needed)), min(needed))
+    return ValueError(
+        f"{leaf} has no sample that fits {length} tokens with this "
+        f"tokenizer: the shortest needs {min(needed)}. Take length {fits} or more, or leave this "
+        "subtask out."
+    )
+
+
+def recount(found: recipes.RecipeFile, tokenizer: str | None = None) -> None:
+    """Write every prompt of a recipe file and compare its tokens with those recorded.
+
+    Raises:
+        ValueError: a prompt has other tokens than when it was made.
+    """
+    key = found.key
+    name = tokenizer or found.report["tokenizer_name"]
+    if _fingerprint(name) != key["tokenizer"]:
+        raise ValueError(
+            f"The tokenizer {name} is not the one this was made with. Give it with --tokenizer."
+        )
+    setting = Setting(
+        key["length"], key["samples"], key["seed"], key["fidelity"], tuple(key["chat"])
+    )
+    family = SUBTASKS[key["subtask"]].make(setting)
+    counter = TokenCounter(
+        load_tokenizer(name), key["fidelity"] == "strict" and not any(key["chat"]), additive=False
+    )
+    for row in found.rows:
+        tokens = family.count(counter, family.draft(row["recipe"]))
+        if tokens != row["tokens"]:
+            raise ValueError(
+                f"Sample {row['index']} has {tokens} tokens, but {row['tokens']} were recorded: "
+                "the local data or the installed word lists are not those it was made with."
+            )

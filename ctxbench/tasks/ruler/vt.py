@@ -1,0 +1,226 @@
+"""RULER's variable tracking: a chain of assignments scattered over noise, one example before it.
+
+Reference: github.com/NVIDIA/RULER, scripts/data/synthetic/variable_tracking.py, and for `lceg` the
+older copy in github.com/Leooyii/LCEG (statements inside the noise lines, one fixed example).
+"""
+
+import itertools
+import string
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from ctxbench.tasks.ruler import templates
+from ctxbench.tasks.ruler.family import Draft, Family, Recipe
+from ctxbench.tasks.ruler.stream import Stream
+from ctxbench.tasks.token_count import Part, TokenCounter, render, repeated_line
+
+_EXAMPLE_TOKENS = 500
+_EXAMPLE_VALUE = "12345"  # what the official example holds before it is replaced
+
+
+def chain(names: list[str], value: str) -> list[str]:
+    """Return the statements that hand a value through variables."""
+    links = [f"VAR {name} = VAR {before} " for before, name in itertools.pairwise(names)]
+    return [f"VAR {names[0]} = {value}", *links]
+
+
+@dataclass
+class VariableTracking(Family):
+    """One chain of `hops` + 1 variables; all of them are the answer. Units: noise lines.
+
+    The statements' places in a recipe are line numbers before any insertion, in order.
+    """
+
+    hops: int = 4
+    is_example: bool = False
+    new_tokens: int = field(init=False, default=30)
+
+    def __post_init__(self):
+        self._lceg = self.setting.fidelity == "lceg"
+        self._template = templates.template("vt", misspelled=self._lceg)
+        self._noise = templates.noise()
+        self._values = np.random.RandomState(self.setting.seed)
+        self._example_recipe: Recipe = {}
+        self._example_tokens = 0
+        if self.is_example:
+            # LCEG's example pays for new tokens too, and loses the line breaks and last word of
+            # its question.
+            self.new_tokens = self.new_tokens if self._lceg else 0
+            if self._lceg:
+                body = " ".join(self._template.body.split()[:-1])
+                self._template = replace(self._template, body=body)
+
+    @property
+    def step(self) -> int:
+        """Official: 10 lines; 5 in the example, and below 4k (not in LCEG)."""
+        short = self.is_example or (self.setting.length < 4096 and not self._lceg)
+        return 5 if short else 10
+
+    @cached_property
+    def _example(self) -> "VariableTracking":
+        fidelity = "lceg" if self._lceg else "nvidia"
+        setting = replace(self.setting, length=_EXAMPLE_TOKENS, fidelity=fidelity, chat=("", ""))
+        return VariableTracking(setting, hops=self.hops, is_example=True)
+
+    def begin(self, stream: Stream, counter: TokenCounter) -> None:
+        """Draw the example as the official code does: a sample of at most 500 tokens."""
+        if self.is_example:
+            return
+        example = self._example
+        size = example.grow(stream, counter) if self._lceg else example.search(stream, counter)
+        self._values = example._values
+        self._example_recipe, _, _ = example.fit(stream, counter, size, 0)
+        self._example_tokens = counter.count([self._example_text(self._example_recipe)])
+
+    def _example_text(self, recipe: Recipe) -> str:
+        """Return the example with its answer."""
+        draft = self._example.draft(recipe)
+        names = " ".join(recipe["names"])
+        return f"{render(draft.parts)}{draft.prefix} {names}" + ("\n\n" if self._lceg else "\n")
+
+    def _draw_names(self, stream: Stream, letters: int) -> list[str]:
+        return [
+            "".join(stream.choices(string.ascii_uppercase, k=letters)) for _ in range(self.hops + 1)
+        ]
+
+    def _draw_value(self) -> str:
+        return str(self._values.randint(10000, 99999))
+
+    def draw_chain(self, stream: Stream, size: int, index: int) -> Recipe:
+        """Draw in the official order: names, value, places."""
+        names = self._draw_names(stream, 3 if self.is_example else 5)
+        fixed = self.is_example and not self._lceg
+        value = _EXAMPLE_VALUE if fixed else self._draw_value()
+        if len(set(names)) < len(names):
+            # The official code draws more names, begins a second chain with them and fails.
+            while len(set(names)) < self.hops + 1:
+                names += ["".join(stream.choices(string.ascii_uppercase, k=len(names[0])))]
+            if not fixed:
+                self._draw_value()
+            raise ValueError("two variables of one name")
+        at = sorted(stream.sample(range(self._places(size)), self.hops + 1))
+        marked = index % (self.hops + 1)
+        return {"size": size, "names": names, "value": value, "at": at, "marked": marked}
+
+    def draw(self, stream: Stream, size: int, index: int) -> Recipe:
+        """Draw the chain, then the example's new names and value (LCEG: the example as it is)."""
+        recipe = self.draw_chain(stream, size, index)
+        if self.is_example:
+            return recipe
+        example = self._example_recipe
+        if not self._lceg:
+            names = self._draw_names(stream, 3)
+            example = example | {"new_names": names, "new_value": self._draw_value()}
+        return recipe | {"example": example}
+
+    @property
+    def overhead(self) -> int:
+        """Tokens that the search for a size adds to a probe's prompt."""
+        return self.new_tokens + self._example_tokens
+
+    def probe(self, stream: Stream, size: int, counter: TokenCounter, answers: bool = False) -> int:
+        """Count the prompt of a random chain, without its example."""
+        draft = self.draft(self.draw_chain(stream, size, 0))
+        head, tail = self.setting.chat
+        end = tail + draft.prefix + (self.answers(draft) if answers else "")
+        return counter.count([head, *draft.parts, end])
+
+    def count(self, counter: TokenCounter, draft: Draft) -> int:
+        """Count a sample; LCEG counts chain and example apart."""
+        if not self._lceg or self.is_example:
+            return super().count(counter, draft)
+        return counter.count([*draft.parts[1:], draft.prefix]) + self.overhead
+
+    def shrink(self, size: int) -> int:
+        """Return the size to try after one that was too long; LCEG tries the same again."""
+        return size if self._lceg else super().shrink(size)
+
+    def _places(self, size: int) -> int:
+        """Return how many pieces the noise has: lines, or sentences in LCEG's shortest example."""
+        return size * (self._noise.count(".") + 1) if self._splits(size) else size
+
+    def _splits(self, size: int) -> bool:
+        return self._lceg and size <= self.hops + 1
+
+    def draw_strict(self, stream: Stream, size: int, index: int, depth: float) -> Recipe:
+        """Draw all statements at random, one of them at `depth`; the example too."""
+        depths = [depth, *(stream.random() for _ in range(self.hops))]
+        lines = self._example_recipe["size"]
+        example = {
+            "size": lines,
+            "names": self._distinct_names(stream, 3),
+            "value": str(stream.randrange(10000, 99999)),
+            "at": sorted(stream.sample(range(lines + 1), self.hops + 1)),
+            "marked": 0,
+        }
+        return {
+            "size": size,
+            "names": self._distinct_names(stream, 5),
+            "value": str(stream.randrange(10000, 99999)),
+            "at": sorted(int(d * (size + 1)) for d in depths),
+            "marked": sorted(depths).index(depth),
+            "example": example,
+        }
+
+    def _distinct_names(self, stream: Stream, letters: int) -> list[str]:
+        names = self._draw_names(stream, letters)
+        while len(set(names)) < len(names) or "VAR" in names:
+            names = self._draw_names(stream, letters)
+        return names
+
+    def draft(self, recipe: Recipe) -> Draft:
+        """Make the prompt: the example, then the chain in its noise."""
+        body, tail = self._template.body.split("{context}")
+        texts = {"query": recipe["value"], "num_v": self.hops + 1}
+        statements = chain(recipe["names"], recipe["value"])
+        context = self._inside_lines if self._lceg else self._between_lines
+        parts = [body, *context(recipe, statements), tail.format(**texts)]
+        return Draft(
+            parts=[self._example_of(recipe), *parts],
+            prefix=self._template.prefix.format(**texts),
+            outputs=recipe["names"],
+            depth=recipe["at"][recipe["marked"]] / max(recipe["size"], 1),
+        )
+
+    def _example_of(self, recipe: Recipe) -> str:
+        if "example" not in recipe:
+            return ""
+        example = recipe["example"]
+        text = self._example_text(example)
+        if self._lceg:
+            return f" {text}\n\n"
+        if "new_names" in example:
+            olds = [*example["names"], example["value"]]
+            for old, new in zip(olds, [*example["new_names"], example["new_value"]], strict=True):
+                text = text.replace(old, new)
+        return f"{text}\n"
+
+    def _between_lines(self, recipe: Recipe, statements: list[str]) -> list[Part]:
+        """Put every statement on its own line."""
+        parts: list[Part] = []
+        done = 0
+        for place, statement in zip(recipe["at"], statements, strict=True):
+            parts += [*self._lines(place - done), f"{statement}\n"]
+            done = place
+        # The last line has no line break; the question brings its own.
+        if done == recipe["size"]:
+            return [*parts[:-1], statements[-1]]
+        return [*parts, *repeated_line(self._noise, recipe["size"] - done)]
+
+    def _lines(self, count: int) -> list[Part]:
+        return [*repeated_line(self._noise, count), "\n"] if count else []
+
+    def _inside_lines(self, recipe: Recipe, statements: list[str]) -> list[Part]:
+        """Put the statements between pieces that are joined by spaces, as LCEG does."""
+        pieces = [self._noise + "\n"] * recipe["size"]
+        if self._splits(recipe["size"]):
+            pieces = [
+                piece + "." if piece.strip() else piece
+                for line in pieces
+                for piece in line.split(".")
+            ]
+        for done, (place, statement) in enumerate(zip(recipe["at"], statements, strict=True)):
+            pieces.insert(place + done, statement)
+        return [" ".join(pieces).replace(". \n", ".\n")]

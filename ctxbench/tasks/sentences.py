@@ -1,0 +1,81 @@
+"""Sentence borders by NLTK's punkt, found once per text and remembered.
+
+NLTK imports half of scientific Python (200 MB), so it does its work in a process of its own, and
+the borders (half a megabyte for three of text) stay in the cache folder.
+"""
+
+import hashlib
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ctxbench.assets import cache_dir, find_data
+from ctxbench.tasks.atomic_file import write_atomically
+
+_VERSION = 1
+_GET_PUNKT = (
+    "NLTK's sentence splitter punkt_tab was not found: neither nltk_data/tokenizers/punkt_tab/"
+    "english in a folder that CTXBENCH_DATA names, nor where NLTK looks. Run "
+    "`python -m nltk.downloader punkt_tab`."
+)
+
+
+def sentence_spans(text: str, data_dir: str | None = None) -> np.ndarray:
+    """Return the character spans of the English sentences of a text: `[sentences, 2]`.
+
+    Raises:
+        FileNotFoundError: punkt's parameters are not on this machine.
+    """
+    folder = find_data(
+        "nltk_data/tokenizers/punkt_tab/english", "punkt_tab/english", data_dir=data_dir
+    )
+    digest = hashlib.sha256(f"{_VERSION}\n{text}".encode())
+    for path in sorted(folder.iterdir()) if folder else []:
+        digest.update(path.read_bytes())
+    cached = cache_dir() / "sentences" / f"{digest.hexdigest()[:32]}.npy"
+    if not cached.exists():
+        write_atomically(cached, _spans_from_child(text, folder))
+    return np.load(cached)
+
+
+def _spans_from_child(text: str, folder: Path | None) -> bytes:
+    command = [sys.executable, "-m", __name__, str(folder or "")]
+    child = subprocess.run(command, input=text.encode(), capture_output=True)
+    if child.returncode:
+        if b"LookupError" in child.stderr:
+            raise FileNotFoundError(_GET_PUNKT)
+        raise RuntimeError(f"Splitting sentences failed: {child.stderr.decode()[-2000:]}")
+    return child.stdout
+
+
+def _tokenizer(folder: str):
+    from nltk.tokenize import punkt
+
+    if not folder:
+        return punkt.PunktTokenizer("english")  # NLTK's own search path
+    # Read here, because NLTK refuses files outside of its own search path.
+    lines = {path.stem: path.read_text("utf-8").splitlines() for path in Path(folder).iterdir()}
+    parameters = punkt.PunktParameters()
+    parameters.collocations = {tuple(line.split("\t")) for line in lines["collocations"]}
+    parameters.sent_starters = set(lines["sent_starters"])
+    parameters.abbrev_types = set(lines["abbrev_types"])
+    for line in lines["ortho_context"]:
+        word, context = line.split("\t")
+        parameters.ortho_context[word] = int(context)
+    return punkt.PunktSentenceTokenizer(parameters)
+
+
+def _main() -> None:
+    """Read a text from standard input, write the spans as a .npy file to standard output."""
+    text = sys.stdin.buffer.read().decode()
+    spans = np.array(list(_tokenizer(sys.argv[1]).span_tokenize(text)), dtype=np.int64)
+    buffer = io.BytesIO()
+    np.save(buffer, spans)
+    sys.stdout.buffer.write(buffer.getvalue())
+
+
+if __name__ == "__main__":
+    _main()
