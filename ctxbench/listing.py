@@ -40,6 +40,7 @@ def task_names(*, members: bool = True) -> dict[str, list[str]]:
     """
     families: dict[str, set[str]] = {}
     grouped: set[str] = set()
+    groups: set[str] = set()
     for file in sorted(tasks_path().rglob("*.yaml")):
         if file.name.startswith("_"):
             continue
@@ -49,10 +50,11 @@ def task_names(*, members: bool = True) -> dict[str, list[str]]:
         if isinstance(name, str):
             families.setdefault(family, set()).add(name)
         if "group" in content:
+            groups.add(str(content["group"]))
             grouped |= {entry for entry in content["task"] if isinstance(entry, str)}
     if not members:
         ladders = {name for name in grouped if _LENGTH.sub("", name, count=1) in _all(families)}
-        hidden = grouped - ladders | {_LENGTH.sub("", name, count=1) for name in ladders}
+        hidden = grouped - ladders - groups | {_LENGTH.sub("", name, count=1) for name in ladders}
         families = {family: names - hidden for family, names in families.items()}
     return {family: sorted(names, key=_natural) for family, names in sorted(families.items())}
 
