@@ -4,7 +4,11 @@ import argparse
 import importlib
 from types import ModuleType
 
-FAMILIES = {"ruler": "ctxbench.tasks.ruler.build"}
+FAMILIES = {
+    "ruler": "ctxbench.tasks.ruler.build",
+    "niah": "ctxbench.tasks.niah.build",
+    "passkey": "ctxbench.tasks.passkey.build",
+}
 """Families: the module has `leaves_of`, `leaf_name`, `get_recipes`, `report_skips`, `recount`."""
 
 
@@ -15,11 +19,13 @@ def add_parser(subparsers) -> None:
     build = commands.add_parser("build", help="make the data of a task or group ahead of a run")
     build.add_argument("task", help="such as ruler_32k or ruler_4k_vt")
     build.add_argument("--tokenizer", required=True, help="folder, hub id, or mini")
-    build.add_argument("--samples", type=int, default=500, help="per leaf task (500)")
-    build.add_argument("--seed", type=int, default=42, help="of all random numbers (42)")
-    build.add_argument("--fidelity", default="nvidia", help="nvidia (default), lceg or strict")
-    build.add_argument("--unfit", default="skip", help="skip (default) or error")
-    build.add_argument("--chat", action="store_true", help="count the tokenizer's chat template")
+    build.add_argument("--samples", type=int, help="per leaf task (ruler 500, niah, passkey 50)")
+    build.add_argument("--seed", type=int, help="of all random numbers (42)")
+    build.add_argument("--fidelity", help="ruler: nvidia (default), lceg, strict; niah_lceg: lceg")
+    build.add_argument("--unfit", help="ruler: skip (default) or error")
+    build.add_argument(
+        "--chat", action="store_true", default=None, help="count the tokenizer's chat template"
+    )
     build.add_argument("--data-dir", help="searched for local data before CTXBENCH_DATA")
     build.set_defaults(run=_build)
     listing = commands.add_parser("ls", help="list what is there")
@@ -54,11 +60,11 @@ def _build(options: argparse.Namespace) -> int:
     leaves = family.leaves_of(options.task)
     if not leaves:
         raise ValueError(
-            f"There is no task or group {options.task!r}. Names are like ruler_32k, ruler_32k_qa "
-            "or ruler_32k_vt; see `ctxbench ls tasks`."
+            f"There is no task or group {options.task!r}. Names are like ruler_32k, ruler_32k_qa, "
+            "ruler_32k_vt, niah_32k or passkey_32k; see `ctxbench ls tasks`."
         )
     chosen = ("tokenizer", "samples", "seed", "fidelity", "unfit", "chat", "data_dir")
-    metadata = {name: getattr(options, name) for name in chosen}
+    metadata = {name: v for name in chosen if (v := getattr(options, name)) is not None}
     columns = (SpinnerColumn(), *Progress.get_default_columns()[:2], MofNCompleteColumn())
     failures = []
     with Progress(*columns, TimeElapsedColumn()) as progress:

@@ -1,0 +1,31 @@
+"""Wilson's 95 % interval of a mean of scores from 0 to 1.
+
+Exact enough for scores of 0 and 1 at any count (Wilson 1927; Brown, Cai and DasGupta 2001,
+https://doi.org/10.1214/ss/1009213286), and wider than needed for shares between. Imports nothing
+of ours, so that tasks and reports may use the same one.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+
+_Z = 1.959964  # 97.5 % quantile of the normal distribution
+
+
+def wilson(scores: Sequence[float]) -> tuple[float, float]:
+    """Return the lower and upper end of the interval; there is at least one score."""
+    n, mean = len(scores), fmean(scores)
+    middle = mean + _Z**2 / (2 * n)
+    spread = _Z * math.sqrt(mean * (1 - mean) / n + _Z**2 / (4 * n * n))
+    scale = 1 + _Z**2 / n
+    return max((middle - spread) / scale, 0.0), min((middle + spread) / scale, 1.0)
+
+
+def low(scores: Sequence[float]) -> float:
+    """Return the lower end, for lm-eval's `aggregation`."""
+    return wilson(scores)[0]
+
+
+def high(scores: Sequence[float]) -> float:
+    """Return the upper end, for lm-eval's `aggregation`."""
+    return wilson(scores)[1]

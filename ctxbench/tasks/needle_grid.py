@@ -1,0 +1,361 @@
+"""Needles over a grid of depths: exact lengths, recipes in the cache, prompts made from them.
+
+A *run* is one stretch of haystack and one needle. Its ten samples differ in nothing but the place
+of the needle, so depths compare, a prompt shares its beginning with the next deeper one, and all
+have one length (to the token or two that a joint costs), which lets methods whose frequencies
+depend on the length share it too. A longer task goes on where the shorter one stops.
+
+The haystack is whole sentences, as many as fit; the needle stands at the last sentence border at
+or before its depth.
+"""
+
+import functools
+import itertools
+import json
+import random
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+from ctxbench.tasks import recipes
+from ctxbench.tasks.token_count import Part, TokenCounter, fingerprint, render, word_run
+from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
+from ctxbench.tasks.window import check_window
+
+LENGTHS = {f"{k}k": k * 1024 for k in (1, 2, 4, 8, 16, 32, 64, 128)}
+DEPTHS = tuple(round(100 * i / 9) for i in range(10))
+"""Percent of the haystack's tokens before the needle: 0 11 22 33 44 56 67 78 89 100."""
+VERSION = 1  # of the generator: raise it when the same options give other samples
+
+
+class Haystack(Protocol):
+    """Words without end, and where sentences begin."""
+
+    digest: str
+
+    def words_to(self, end: int) -> list[str]:
+        """Return `end` words or more; a list that only grows."""
+        ...
+
+    def sentence_starts(self, start: int, end: int) -> list[int]:
+        """Return the words from `start` to before `end` at which a sentence begins."""
+        ...
+
+
+@dataclass(frozen=True)
+class Needle:
+    """What is hidden and asked for.
+
+    Attributes:
+        text: as it is hidden.
+        question: put into the frame's end.
+        answer: what a right response holds.
+        kind: of needle, for the record.
+    """
+
+    text: str
+    question: str
+    answer: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands around the haystack.
+
+    Attributes:
+        head: before it.
+        tail: after it, with `{question}`.
+        separator: between haystack and needle.
+        new_tokens: that the answer may take.
+        buffer: tokens of the length that the haystack and its needle leave free for all else;
+            None: whatever all else takes.
+    """
+
+    head: str
+    tail: str
+    separator: str
+    new_tokens: int
+    buffer: int | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the samples of one task depend on besides its grid, length and tokenizer.
+
+    Attributes:
+        samples: a multiple of the ten depths.
+        seed: of needles and stretches.
+        chat: text before and after the user's message in the chat template; empty without one.
+        bos: text put where LCEG's code leaves a beginning-of-sequence token; empty: nowhere.
+    """
+
+    samples: int = 50
+    seed: int = 42
+    chat: tuple[str, str] = ("", "")
+    bos: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A family of tasks.
+
+    Attributes:
+        name: the task's, before the length.
+        frame: around the haystack.
+        haystack: loads it, given `data_dir`.
+        draw: returns the needle and the haystack's first word of a run, given a generator, the
+            number of the run and the haystack.
+        samples: fixed, or None where the user chooses.
+    """
+
+    name: str
+    frame: Frame
+    haystack: Callable[[str | None], Haystack]
+    draw: Callable[[random.Random, int, Any], tuple[Needle, int]]
+    samples: int | None = None
+
+    def leaf(self, length: int) -> str:
+        """Return the name of the task of a length."""
+        return f"{self.name}_{_names().get(length, length)}"
+
+
+def _names() -> dict[int, str]:
+    return {length: name for name, length in LENGTHS.items()}
+
+
+# ------------------------------------------------------------------ one prompt
+
+
+def prompt_parts(frame: Frame, setting: Setting, words: list[str], row: dict) -> list[Part]:
+    """Return the parts of a sample's prompt."""
+    before, after = setting.chat
+    tail = frame.tail.format(question=row["question"])
+    return [before + frame.head, *_context(frame, setting, words, row), tail + after]
+
+
+def _context(frame: Frame, setting: Setting, words: list[str], row: dict) -> list[Part]:
+    """Return haystack and needle."""
+    start, at, end = row["start"], row["at"], row["end"]
+    pieces = [
+        word_run(words, start, at) if at > start else [],
+        [setting.bos + row["needle"]],
+        word_run(words, at, end) if end > at else [],
+    ]
+    parts: list[Part] = [2 * setting.bos]
+    for number, piece in enumerate(filter(None, pieces)):
+        parts += [frame.separator, *piece] if number else piece
+    return parts
+
+
+# --------------------------------------------------------------------- one run
+
+
+def make_run(
+    grid: Grid, setting: Setting, length: int, run: int, haystack: Haystack, counter: TokenCounter
+) -> Iterator[dict[str, Any]]:
+    """Yield the samples of one run, one per depth.
+
+    Raises:
+        ValueError: the needle and its question do not fit.
+    """
+    rng = random.Random(f"{setting.seed}/{grid.name}/{run}")
+    needle, start = grid.draw(rng, run, haystack)
+    frame = grid.frame
+    # A word has a token or more, so no longer stretch can fit.
+    words = haystack.words_to(start + length)
+    borders = [start, *haystack.sentence_starts(start + 1, start + length)]
+    offsets = _token_offsets(counter, words, borders)
+    row = {"start": start, **_record(needle)}
+
+    def samples(last: int) -> list[dict[str, Any]]:
+        """Return all samples of the haystack that ends at a border."""
+        made = []
+        for depth in DEPTHS:
+            place = min(bisect_right(offsets, offsets[last] * depth / 100) - 1, last)
+            found = row | {"run": run, "depth": depth / 100, "at": borders[place]}
+            found["end"] = borders[last]
+            found["position"] = round(offsets[place] / max(offsets[last], 1), 6)
+            found["tokens"] = counter.count(prompt_parts(frame, setting, words, found))
+            made.append(found)
+        return made
+
+    def excess(last: int) -> int:
+        """Return the tokens beyond what is allowed when the needle stands last."""
+        found = row | {"at": borders[last], "end": borders[last]}
+        return _used(frame, setting, words, found, counter) - length
+
+    # Borders only add tokens; joints differ between depths by a token or two.
+    last = bisect_right(range(len(borders)), 0, key=excess) - 1
+    while last > 0:
+        made = samples(last)
+        if all(_used(frame, setting, words, each, counter) <= length for each in made):
+            yield from made
+            return
+        last -= 1
+    raise ValueError(
+        f"{grid.leaf(length)} cannot hold its needle and a sentence of haystack in {length} tokens "
+        "of this tokenizer. Take a longer task."
+    )
+
+
+def _used(frame: Frame, setting: Setting, words: list[str], row: dict, counter) -> int:
+    """Count the tokens that are held against the length."""
+    if frame.buffer is None:
+        return counter.count(prompt_parts(frame, setting, words, row)) + frame.new_tokens
+    return counter.count(_context(frame, setting, words, row)) + frame.buffer
+
+
+def _token_offsets(counter: TokenCounter, words: list[str], borders: list[int]) -> list[int]:
+    """Return the tokens of the haystack before each border; for placing, not for lengths."""
+    if counter.additive:
+        return [counter.between(words, borders[0], border) for border in borders]
+    sentences = itertools.pairwise(borders)
+    sizes = (counter.exact(" ".join(words[a:b])) for a, b in sentences)
+    return list(itertools.accumulate(sizes, initial=0))
+
+
+def _record(needle: Needle) -> dict[str, str]:
+    fields = asdict(needle)
+    return {"needle": fields.pop("text"), **fields}
+
+
+# -------------------------------------------------------------------- one task
+
+
+def setting_of(grid: Grid, metadata: dict[str, Any]) -> Setting:
+    """Take the options out of lm-eval's metadata, which holds the model's arguments too.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
+    samples, seed = metadata.get("samples", Setting.samples), metadata.get("seed", Setting.seed)
+    if not _whole(samples, 1) or samples % len(DEPTHS):
+        raise ValueError(
+            f"Metadata samples={samples!r} is not allowed for {grid.name}: there is one sample per "
+            f"depth and run, so it is a multiple of {len(DEPTHS)} (default {Setting.samples}: five "
+            "runs). Mend --metadata."
+        )
+    if not _whole(seed, 0):
+        raise ValueError(
+            f"Metadata seed={seed!r} is not allowed; it is a whole number from 0 on. "
+            "Mend --metadata."
+        )
+    chat = metadata.get("chat", False)
+    if chat not in (False, True):
+        raise ValueError(
+            f"Metadata chat={chat!r} is not allowed; it is true or false. Mend --metadata."
+        )
+    setting = Setting(samples=grid.samples or samples, seed=seed)
+    if chat:
+        from ctxbench.tasks.ruler.build import chat_texts
+
+        setting = replace(setting, chat=chat_texts(load_tokenizer(tokenizer_name(**metadata))))
+    return setting
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def get_recipes(
+    grid: Grid,
+    length: int,
+    metadata: dict[str, Any],
+    setting: Setting,
+    progress: Callable[[], object] = lambda: None,
+) -> recipes.RecipeFile:
+    """Return the recipes of one task, from the cache or made now."""
+    name = tokenizer_name(**metadata)
+    haystack = grid.haystack(metadata.get("data_dir"))
+    key = {
+        "generator": ["needle_grid", VERSION],
+        "leaf": grid.leaf(length),
+        "length": length,
+        "frame": asdict(grid.frame),
+        **asdict(setting),
+        "chat": list(setting.chat),
+        "tokenizer": fingerprint(load_tokenizer(name)),
+        "data": haystack.digest,
+    }
+
+    def make() -> tuple[list[recipes.Row], dict[str, Any]]:
+        rows = []
+        for run in range(setting.samples // len(DEPTHS)):
+            for row in make_run(grid, setting, length, run, haystack, _counter(name, True)):
+                rows.append(row)
+                progress()
+        return rows, {"tokenizer_name": name}
+
+    return recipes.get(key, make)
+
+
+@functools.lru_cache(maxsize=4)
+def _counter(tokenizer: str, special_tokens: bool) -> TokenCounter:
+    return TokenCounter(load_tokenizer(tokenizer), special_tokens)
+
+
+def load(grid: Grid, length: int, metadata: dict[str, Any], setting: Setting) -> dict[str, Any]:
+    """Return the samples of one task for lm-eval's `custom_dataset`.
+
+    Raises:
+        ValueError: the model's window is too short, or the needle does not fit.
+        FileNotFoundError: local data are missing; the message says how to get them.
+    """
+    import datasets
+
+    check_window(length, grid.leaf(length), metadata)
+    found = get_recipes(grid, length, metadata, setting)
+    common = {
+        "grid": grid.name,
+        "length": length,
+        "setting": json.dumps(asdict(setting)),
+        "data_dir": metadata.get("data_dir"),
+    }
+    return {"test": datasets.Dataset.from_list([common | row for row in found.rows])}
+
+
+def prompt(grid: Grid, doc: dict[str, Any]) -> str:
+    """Return a sample's prompt."""
+    setting = _setting(doc["setting"])
+    words = grid.haystack(doc["data_dir"]).words_to(doc["end"])
+    before, after = setting.chat  # the harness applies the template itself
+    text = render(prompt_parts(grid.frame, setting, words, doc))
+    return text[len(before) : len(text) - len(after)]
+
+
+@functools.lru_cache(maxsize=32)
+def _setting(text: str) -> Setting:
+    fields = json.loads(text)
+    return Setting(**fields | {"chat": tuple(fields["chat"])})
+
+
+def report_skips(found: recipes.RecipeFile) -> None:
+    """Do nothing, for `ctxbench data`: every sample is made, or the task is an error."""
+
+
+def recount(grid: Grid, found: recipes.RecipeFile, tokenizer: str | None = None) -> None:
+    """Write every prompt of a recipe file and compare its tokens with those recorded.
+
+    Raises:
+        ValueError: a prompt has other tokens than when it was made.
+    """
+    name = tokenizer or found.report["tokenizer_name"]
+    if fingerprint(load_tokenizer(name)) != found.key["tokenizer"]:
+        raise ValueError(
+            f"The tokenizer {name} is not the one this was made with. Give it with --tokenizer."
+        )
+    setting = Setting(
+        **{field: found.key[field] for field in ("samples", "seed", "bos")},
+        chat=tuple(found.key["chat"]),
+    )
+    counter = TokenCounter(load_tokenizer(name), special_tokens=True, additive=False)
+    haystack = grid.haystack(None)
+    for row in found.rows:
+        parts = prompt_parts(grid.frame, setting, haystack.words_to(row["end"]), row)
+        if (tokens := counter.count(parts)) != row["tokens"]:
+            raise ValueError(
+                f"The sample of run {row['run']}, depth {row['depth']} has {tokens} tokens, but "
+                f"{row['tokens']} were recorded: the local data are not those it was made with."
+            )

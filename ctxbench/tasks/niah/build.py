@@ -1,0 +1,92 @@
+"""Needles in Paul Graham's essays for lm-eval: our grid, and the LCEG study's."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ctxbench.tasks import needle_grid
+from ctxbench.tasks.needle_grid import DEPTHS, Frame, Grid, Setting
+from ctxbench.tasks.niah.haystack import load_haystack
+from ctxbench.tasks.niah.needles import draw, draw_lceg
+from ctxbench.tasks.recipes import RecipeFile
+from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
+
+# The study's prompt (Leooyii/LCEG@2150b59, needle/needle_in_haystack.py:319) and what it generates.
+_HEAD = "This is a very long story book: <book> "
+_TAIL = " </book>.\n Based on the content of the book, Question: {question}\nAnswer:"
+_NEW_TOKENS = 50
+
+LENGTHS = {
+    "niah": tuple(needle_grid.LENGTHS.values()),
+    "niah_lceg": tuple(
+        int(n) for n in np.linspace(1000, 128000, 40).round().astype(int) if n < 64000
+    ),
+}
+GRIDS = {
+    "niah": Grid("niah", Frame(_HEAD, _TAIL, " ", _NEW_TOKENS), load_haystack, draw),
+    "niah_lceg": Grid(
+        "niah_lceg",
+        Frame(f"<|im_start|> {_HEAD}", _TAIL, "", _NEW_TOKENS, buffer=200),
+        load_haystack,
+        draw_lceg,
+        samples=len(DEPTHS),
+    ),
+}
+
+
+def load(ctx_length: int, ctx_grid: str = "niah", **metadata: Any) -> dict[str, Any]:
+    """Return one task's samples; see `needle_grid.load`."""
+    grid = GRIDS[ctx_grid]
+    return needle_grid.load(grid, ctx_length, metadata, _setting(grid, metadata))
+
+
+def doc_to_text(doc: dict) -> str:
+    """Return a sample's prompt."""
+    return needle_grid.prompt(GRIDS[doc["grid"]], doc)
+
+
+def _setting(grid: Grid, metadata: dict[str, Any]) -> Setting:
+    setting = needle_grid.setting_of(grid, metadata)
+    if grid.name != "niah_lceg":
+        return setting
+    # Nothing is drawn, so no seed; the study's misplaced tokens only where they are asked for.
+    leak = metadata.get("fidelity") == "lceg"
+    bos = load_tokenizer(tokenizer_name(**metadata)).bos_token if leak else None
+    return replace(setting, seed=0, bos=bos or "")
+
+
+# ------------------------------------------------------------- `ctxbench data`
+
+report_skips = needle_grid.report_skips
+
+
+def leaf_name(grid: str, length: int) -> str:
+    """Return the name of a task."""
+    return GRIDS[grid].leaf(length)
+
+
+def leaves_of(name: str) -> list[tuple[str, int]]:
+    """Return grid and length of every task of a name; empty if it is none of ours."""
+    everything = [(grid, length) for grid in GRIDS for length in LENGTHS[grid]]
+    return [leaf for leaf in everything if name == leaf_name(*leaf)] or [
+        leaf for leaf in everything if name == leaf[0] == "niah_lceg"
+    ]
+
+
+def get_recipes(
+    grid: str,
+    length: int,
+    metadata: dict[str, Any],
+    progress: Callable[[], object] = lambda: None,
+) -> RecipeFile:
+    """Return the recipes of one task, from the cache or made now."""
+    found = GRIDS[grid]
+    return needle_grid.get_recipes(found, length, metadata, _setting(found, metadata), progress)
+
+
+def recount(found: RecipeFile, tokenizer: str | None = None) -> None:
+    """Write every prompt of a recipe file and compare its tokens with those recorded."""
+    grid = GRIDS["niah_lceg" if found.key["leaf"].startswith("niah_lceg") else "niah"]
+    needle_grid.recount(grid, found, tokenizer)

@@ -1,0 +1,1 @@
+"""Passkey retrieval; see README.md."""
