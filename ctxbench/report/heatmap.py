@@ -195,8 +195,7 @@ def draw(maps: Sequence[HeatMap], path: Path) -> None:
             "`pip install 'ctxbench[plots]'`, or give --no-png for the terminal alone."
         ) from missing
 
-    colours = LinearSegmentedColormap.from_list("needle", COLOURS)
-    colours.set_bad(_MISSING)
+    colours = LinearSegmentedColormap.from_list("needle", COLOURS).with_extremes(bad=_MISSING)
     columns = min(len(maps), 2)
     rows = -(-len(maps) // columns)
     widest = max(len(found.lengths) for found in maps)
@@ -206,7 +205,7 @@ def draw(maps: Sequence[HeatMap], path: Path) -> None:
         0.27 * tallest + 1.1,
     )
     figure = Figure(
-        figsize=(panel[0] * columns + 0.8, panel[1] * rows + 0.5), layout="constrained", dpi=150
+        figsize=(panel[0] * columns + 0.8, panel[1] * rows + 0.5), layout="constrained", dpi=120
     )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, found, title in zip(axes, maps, titles(maps), strict=False):

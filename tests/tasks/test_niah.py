@@ -1,0 +1,420 @@
+"""Needle grids: exact lengths, clean prompts, scores that can be 1 and 0."""
+
+import argparse
+import functools
+import json
+import random
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from lm_eval import simple_evaluate
+from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
+
+from ctxbench.assets import cache_dir, resolve_model, tasks_path
+from ctxbench.models.ctxext import CtxExt
+from ctxbench.tasks import data_cli, leaf_files, needle_grid, recipes
+from ctxbench.tasks.needle_grid import DEPTHS, LENGTHS, Setting
+from ctxbench.tasks.needle_scores import overlap
+from ctxbench.tasks.niah import build, haystack, leaves, metrics
+from ctxbench.tasks.niah.needles import CLASSIC
+from ctxbench.tasks.passkey import build as passkey
+from ctxbench.tasks.passkey import leaves as passkey_leaves
+from ctxbench.tasks.token_count import TokenCounter, render
+from ctxbench.tasks.tokenizer import load_tokenizer
+
+TOKENIZERS = ["mini", "tok", "llama_tokenizer"]
+FAMILIES = {
+    "niah": (build.GRIDS["niah"], build.load, build.doc_to_text),
+    "niah_lceg": (
+        build.GRIDS["niah_lceg"],
+        functools.partial(build.load, ctx_grid="niah_lceg"),
+        build.doc_to_text,
+    ),
+    "passkey": (passkey.GRID, passkey.load, passkey.doc_to_text),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data(data_dir):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("CTXBENCH_DATA", str(data_dir))
+    yield data_dir
+    patch.undo()
+
+
+def path_of(tokenizer, data):
+    return tokenizer if tokenizer == "mini" else str(data / tokenizer)
+
+
+def tokens_of(name, text):
+    return load_tokenizer(name)(text).input_ids
+
+
+def test_leaf_files_are_up_to_date():
+    assert leaf_files.differences(leaves.FOLDER, leaves.leaves()) == []
+    assert leaf_files.differences(passkey_leaves.FOLDER, passkey_leaves.leaves()) == []
+
+
+# ---------------------------------------------------------------------- prompts
+
+
+def check_lengths(name, family, length, samples):
+    """Every prompt: counted right, within the length, and one sentence more would be too long."""
+    grid, load, text_of = FAMILIES[family]
+    chosen = {} if family == "niah_lceg" else {"samples": samples}
+    docs = load(ctx_length=length, tokenizer=name, **chosen)["test"]
+    bos = load_tokenizer(name).bos_token_id
+    hay = grid.haystack(None)
+    longer = []
+    for doc in docs:
+        text = text_of(doc)
+        ids = tokens_of(name, text)
+        assert len(ids) == doc["tokens"]
+        assert len(ids) + grid.frame.new_tokens <= length
+        assert bos not in ids[1:], "a beginning inside the prompt"
+        assert text.count(doc["needle"]) == 1
+        end = hay.sentence_starts(doc["end"] + 1, doc["end"] + 2000)[0]
+        more = tokens_of(name, text_of(dict(doc, end=end)))
+        longer.append(len(more) + grid.frame.new_tokens)
+        if doc["depth"] == 1.0:  # the ten depths of a run have one haystack, so they share a limit
+            if family == "niah_lceg":
+                around = grid.frame.head + grid.frame.tail.format(question=doc["question"])
+                context = len(ids) - len(tokens_of(name, around))
+                more_context = context + len(more) - len(ids)
+                # the joints with the frame cost or save a token or two
+                assert context - 3 <= length - 200 < more_context + 3
+            else:
+                assert max(longer) > length, "a sentence more would have fitted"
+            longer = []
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize(
+    ("family", "length"),
+    [("niah", 1024), ("niah", 4096), ("passkey", 1024), ("niah_lceg", 1000), ("niah_lceg", 4256)],
+)
+def test_prompts_have_their_length(data, tokenizer, family, length):
+    check_lengths(path_of(tokenizer, data), family, length, 20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_of_every_task_have_their_length(data, tokenizer, family):
+    lengths = build.LENGTHS.get(family, tuple(LENGTHS.values()))
+    for length in lengths:
+        check_lengths(path_of(tokenizer, data), family, length, 50)
+
+
+def test_the_haystack_is_the_essays_with_the_needle_between_sentences(data):
+    essays = haystack.load_haystack()
+    name = path_of("llama_tokenizer", data)
+    for doc in build.load(4096, tokenizer=name)["test"]:
+        words = essays.words_to(doc["end"])
+        text = build.doc_to_text(doc)
+        start, end = text.index("<book> ") + 7, text.index(" </book>")
+        hidden = text[start:end]
+        assert " ".join(hidden.replace(doc["needle"], "").split()) == " ".join(
+            words[doc["start"] : doc["end"]]
+        )
+        before = text[start : text.index(doc["needle"])]
+        starts = essays.sentence_starts(doc["start"], doc["end"] + 1)
+        assert doc["start"] + len(before.split()) in [*starts, doc["end"]]
+        # At or before its depth, by less than the longest of some 150 sentences.
+        assert doc["depth"] - 0.1 < doc["position"] <= doc["depth"] + 1e-6
+
+
+def test_the_samples_of_a_run_differ_in_the_place_alone(data):
+    docs = build.load(4096, tokenizer=path_of("tok", data))["test"]
+    for run in range(5):
+        members = [doc for doc in docs if doc["run"] == run]
+        assert [doc["depth"] for doc in members] == [depth / 100 for depth in DEPTHS]
+        assert len({(d["start"], d["end"], d["needle"], d["answer"]) for d in members}) == 1
+        assert max(d["tokens"] for d in members) - min(d["tokens"] for d in members) <= 2
+    kinds = ["classic"] * 10 + ["random"] * 40
+    assert docs["kind"] == kinds
+    assert len(set(docs["answer"])) == 5
+    assert DEPTHS == (0, 11, 22, 33, 44, 56, 67, 78, 89, 100)
+
+
+def test_cells_come_from_their_seed(data):
+    name = path_of("tok", data)
+    short, same, long, other, more = (
+        build.load(length, tokenizer=name, **metadata)["test"]
+        for length, metadata in (
+            (1024, {}),
+            (1024, {}),
+            (2048, {}),
+            (1024, {"seed": 1}),
+            (1024, {"samples": 100}),
+        )
+    )
+    assert short[:] == same[:]
+    assert short["start"] != other["start"]
+    assert (short["needle"], short["start"]) == (long["needle"], long["start"])
+    assert more["needle"][:50] == short["needle"]
+    assert more["end"][:50] == short["end"]
+
+
+def test_counting_whole_prompts_makes_the_same_grid(data):
+    essays = haystack.load_haystack()
+    tokenizer = load_tokenizer(path_of("llama_tokenizer", data))
+    by_sums, by_prompts = (
+        list(
+            needle_grid.make_run(
+                build.GRIDS["niah"],
+                Setting(),
+                2048,
+                1,
+                essays,
+                TokenCounter(tokenizer, special_tokens=True, additive=additive),
+            )
+        )
+        for additive in (True, False)
+    )
+    for one, other in zip(by_sums, by_prompts, strict=True):
+        # the offsets that choose the place are of sentences alone there, so it may move by one
+        for field in ("tokens", "start", "end", "depth", "needle"):
+            assert one[field] == other[field]
+        assert one["position"] == pytest.approx(other["position"], abs=0.05)
+
+
+def test_a_needle_that_does_not_fit_is_an_error(data):
+    essays = haystack.load_haystack()
+    counter = TokenCounter(load_tokenizer("mini"))
+    with pytest.raises(ValueError, match="niah_100 cannot hold its needle"):
+        list(needle_grid.make_run(build.GRIDS["niah"], Setting(), 100, 0, essays, counter))
+
+
+# ---------------------------------------------------------------------- LCEG
+
+
+def test_the_lceg_grid_is_the_papers():
+    lengths = build.LENGTHS["niah_lceg"]
+    # 40 lengths from 1000 to 128000, the figures show those below 64000
+    assert (len(lengths), lengths[0], lengths[1], lengths[-1]) == (20, 1000, 4256, 62872)
+    assert len(build.leaves_of("niah_lceg")) == 20
+
+
+def test_the_lceg_prompt(data):
+    (first, *_, last) = build.load(1000, ctx_grid="niah_lceg", tokenizer=str(data / "tok"))["test"]
+    sentence = CLASSIC.text
+    assert build.doc_to_text(first).startswith(
+        f"<|im_start|> This is a very long story book: <book> \n{sentence}\nJuly 2010What hard "
+    )
+    assert build.doc_to_text(last).endswith(
+        f"\n{sentence}\n </book>.\n Based on the content of the book, Question: What is the best "
+        "thing to do in San Francisco?\nAnswer:"
+    )
+
+
+def test_the_studys_leaked_tokens_are_there_on_demand(data):
+    name = str(data / "tok")
+    docs = build.load(1000, ctx_grid="niah_lceg", tokenizer=name, fidelity="lceg")["test"]
+    bos = load_tokenizer(name).bos_token_id
+    for doc in docs:
+        ids = tokens_of(name, build.doc_to_text(doc))
+        places = [place for place, token in enumerate(ids) if token == bos]
+        # Measured on the study's own code with this tokenizer: 0, 21, 22 and the needle.
+        assert places[:3] == [0, 21, 22]
+        assert len(places) == 4
+        text = load_tokenizer(name).decode(ids[places[3] + 1 :])
+        assert text.strip().startswith("The best thing to do in San Francisco")
+
+
+# ---------------------------------------------------------------------- scores
+
+
+class Oracle(LM):
+    """Answers every question, or with a text of one's choice."""
+
+    def __init__(self, response=None):
+        super().__init__()
+        self.response = response
+
+    def generate_until(self, requests, disable_tqdm=False):
+        return [self.response or f" {request.doc['answer']}." for request in requests]
+
+    loglikelihood = loglikelihood_rolling = None
+
+
+def evaluate(model, *tasks, **options):
+    manager = TaskManager(
+        include_path=str(tasks_path()),
+        include_defaults=False,
+        metadata={"tokenizer": "mini", "samples": 10},
+    )
+    return simple_evaluate(
+        model=model, tasks=list(tasks), task_manager=manager, bootstrap_iters=0, **options
+    )["results"]
+
+
+def test_an_oracle_scores_one_and_essays_zero():
+    tasks = ("niah_1k", "passkey_1k", "niah_lceg_1000")
+    right = evaluate(Oracle(), *tasks)
+    essay = " ".join(haystack.load_haystack().words_to(500)[400:500])
+    wrong = evaluate(Oracle(essay), *tasks)
+    for task in tasks[:2]:
+        assert right[task]["score,none"] == 1.0
+        assert right[task]["score_low,none"] == pytest.approx(10 / (10 + 1.959964**2))
+        assert wrong[task]["score,none"] == 0.0
+    assert right["niah_lceg_1000"]["exact,none"] == 1.0
+    assert right["niah_lceg_1000"]["score,none"] == 11 / 12, "the paper's score cannot reach 1"
+    assert right["niah_1k"]["overlap,none"] == 11 / 12
+    assert wrong["niah_lceg_1000"]["exact,none"] == 0.0
+
+
+def test_essay_text_scores_zero_where_the_papers_score_is_at_chance():
+    words = haystack.load_haystack().words_to(525_000)
+    rng = random.Random(0)
+    windows = [" ".join(words[at : at + 38]) for at in rng.sample(range(500_000), 5000)]
+    answers = [CLASSIC.answer, "4830192"]
+    assert sum(metrics.exact(window, answer) for window in windows for answer in answers) == 0
+    # 0.146 was measured on 5,000 other windows; their standard error is 0.001
+    assert sum(map(overlap, windows)) / len(windows) == pytest.approx(0.146, abs=0.005)
+
+
+def test_scores_of_one_sample():
+    doc = {"answer": CLASSIC.answer, "needle": CLASSIC.text, "kind": "classic"}
+    said = metrics.process_results(
+        doc, [" Eat a  sandwich and sit\nin Dolores Park on a sunny day!"]
+    )
+    assert said["score"] == 1.0
+    assert said["overlap"] == 10 / 12, "'day!' is not 'day.'"
+    assert metrics.process_results(doc, ["sit in Dolores Park"])["score"] == 0.0
+    number = {"answer": "4830192", "needle": "x", "kind": "random"}
+    assert metrics.process_results(number, ["It is 4830192."])["overlap"] is None
+    assert metrics.mean_of_given([None, 1.0, 0.0]) == 0.5
+    for response, score in (
+        (" 321. Remember", 1),
+        ("0321", 0),
+        ("32 1", 0),
+        ("no", 0),
+        ("1 321", 0),
+    ):
+        assert passkey.process_results({"answer": "321"}, [response])["score"] == score
+
+
+# --------------------------------------------------------------------- passkey
+
+
+def test_the_passkey_prompt(data):
+    docs = passkey.load(1024, tokenizer=path_of("llama_tokenizer", data))["test"]
+    lines = passkey.doc_to_text(docs[4]).split("\n")
+    assert len(lines) == 5
+    assert lines[0].startswith("There is an important info hidden inside a lot of irrelevant text.")
+    key = docs[4]["answer"]
+    assert lines[2] == f"The pass key is {key}. Remember it. {key} is the pass key."
+    assert 1 <= int(key) <= 50000
+    garbage = f"{lines[1]} {lines[3]}"
+    assert garbage.startswith("The grass is green. The sky is blue. The sun is yellow. Here we go.")
+    assert garbage.endswith(".")
+    assert lines[1].endswith(".")
+    assert lines[4] == "What is the pass key? The pass key is"
+
+
+# --------------------------------------------------------------- data, options
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"samples": 55}, "samples=55 is not allowed for niah: .* multiple of 10"),
+        ({"samples": True}, "samples=True is not allowed"),
+        ({"seed": -1}, "seed=-1 is not allowed"),
+        ({"chat": "yes"}, "chat='yes' is not allowed"),
+        ({"chat": True}, "has no chat template"),
+        ({"length": 512}, "window is 512 tokens"),
+    ],
+)
+def test_bad_options(metadata, words):
+    with pytest.raises(ValueError, match=words):
+        build.load(1024, **{"tokenizer": "mini", **metadata})
+
+
+def test_a_chat_template_is_counted_and_left_to_the_harness(monkeypatch):
+    tokenizer = load_tokenizer(resolve_model("mini"))
+    template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    doc = build.load(1024, tokenizer="mini", chat=True, samples=10)["test"][3]
+    text = build.doc_to_text(doc)
+    assert text.startswith("This is a very long story")
+    sent = tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}, {"role": "assistant", "content": "X"}],
+        tokenize=False,
+        continue_final_message=True,
+    )
+    assert len(tokens_of("mini", sent[: sent.rindex("X")])) == doc["tokens"]
+
+
+def test_the_hubs_essays_are_read_from_a_file_of_the_same_schema(data, tmp_path, monkeypatch):
+    (tmp_path / "nltk_data").symlink_to(data / "nltk_data")
+    monkeypatch.setenv("CTXBENCH_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"baber/paul_graham_essays \(revision 792d672b"):
+        haystack.load_haystack()
+    text = json.loads((data / "PaulGrahamEssays.json").read_text())["text"]
+    halves = {"text": [text[:200_000], text[200_000:400_000]]}
+    pyarrow.parquet.write_table(pyarrow.table(halves), tmp_path / "paul_graham_essays.parquet")
+    essays = haystack.load_haystack()
+    assert essays.words_to(3)[:3] == ["July", "2010What", "hard"]
+    doc = build.load(1024, tokenizer="mini", samples=10)["test"][9]
+    assert len(tokens_of("mini", build.doc_to_text(doc))) == doc["tokens"] <= 1024 - 50
+
+
+def test_ctxbench_data_builds_and_verifies_needles(tmp_path, monkeypatch, capsys):
+    sentences = cache_dir() / "sentences"
+    monkeypatch.setenv("CTXBENCH_CACHE", str(tmp_path))
+    (tmp_path / "sentences").symlink_to(sentences)
+    parser = argparse.ArgumentParser()
+    data_cli.add_parser(parser.add_subparsers())
+
+    def run(*words):
+        options = parser.parse_args(["data", *words])
+        return options.run(options)
+
+    for task in ("niah_1k", "niah_lceg_1000", "passkey_1k"):
+        assert run("build", task, "--tokenizer", "mini") == 0
+    assert len(list(recipes.files())) == 3
+    assert sum(path.stat().st_size for path in recipes.files()) < 60_000
+    assert run("verify", "--prompts") == 0
+    assert capsys.readouterr().out.count("samples whole") == 3
+    with pytest.raises(ValueError, match="no task or group 'niah_5k'"):
+        run("build", "niah_5k", "--tokenizer", "mini")
+
+
+# ------------------------------------------------------------- shared prefixes
+
+
+@pytest.mark.parametrize(
+    ("method", "least"),
+    [
+        ({"method": "pi"}, 0.3),
+        ({"method": "dynamic_ntk"}, 0.3),
+        ({"method": "dynamic_ntk", "policy": "stateless"}, 0),
+    ],
+    ids=str,
+)
+def test_depths_share_their_beginning_where_the_method_allows(method, least):
+    lm = CtxExt(pretrained="mini", length=2048, **method)
+    docs = build.load(1024, tokenizer="mini", samples=10)["test"]
+    prompts = [lm.tok_encode(build.doc_to_text(doc)) for doc in docs]
+    plan = lm.scorer.plan(prompts, [len(ids) + 50 for ids in prompts])
+    # Below a fifth of its tokens in common a prompt runs in a batch instead (MIN_SAVING).
+    assert plan.saved / plan.tokens >= least
+    assert bool(plan.runs) == bool(least)
+
+
+def test_the_model_runs_both_tasks():
+    lm = CtxExt(pretrained="mini", method="pi", length=2048)
+    results = evaluate(lm, "niah_1k", "passkey_1k", limit=2)
+    for task in ("niah_1k", "passkey_1k"):
+        assert results[task]["score,none"] in (0.0, 0.5, 1.0)
+
+
+def test_parts_render_to_the_prompt(data):
+    doc = build.load(1024, tokenizer="mini", samples=10)["test"][5]
+    words = haystack.load_haystack().words_to(doc["end"])
+    parts = needle_grid.prompt_parts(build.GRIDS["niah"].frame, Setting(), words, doc)
+    assert render(parts) == build.doc_to_text(doc)
