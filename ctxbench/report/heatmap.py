@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from ctxbench.intervals import wilson
 from ctxbench.report.result_files import Run, length_name, read_samples
@@ -95,17 +96,17 @@ def heat_maps(
     for run in runs:
         for task, path in run.samples.items():
             newest[task, run.model, run.method, run.options] = (run, path)
-    maps: dict[tuple, HeatMap] = {}
+    maps: dict[tuple[str, ...], HeatMap] = {}
     families = set()
-    for (task, *who), (run, path) in newest.items():
+    for (task, model, method, options), (run, path) in newest.items():
         name = task_family(task)
         scores = _cells(path, metric)
         families |= {name} if scores else set()
         if not scores or family not in (None, name):
             continue
         trained = trained_length or run.trained_length
-        found = maps.setdefault((name, *who), HeatMap(name, *who, trained))
-        found.scores.update(scores)
+        empty = HeatMap(name, model, method, options, trained)
+        maps.setdefault((name, model, method, options), empty).scores.update(scores)
     if not maps:
         raise ValueError(
             f"No record with a length, a depth and the metric {metric!r}"
@@ -121,15 +122,17 @@ def heat_maps(
 
 def task_family(task: str) -> str:
     """Return a task's name without its length: `niah_32k` is `niah`."""
-    return re.sub(r"_\d+k(?=_|$)|_\d+$", "", task)
+    return re.sub(r"_\d+k(?=_|$)|_\d{3,}$", "", task)
 
 
 def _cells(path: Path, metric: str) -> dict[tuple[int, float], list[float]]:
+    """Return the scores of the records that have a length, a depth and the metric."""
     cells = defaultdict(list)
     for record in read_samples(path):
-        doc, score = record.get("doc") or {}, record.get(metric)
-        length, depth = doc.get("length"), doc.get("depth")
-        if all(isinstance(n, (int, float)) for n in (length, depth, score)):
+        doc = record.get("doc") or {}
+        numbers: list[Any] = [doc.get("length"), doc.get("depth"), record.get(metric)]
+        if all(isinstance(number, (int, float)) for number in numbers):
+            length, depth, score = numbers
             cells[length, round(100 * depth, 1)].append(float(score))
     return dict(cells)
 
