@@ -19,7 +19,6 @@ import warnings
 
 import torch
 from lm_eval.tasks import TaskManager
-
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ctxbench.assets import resolve_model, tasks_path
