@@ -33,6 +33,8 @@ def build_model(config: TrainConfig) -> tuple[PreTrainedModel, PreTrainedTokeniz
         ValueError: the method or its options do not suit the model.
         FileNotFoundError: no such model.
     """
+    # New parameters (from nothing, adapters, a method's own) draw from the global generator.
+    torch.manual_seed(config.seed)
     options = {"length": config.length, "training": True, **config.options}
     if config.init == "pretrained":
         model, tokenizer = load_model(
@@ -129,7 +131,6 @@ def _from_nothing(config: TrainConfig, options: dict):
     model_config = load_config(path)
     method, record = choose_method(model_config, config.method, **options)
     edited_config(model_config, method, record)
-    torch.manual_seed(config.seed)  # transformers' initialisation draws from the global generator
     model = AutoModelForCausalLM.from_config(
         model_config, dtype=torch.float32, attn_implementation=config.attention
     )

@@ -38,8 +38,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="ctxbench-train",
         description="Train a model at a longer context by one fixed recipe, with any method.",
-        epilog="Defaults are the paper's (arXiv 2409.12181). Several processes: torchrun "
-        "--nproc-per-node N -m ctxbench.train ..., or accelerate launch -m ctxbench.train ...",
+        epilog="Defaults are the paper's (arXiv 2409.12181). Several processes: "
+        "--processes N here; torchrun or accelerate launch with -m ctxbench.train anywhere.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
@@ -96,7 +96,8 @@ def run(arguments: list[str]) -> None:
         ValueError, FileNotFoundError: what cannot be done, and what to do.
     """
     config, recipe, dry = parse_arguments(arguments)
-    if int(os.environ.get("RANK", 0)) == 0:
+    launching = (config.processes or 1) > 1 and "WORLD_SIZE" not in os.environ
+    if dry or not (launching or int(os.environ.get("RANK", 0))):
         _print_config(config)
     if dry:
         from ctxbench.train.estimate import describe_estimate, estimate
@@ -104,6 +105,8 @@ def run(arguments: list[str]) -> None:
         processes = config.processes or int(os.environ.get("WORLD_SIZE", 1))
         print("\n".join(describe_estimate(config, estimate(config), processes)))
         return
+    if launching:
+        _launch(config.processes or 1, arguments)
     import torch
 
     from ctxbench.train.loop import train
@@ -112,6 +115,16 @@ def run(arguments: list[str]) -> None:
         train(config, recipe=recipe, command=shlex.join(["ctxbench-train", *arguments]))
     except torch.OutOfMemoryError as error:
         raise ValueError(_memory_advice(config, error)) from error
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _launch(processes: int, arguments: list[str]) -> NoReturn:
+    """Become a torchrun of this command, on this machine."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *launcher, "-m", "ctxbench.train", *arguments])
 
 
 def main() -> None:

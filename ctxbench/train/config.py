@@ -77,7 +77,7 @@ class TrainConfig:
         lora_alpha: scale of the adapters
         lora_targets: names of the adapted linear layers
         document_mask: keep documents packed into one row apart (the paper does not)
-        processes: number of processes expected; another number is an error
+        processes: on this machine; under torchrun or accelerate launch, another number is an error
         save_every: steps between checkpoints; 0 for none but on SIGTERM
         keep_checkpoints: newest ones kept
         resume: auto continues from the newest valid checkpoint of the same run; never starts anew

@@ -166,7 +166,8 @@ def train(config: TrainConfig, *, recipe: str | None = None, command: str = "") 
         export_model(config, network.model, tokenizer, recipe=recipe, command=command)
         progress.say(f"Trained {config.steps} steps; the model is in {output}.")
     accelerator.wait_for_everyone()
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
     return output
 
 
@@ -182,7 +183,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.utils import DistributedType
 
-    # Under torchrun Accelerate takes CPU ranks for independent processes unless told so.
+    # Without cpu=True Accelerate takes torchrun's CPU ranks for independent processes.
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="no",  # CausalLoss chooses, over float32 weights
