@@ -380,8 +380,11 @@ def _check_names(given: Mapping[str, Any], where: str) -> None:
 
 
 def _check_ignored(config: TrainConfig, in_recipe: set[str], in_values: set[str]) -> None:
+    defaults = TrainConfig()
     for name, switch, is_off in _IGNORED:
-        told = name in in_values or (name in in_recipe and switch not in in_values)
+        # A recipe may state a default (a saved config states all) or be switched off by the user.
+        differs = getattr(config, name) != getattr(defaults, name)
+        told = name in in_values or (name in in_recipe and switch not in in_values and differs)
         if told and is_off(config):
             raise ValueError(
                 f"{name}={getattr(config, name)!r} would be ignored, because "
@@ -398,7 +401,7 @@ def _check_values(config: TrainConfig) -> None:
         if not getattr(config, name):
             raise ValueError(f"No {name} was given. Every run needs one. Add {how}.")
     low = {"batch_size": 1, "micro_batch_size": 1, "keep_checkpoints": 1, "eval_rows": 1}
-    low |= dict.fromkeys(("warmup", "save_every", "eval_every", "clip", "weight_decay"), 0)
+    low |= dict.fromkeys(("seed", "warmup", "save_every", "eval_every", "clip", "weight_decay"), 0)
     low |= dict.fromkeys(("hold", "final_lr", "ema_decay", "lora_rank", "lr"), 0)
     high = {"hold": 1, "final_lr": 1, "ema_decay": 1}
     for name, least in low.items():

@@ -169,6 +169,11 @@ def open_mixture(
 
 def _open_rows(source: Source, tokenizer, seed: int, document_mask: bool) -> Rows:
     if source.name == "stdlib":
+        if document_mask:
+            raise ValueError(
+                "document_mask=True would be ignored for stdlib, whose rows are one document "
+                "each. Leave it out, or give other data."
+            )
         return RetrievalRows(source, tokenizer, seed)
     stream = open_stream(source, tokenizer)
     return PackedRows(stream, source.name, seed, document_mask)
