@@ -6,8 +6,8 @@ Legend: N tokens, D hidden size, V vocabulary.
 import torch
 from torch import nn
 
-CHUNK_ELEMENTS = 2**25
-"""Logits held at a time: 128 MiB in float32."""
+CHUNK_ELEMENTS = 2**24
+"""Logits held at a time: 64 MiB in float32."""
 
 
 class _ChunkedLinearCrossEntropy(torch.autograd.Function):
@@ -48,7 +48,10 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[part] = gradient @ weight_compute
             if grad_weight is not None:
-                grad_weight += gradient.T @ hidden
+                if dtype == torch.float32:
+                    grad_weight.addmm_(gradient.T, hidden)
+                else:
+                    grad_weight += gradient.T @ hidden
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = weight_VD.dtype, None if bias_V is None else bias_V.dtype
         return total

@@ -34,6 +34,11 @@ def wait_until(condition, child: int) -> bool:
     return True
 
 
+def newest(checkpoints: Path) -> int:
+    """Return the step of the newest folder that has its final name."""
+    return max((int(f.name[5:]) for f in checkpoints.glob("step_????????")), default=0)
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     import torch
@@ -54,22 +59,19 @@ if __name__ == "__main__":
     torn, history = 0, []
     while kills < moments:
         child = train_in_child(config)
-        metrics = folder / "killed" / "metrics.jsonl"
-        before = metrics.stat().st_mtime_ns if metrics.exists() else 0
-        alive = wait_until(
-            lambda: metrics.exists() and metrics.stat().st_mtime_ns != before, child
-        )
-        time.sleep(draw.random() * 0.3)
+        # At least one new checkpoint each time, so that the run gets on.
+        alive = wait_until(lambda: newest(checkpoints) > last, child)
+        time.sleep(draw.random() * 0.2)
         saving = kills % 2 == 0
         if alive and saving:
             alive = wait_until(lambda: any(checkpoints.glob("*.tmp")), child)
-            time.sleep(draw.random() * 0.004)
+            time.sleep(draw.random() * 0.02)
         if not alive:
             sys.exit(f"the run ended before it was killed {moments} times; {kills} so far")
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         kills += 1
-        torn += bool(list(checkpoints.glob("*.tmp")))
+        torn += any(checkpoints.glob("*.tmp"))
         while_saving += saving
         found = find_checkpoint(checkpoints, lambda text: None)
         step = found.step if found else 0
