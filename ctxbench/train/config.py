@@ -161,12 +161,13 @@ class TrainConfig:
         """
         per_pass = processes * self.micro_batch_size
         if self.batch_size % per_pass:
-            fits = [n for n in range(1, self.batch_size + 1) if self.batch_size % (n * processes) == 0]
+            per_process = self.batch_size // processes if not self.batch_size % processes else 0
+            fits = [n for n in range(1, per_process + 1) if per_process % n == 0]
             raise ValueError(
                 f"batch_size={self.batch_size} rows per update do not divide over {processes} "
-                f"processes with micro_batch_size={self.micro_batch_size}. Allowed micro_batch_size: "
-                f"{', '.join(map(str, fits)) or 'none'}. Change it, batch_size, or the number of "
-                "processes."
+                f"processes with micro_batch_size={self.micro_batch_size}. Allowed "
+                f"micro_batch_size: {', '.join(map(str, fits)) or 'none'}. "
+                "Change it, batch_size, or the number of processes."
             )
         return self.batch_size // per_pass
 
@@ -189,9 +190,7 @@ def as_dict(config: TrainConfig) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def make_config(
-    recipe: str | None = None, values: Mapping[str, Any] | None = None
-) -> TrainConfig:
+def make_config(recipe: str | None = None, values: Mapping[str, Any] | None = None) -> TrainConfig:
     """Return the config of a recipe with values (of the command line) over it.
 
     Args:

@@ -85,7 +85,7 @@ def describe_estimate(config: TrainConfig, cost: Estimate, processes: int) -> li
     ]
     for name in ("A100", "H100"):
         hours = work / (_PEAK_TERAFLOPS[name] * 1e12 * _ASSUMED_MFU) / 3600 / processes
-        lines.append(f"about {hours:.2g} hours on {processes} x {name} if MFU is {_ASSUMED_MFU:.0%}")
+        lines.append(f"about {hours:.2g} hours on {processes} x {name} at {_ASSUMED_MFU:.0%} MFU")
     return lines
 
 

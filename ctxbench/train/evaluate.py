@@ -30,15 +30,15 @@ def perplexities(
     found = {}
     for length in config.eval_lengths:
         totals = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
-        for number in range(
-            accelerator.process_index, config.eval_rows, accelerator.num_processes
-        ):
+        for number in range(accelerator.process_index, config.eval_rows, accelerator.num_processes):
             batch = data.batch(number, 1, length)
             batch = {k: v.to(accelerator.device) for k, v in batch.items()}
             with method.begin_request(network.causal, [length]):
                 totals[0] += network(batch)
             totals[1] += scored_tokens(batch)[1].sum()
-        loss, tokens = accelerator.reduce(totals).tolist()
+        totals = accelerator.reduce(totals, "sum")
+        assert isinstance(totals, torch.Tensor)
+        loss, tokens = totals.tolist()
         found[f"perplexity_{length}"] = math.exp(loss / tokens)
     network.train(training)
     return found

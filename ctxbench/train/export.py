@@ -54,9 +54,7 @@ def export_model(
     building.rmdir()
 
 
-def model_card(
-    config: TrainConfig, model, *, recipe: str | None = None, command: str = ""
-) -> str:
+def model_card(config: TrainConfig, model, *, recipe: str | None = None, command: str = "") -> str:
     """Return the model card: method, recipe, data, tokens, command."""
     method = method_of(model)
     plain = (

@@ -67,7 +67,9 @@ def train(config: TrainConfig, *, recipe: str | None = None, command: str = "") 
     average = MovingAverage(config.ema_decay, trained)
     with accelerator.main_process_first():  # the first tokenises, the others read its cache
         data = [_open(config, stage, tokenizer) for stage in _stages(config)]
-        held_out = config.eval_data and open_mixture(config.eval_data, tokenizer, seed=config.seed)
+        held_out = None
+        if config.eval_data:
+            held_out = open_mixture(config.eval_data, tokenizer, seed=config.seed)
 
     info = {
         "config": as_dict(config),
@@ -103,7 +105,7 @@ def train(config: TrainConfig, *, recipe: str | None = None, command: str = "") 
             # Weighted by tokens: every rank divides by the weight of the whole update.
             weight = sum(scored_tokens(batch)[1].sum().item() for batch in batches)
             totals = torch.tensor([weight, float(stop_asked())], dtype=torch.float64)
-            weight, stop = accelerator.reduce(totals.to(accelerator.device)).tolist()
+            weight, stop = _total(accelerator, totals).tolist()
 
             rate = learning_rate(config, step)
             for optimizer in optimizers:
@@ -119,7 +121,7 @@ def train(config: TrainConfig, *, recipe: str | None = None, command: str = "") 
                     part = wrapped(batch) / weight
                     accelerator.backward(part * world)  # DDP averages over ranks; we want the sum
                 loss += part.detach()
-            loss = accelerator.reduce(loss).item()
+            loss = _total(accelerator, loss).item()
             norm = accelerator.clip_grad_norm_(parameters, config.clip or float("inf"))
             for optimizer in optimizers:
                 optimizer.step()
@@ -232,9 +234,14 @@ def _step_in_stage(config: TrainConfig, step: int) -> int:
 
 
 def _open(config: TrainConfig, stage: Stage, tokenizer) -> Mixture:
-    return open_mixture(
-        stage.data, tokenizer, seed=config.seed, document_mask=config.document_mask
-    )
+    return open_mixture(stage.data, tokenizer, seed=config.seed, document_mask=config.document_mask)
+
+
+def _total(accelerator: Accelerator, values: torch.Tensor) -> torch.Tensor:
+    """Return the sum over ranks."""
+    total = accelerator.reduce(values.to(accelerator.device), "sum")
+    assert isinstance(total, torch.Tensor)
+    return total
 
 
 def _seed(config: TrainConfig, step: int, slot: int) -> int:

@@ -3,6 +3,8 @@
 Legend: N tokens, D hidden size, V vocabulary.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -108,10 +110,10 @@ class CausalLoss(nn.Module):
         _require_plain_logits(self.causal)
 
     @property
-    def causal(self):
+    def causal(self) -> Any:
         """The transformers model inside, without its PEFT wrapper."""
-        unwrap = getattr(self.model, "get_base_model", None)
-        return unwrap() if unwrap else self.model
+        model: Any = self.model
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the weighted sum of next-token losses, float32 scalar.

@@ -20,9 +20,7 @@ _LINES = 20
 class Progress:
     """A live line on a terminal, plain lines elsewhere; silent on other ranks than the first."""
 
-    def __init__(
-        self, config: TrainConfig, model, accelerator: Accelerator, first_step: int
-    ):
+    def __init__(self, config: TrainConfig, model, accelerator: Accelerator, first_step: int):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ctxbench.stdlib_corpus import NOUNS, is_held_out, stdlib_files
-from ctxbench.train.sources import Source, TokenStream, cached_stream, take_options
+from ctxbench.train.sources import Source, TokenStream, cached_stream, encoder, take_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,6 +71,27 @@ def stdlib_stream(split: str, tokenizer: PreTrainedTokenizerBase) -> TokenStream
     return cached_stream(["stdlib", stamp], (text for _, text in files), tokenizer)
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line `# noun 1234` in token ids.
+
+    Attributes:
+        ids: all of it, line ends included.
+        answer: where the value is in it.
+    """
+
+    ids: list[int]
+    answer: slice
+
+    def weights(self, is_question: bool) -> np.ndarray:
+        """Return loss weights: of the value if it can be known, and of the last line end."""
+        weights = np.zeros(len(self.ids))
+        weights[self.answer.stop :] = 1
+        if is_question:
+            weights[self.answer] = ANSWER_WEIGHT
+        return weights
+
+
 class RetrievalRows:
     """Rows of retrieval documents, made from their index."""
 
@@ -79,10 +100,7 @@ class RetrievalRows:
         self.stream = stdlib_stream(self.options.split, tokenizer)
         self.fingerprint = self.stream.fingerprint
         self.seed = seed
-        self._encode = lambda text: tokenizer.backend_tokenizer.encode(
-            text, add_special_tokens=False
-        ).ids
-        self._newline = self._encode("\n")
+        self._encoder = encoder(tokenizer)
         self._vocabulary = len(tokenizer)
 
     def count(self, length: int) -> int | None:
@@ -108,32 +126,33 @@ class RetrievalRows:
         period = int(random.integers(6, length // 2 + 1))
         segment = random.integers(1, self._vocabulary, period)
         if random.random() < 0.5:  # of what retrieval lines are made of
-            lines = [id for line in self._lines(random, period // 4 + 1) for id in sum(line, [])]
-            segment = np.array(lines[:period])
+            lines = self._lines(random, period // 4 + 1)
+            segment = np.concatenate([line.ids for line in lines])[:period]
             random.shuffle(segment)
             period = len(segment)
         weights = np.full(length, COPY_WEIGHT, np.float32)
         weights[: period + 1] = 0
         return np.resize(segment, length).astype(np.int64), weights
 
-    def _lines(
-        self, random: np.random.Generator, count: int
-    ) -> list[tuple[list[int], list[int], list[int]]]:
-        """Return (noun part, answer, line end) in token ids for different nouns."""
+    def _lines(self, random: np.random.Generator, count: int) -> list[Line]:
+        """Return lines with different nouns."""
         nouns = random.choice(len(NOUNS), min(count, len(NOUNS)), replace=False)
+        end = len(self._encode("\n"))
         lines = []
         for noun in nouns:
             value = int(random.integers(0, 10_000))
-            prefix = self._encode(f"\n# {NOUNS[noun]}")
-            line = self._encode(f"\n# {NOUNS[noun]} {value:04d}\n")
-            answer = line[len(prefix) : len(line) - len(self._newline)]
-            lines.append((prefix, answer, self._newline))
+            ids = self._encode(f"\n# {NOUNS[noun]} {value:04d}\n")
+            prefix = len(self._encode(f"\n# {NOUNS[noun]}"))
+            lines.append(Line(ids, slice(prefix, len(ids) - end)))
         return lines
+
+    def _encode(self, text: str) -> list[int]:
+        return self._encoder.encode(text, add_special_tokens=False).ids
 
     def _retrieval(self, random: np.random.Generator, length: int) -> tuple[np.ndarray, np.ndarray]:
         low, high = self.options.keys
         lines = self._lines(random, int(random.integers(low, high + 1)))
-        while sum(2 * len(sum(line, [])) for line in lines) > length:
+        while (inserted := 2 * sum(len(line.ids) for line in lines)) > length:
             lines.pop()
         events = []
         for line in lines:
@@ -142,20 +161,14 @@ class RetrievalRows:
                 stated, asked = stated / 2, 0.75 + asked / 4
             events += [(stated, False, line), (asked, True, line)]
         events.sort(key=lambda event: event[0])
-        text = self._text(random, length - sum(2 * len(sum(line, [])) for line in lines))
+        text = self._text(random, length - inserted)
         ids: list[np.ndarray] = []
         weights: list[np.ndarray] = []
         last = 0
-        for place, is_question, (prefix, answer, end) in events:
+        for place, is_question, line in events:
             cut = int(place * len(text))
-            ids += [text[last:cut], np.array([*prefix, *answer, *end])]
-            of_answer = ANSWER_WEIGHT if is_question else 0.0
-            weights += [
-                np.ones(cut - last),
-                np.zeros(len(prefix)),
-                np.full(len(answer), of_answer),
-                np.ones(len(end)),
-            ]
+            ids += [text[last:cut], np.array(line.ids)]
+            weights += [np.ones(cut - last), line.weights(is_question)]
             last = cut
         ids.append(text[last:])
         weights.append(np.ones(len(text) - last))

@@ -151,6 +151,21 @@ def cached_stream(
     return TokenStream(tokens, np.load(folder / "starts.npy"), fingerprint)
 
 
+def encoder(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Return the `tokenizers.Tokenizer` behind a tokenizer.
+
+    Raises:
+        ValueError: there is none.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer. Text is tokenised with fast ones "
+            "only; give data that are token ids already (input_ids, .bin, .npy)."
+        )
+    return backend
+
+
 # ------------------------------------------------------------------- building
 
 
@@ -171,18 +186,18 @@ def _dtype(tokenizer: PreTrainedTokenizerBase) -> type:
 
 
 def _tokenizer_stamp(tokenizer: PreTrainedTokenizerBase) -> str:
-    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    return hashlib.sha256(encoder(tokenizer).to_str().encode()).hexdigest()
 
 
 def _encode(documents, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
     """Yield the ids of each document, beginning with the tokenizer's separator."""
     separator = _separator(tokenizer)
-    encoder = tokenizer.backend_tokenizer
+    encode = encoder(tokenizer).encode_batch_fast
     block, characters = [], 0
 
     def flush() -> Iterator[list[int]]:
         # encode_batch_fast skips offsets: three times faster on books
-        for encoding in encoder.encode_batch_fast(block, add_special_tokens=True):
+        for encoding in encode(block, add_special_tokens=True):
             yield [*separator, *encoding.ids]
         block.clear()
 
@@ -206,10 +221,10 @@ def _encode(documents, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]
 
 def _separator(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return what to put before a document: nothing where the tokenizer adds a BOS itself."""
-    if tokenizer.backend_tokenizer.encode("", add_special_tokens=True).ids:
+    if encoder(tokenizer).encode("", add_special_tokens=True).ids:
         return []
-    token = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    return [] if token is None else [token]
+    tokens: list[Any] = [tokenizer.bos_token_id, tokenizer.eos_token_id]
+    return [token for token in tokens if token is not None][:1]
 
 
 # -------------------------------------------------------------------- reading

@@ -60,7 +60,7 @@ if __name__ == "__main__":
     while kills < moments:
         child = train_in_child(config)
         # At least one new checkpoint each time, so that the run gets on.
-        alive = wait_until(lambda: newest(checkpoints) > last, child)
+        alive = wait_until(lambda last=last: newest(checkpoints) > last, child)
         time.sleep(draw.random() * 0.2)
         saving = kills % 2 == 0
         if alive and saving:

@@ -10,7 +10,7 @@ from ctxbench.assets import resolve_model
 from ctxbench.models.loading import load_tokenizer
 from ctxbench.train.config import TrainConfig, make_config
 
-WORDS = "import os class def return self value index name for in range while if else None".split()
+WORDS = ["import", "os", "class", "def", "return", "self", "value", "for", "in", "range", "None"]
 
 
 def small_model(folder: Path, **overrides) -> Path:

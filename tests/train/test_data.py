@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def write(folder, form, ids):
         part = datasets.Dataset.from_dict({"text": TEXTS})
         datasets.DatasetDict({"some": part}).save_to_disk(folder / "saved")
         return f"{folder / 'saved'}:split=some"
-    flat = np.array(sum(ids, []))
+    flat = np.array(list(chain(*ids)))
     if form == "bin":
         flat.astype(np.uint16).tofile(folder / "a.bin")
         return folder / "a.bin"
@@ -94,7 +95,7 @@ FORMS = [
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same_tokens(tmp_path, tokenizer, ids, form):
     stream = open_stream(parse_source(str(write(tmp_path, form, ids))), tokenizer)
-    assert stream.tokens.tolist() == sum(ids, [])
+    assert stream.tokens.tolist() == list(chain(*ids))
     if stream.starts is not None:
         assert stream.starts.tolist() == np.cumsum([0, *map(len, ids)])[:-1].tolist()
 
@@ -110,7 +111,7 @@ def test_zstd_reads_or_says_what_to_install(tmp_path, tokenizer, ids):
         return
     lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
     file.write_bytes(zstandard.compress(lines.encode()))
-    assert open_stream(parse_source(str(file)), tokenizer).tokens.tolist() == sum(ids, [])
+    assert open_stream(parse_source(str(file)), tokenizer).tokens.tolist() == list(chain(*ids))
 
 
 def test_cache_is_used_and_noticed_to_be_stale(tmp_path, tokenizer, monkeypatch):

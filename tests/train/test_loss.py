@@ -83,5 +83,5 @@ def test_loss_weights_count():
 def test_models_that_change_their_logits_are_refused():
     model = tiny_model()
     model.config.final_logit_softcapping = 30.0
-    with pytest.raises(ValueError, match="final_logit_softcapping=30.0"):
+    with pytest.raises(ValueError, match=r"final_logit_softcapping=30\.0"):
         CausalLoss(model, torch.float32)
