@@ -213,6 +213,24 @@ def test_perplexity_is_measured_on_the_way(tmp_path):
     assert lines[3]["perplexity_32"] < lines[1]["perplexity_32"]
 
 
+def test_perplexity_of_a_method_that_feeds_other_tokens_is_the_models_own(tmp_path, monkeypatch):
+    from accelerate import Accelerator
+
+    from ctxbench.methods.pi import PositionInterpolation
+    from ctxbench.train.build import build_model
+    from ctxbench.train.data import open_mixture
+    from ctxbench.train.evaluate import perplexities
+    from ctxbench.train.loss import CausalLoss
+
+    config = small_config(tmp_path, method="pi")
+    config = dataclasses.replace(config, eval_data=config.data, eval_lengths=(16, 32))
+    model, tokenizer = build_model(config)
+    network, data = CausalLoss(model, torch.float32), open_mixture(config.data, tokenizer, seed=0)
+    chunked = perplexities(network, data, config, Accelerator(cpu=True))
+    monkeypatch.setattr(PositionInterpolation, "encode", lambda *_: ([], []))
+    assert perplexities(network, data, config, Accelerator(cpu=True)) == pytest.approx(chunked)
+
+
 def test_world_size_other_than_asked_for_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="torchrun --nproc-per-node 3"):
         train(dataclasses.replace(small_config(tmp_path), processes=3))
