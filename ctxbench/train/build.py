@@ -74,6 +74,9 @@ def trainable_model(model: PreTrainedModel, config: TrainConfig) -> nn.Module:
             task_type="CAUSAL_LM",
         )
         trained = peft.get_peft_model(model, adapters)
+        for name, parameter in trained.named_parameters():
+            if any(part in name for part in config.lora_also):
+                parameter.requires_grad_(True)
     for name, parameter in trained.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             raise ValueError(

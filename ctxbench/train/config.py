@@ -76,6 +76,7 @@ class TrainConfig:
         lora_rank: train low-rank adapters instead of all weights; 0 for all weights
         lora_alpha: scale of the adapters
         lora_targets: names of the adapted linear layers
+        lora_also: parts of names of parameters trained whole beside the adapters
         document_mask: keep documents packed into one row apart (the paper does not)
         processes: on this machine; under torchrun or accelerate launch, another number is an error
         save_every: steps between checkpoints; 0 for none but on SIGTERM
@@ -123,6 +124,7 @@ class TrainConfig:
     lora_rank: int = 0
     lora_alpha: float = 16.0
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    lora_also: tuple[str, ...] = ()
     document_mask: bool = False
 
     processes: int | None = None
@@ -357,6 +359,7 @@ def _stage(item: Any) -> Stage:
 _IGNORED: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
     ("lora_alpha", "lora_rank", lambda c: c.lora_rank == 0),
     ("lora_targets", "lora_rank", lambda c: c.lora_rank == 0),
+    ("lora_also", "lora_rank", lambda c: c.lora_rank == 0),
     ("warmup_shape", "warmup", lambda c: c.warmup == 0),
     ("hold", "schedule", lambda c: c.schedule == "constant"),
     ("final_lr", "schedule", lambda c: c.schedule == "constant"),

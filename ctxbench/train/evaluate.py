@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-
 from torch.nn import functional as F
 
 from ctxbench.methods.attach import method_of

@@ -198,6 +198,32 @@ def test_lora_is_merged_and_kept(tmp_path):
     assert {name.split(".")[-2] for name in changed} == {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
+TRAINED = {
+    "longlora": {"lora_rank": 4, "lora_also": ["embed", "norm"]},
+    "landmark": {"option": {"block": 8, "top_k": 1, "trained_length": 32}},
+}
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_attention_methods_train_and_reopen(tmp_path, method):
+    values = dict(TRAINED[method])
+    options = values.pop("option", {})
+    config = small_config(
+        tmp_path, method=method, options=options, **values, data="stdlib:keys=1-2", steps=3, lr=1e-3
+    )
+    train(config)
+    assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
+    model, _ = load_model(config.output)
+    assert torch.isfinite(model(torch.arange(2, 34)[None]).logits).all()
+    if "lora_also" in values:
+        base = AutoModelForCausalLM.from_pretrained(config.model).state_dict()
+        changed = {n for n, t in base.items() if not torch.equal(t, model.state_dict()[n])}
+        assert {n.split(".")[-2] for n in changed} == {
+            "embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "o_proj", "norm",
+            "input_layernorm", "post_attention_layernorm",
+        }  # fmt: skip
+
+
 def test_perplexity_is_measured_on_the_way(tmp_path):
     import json
 
