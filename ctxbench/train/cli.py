@@ -15,13 +15,8 @@ from typing import Any, Literal, NoReturn
 
 from ctxbench.methods.options import near_names
 from ctxbench.methods.registry import list_methods, list_presets
-from ctxbench.train.config import (
-    TrainConfig,
-    as_dict,
-    config_hash,
-    list_recipes,
-    make_config,
-)
+from ctxbench.train.config import TrainConfig, as_dict, config_hash, make_config
+from ctxbench.train.recipes import list_recipes
 
 _NOT_ON_COMMAND_LINE = ("stages", "options")
 

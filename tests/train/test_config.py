@@ -6,16 +6,16 @@ import sys
 import pytest
 import yaml
 
-from ctxbench.train import config as config_module
+from ctxbench.train import recipes as recipes_module
 from ctxbench.train.cli import make_parser, parse_arguments, run
 from ctxbench.train.config import (
     TrainConfig,
     as_dict,
     config_hash,
-    list_recipes,
     make_config,
     parse_tokens,
 )
+from ctxbench.train.recipes import list_recipes
 from ctxbench.train.schedule import learning_rate
 
 NEEDED = {"model": "mini", "data": "stdlib", "output": "out"}
@@ -85,7 +85,7 @@ def test_recipes_are_found_in_an_installed_wheel(tmp_path, monkeypatch):
     package = tmp_path / "site-packages" / "ctxbench"
     (package / "_train" / "recipes").mkdir(parents=True)
     (package / "_train" / "recipes" / "one.yaml").write_text("lr: 1")
-    monkeypatch.setattr(config_module, "PACKAGE", package)
+    monkeypatch.setattr(recipes_module, "PACKAGE", package)
     assert list_recipes() == ["one"]
     (package / "_train" / "recipes" / "one.yaml").unlink()
     (package / "_train" / "recipes").rmdir()
@@ -206,3 +206,14 @@ def test_command_reports_errors_in_one_message(capsys, monkeypatch):
     with pytest.raises(SystemExit, match="2"):
         main()
     assert capsys.readouterr().err.startswith("ctxbench-train: lr='x' is not allowed")
+
+
+def test_out_of_memory_names_the_knobs(monkeypatch):
+    import torch
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    monkeypatch.setattr("ctxbench.train.loop.train", fail)
+    with pytest.raises(ValueError, match=r"2 GiB What helps.*--micro-batch-size 1.*--lora-rank 8"):
+        run(["--recipe", "mini", "--output", "out"])
