@@ -149,23 +149,33 @@ class Landmark(AttentionMethod):
 
     def edit_batch(self, batch, generator):
         """Insert landmarks into training sequences; none follows a block that ends the text."""
-        rows = []
-        for row, ids in enumerate(batch["input_ids"]):
-            mask = batch["attention_mask"][row].bool() if "attention_mask" in batch else ids == ids
-            rows.append(self._with_landmarks(ids[mask], batch["labels"][row][mask]))
-        width = max(len(ids) for ids, _ in rows)
-        ids, labels = (torch.stack([_padded(row[i], width, fill) for row in rows])
-                       for i, fill in ((0, self.token_id), (1, IGNORED)))  # fmt: skip
-        mask = torch.stack([torch.arange(width) < len(row) for row, _ in rows])
-        return {**batch, "input_ids": ids, "labels": labels, "attention_mask": mask.long()}
-
-    def _with_landmarks(self, ids: torch.Tensor, labels: torch.Tensor):
         target = self.token_id if self.landmark_in_loss else IGNORED
-        parts: tuple[list, list] = ([], [])
-        for tensor, fill, found in ((ids, self.token_id, parts[0]), (labels, target, parts[1])):
-            for piece in tensor.split(self.block - 1):
-                found += [piece, piece.new_tensor([fill])]
-        return torch.cat(parts[0][:-1]), torch.cat(parts[1][:-1])
+        # what is inserted, and what pads: a landmark in the loss weighs as much as a word
+        fills = {
+            "input_ids": (self.token_id, self.token_id),
+            "labels": (target, IGNORED),
+            "loss_weights": (1.0, 0.0),
+        }
+        shape = batch["input_ids"].shape
+        kept = batch.get("attention_mask", torch.ones(shape)).bool()
+        edited = dict(batch)
+        for name, (inserted, padding) in fills.items():
+            if name in batch:
+                rows = [
+                    self._with_landmarks(values[mask], inserted)
+                    for values, mask in zip(batch[name], kept, strict=True)
+                ]
+                width = max(map(len, rows))
+                edited[name] = torch.stack([_padded(row, width, padding) for row in rows])
+                lengths = torch.tensor([len(row) for row in rows])
+                edited["attention_mask"] = (torch.arange(width) < lengths[:, None]).long()
+        return edited
+
+    def _with_landmarks(self, values: torch.Tensor, inserted) -> torch.Tensor:
+        parts = []
+        for piece in values.split(self.block - 1):
+            parts += [piece, piece.new_tensor([inserted])]
+        return torch.cat(parts[:-1])
 
     def reuse_key(self, config, length: int):
         """Return None: what a chunk retrieves depends on where it was cut."""

@@ -31,6 +31,7 @@ def choose_method(
     *,
     adopt: bool = False,
     override: bool = False,
+    training: bool = False,
     trained_length: int | str | None = None,
     original_length: int | str | None = None,
     **options: Any,
@@ -42,6 +43,7 @@ def choose_method(
         method: name or preset; None: the record's method, else `none`.
         adopt: state what made a checkpoint that carries no record.
         override: replace recorded options or method, or a scaling that the config has already.
+        training: complete the options as the method is trained (`Method.for_training`).
         trained_length: with `adopt`: the length it was trained at, tokens. Also an option of
             methods that have one of that name.
         original_length: with `adopt`: the window before extension, tokens.
@@ -67,7 +69,7 @@ def choose_method(
                 f"adopt=true. Add adopt=true, or leave {name} out."
             )
     if record is not None:
-        return _reopen(config, record, method, override, options)
+        return _reopen(config, record, method, override, training, options)
     if override:
         _require_scaled(config)
     chosen = get_method(method, **options)
@@ -81,7 +83,8 @@ def choose_method(
             "with that method, or override=true to replace its scaling."
         )
     base = _unscaled(config) if scaling and chosen.own_scaling else config
-    return _with_record(chosen.resolve(base), base)
+    chosen = chosen.resolve(base)
+    return _with_record(chosen.for_training(base) if training else chosen, base)
 
 
 def edited_config(config: PreTrainedConfig, method: Method, record: Record) -> PreTrainedConfig:
@@ -150,7 +153,8 @@ def load_model(
         options: `length` (tokens, or `32k`), the method's options, and:
             adopt: state the method of a checkpoint without a record (with `trained_length`, and
             `original_length` where its config does not say it);
-            override: replace recorded options, or a scaling the config has already.
+            override: replace recorded options, or a scaling the config has already;
+            training: complete the options as the method is trained.
 
     Returns:
         The model in evaluation mode and its tokenizer.
@@ -328,6 +332,7 @@ def _reopen(
     record: Record,
     method: str | None,
     override: bool,
+    training: bool,
     options: dict[str, Any],
 ) -> tuple[Method, Record]:
     """A checkpoint with a record: its method and options, another length if asked."""
@@ -342,7 +347,8 @@ def _reopen(
             )
         given.setdefault("length", record.trained_length or config.max_position_embeddings)
         base = base_config(config)
-        chosen, fresh = _with_record(get_method(name, **given).resolve(base), base)
+        chosen = get_method(name, **given).resolve(base)
+        chosen, fresh = _with_record(chosen.for_training(base) if training else chosen, base)
         replaced = {"method": record.method, **record.options}
         return chosen, replace(fresh, trained_length=record.trained_length, overridden={**replaced})
     cls = method_class(name)

@@ -1,0 +1,145 @@
+"""What a run trains: the model with its method, in float32, and its optimizers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ctxbench.assets import resolve_model
+from ctxbench.methods.attach import attach, method_of
+from ctxbench.models.loading import (
+    choose_method,
+    edited_config,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
+from ctxbench.train.config import TrainConfig
+from ctxbench.train.induction import induction_start
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_MUON_REST = 0.3
+"""Learning rate of AdamW, for embeddings and vectors, beside Muon's."""
+
+
+def build_model(config: TrainConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the model to train, extended by its method, float32, and its tokenizer.
+
+    Raises:
+        ValueError: the method or its options do not suit the model.
+        FileNotFoundError: no such model.
+    """
+    # New parameters (from nothing, adapters, a method's own) draw from the global generator.
+    torch.manual_seed(config.seed)
+    options = {"length": config.length, "training": True, **config.options}
+    if config.init == "pretrained":
+        model, tokenizer = load_model(
+            config.model,
+            config.method,
+            dtype=torch.float32,
+            attn_implementation=config.attention,
+            **options,
+        )
+    else:
+        model, tokenizer = _from_nothing(config, options)
+    if config.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model.train(), tokenizer
+
+
+def trainable_model(model: PreTrainedModel, config: TrainConfig) -> nn.Module:
+    """Return the model with `requires_grad` set as the method, and LoRA, want it.
+
+    Raises:
+        ValueError: LoRA was asked for a method that brings its own.
+    """
+    method = method_of(model)
+    trained = method.trainable(model)
+    if config.lora_rank:
+        import peft
+
+        if trained is not model:
+            raise ValueError(
+                f"lora_rank={config.lora_rank}, but method={method.name} chooses its own "
+                "adapters. Leave out lora_rank; the method's options set them."
+            )
+        adapters = peft.LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
+            target_modules=list(config.lora_targets),
+            task_type="CAUSAL_LM",
+        )
+        trained = peft.get_peft_model(model, adapters)
+        for name, parameter in trained.named_parameters():
+            if any(part in name for part in config.lora_also):
+                parameter.requires_grad_(True)
+    for name, parameter in trained.named_parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            raise ValueError(
+                f"The parameter {name} is {parameter.dtype}. Trained weights must be float32: at a "
+                "learning rate of 2e-5 bfloat16 weights do not move. Load them in float32 and "
+                "compute in bfloat16 (--dtype bf16)."
+            )
+    return trained
+
+
+def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return what training changes, by name: parameters, and the method's own tensors."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    known = {tensor.data_ptr() for tensor in trained.values()}
+    method = method_of(model)  # type: ignore[arg-type]
+    own = method.state_tensors(model)  # type: ignore[arg-type]
+    return {**trained, **{f"method.{k}": t for k, t in own.items() if t.data_ptr() not in known}}
+
+
+def make_optimizers(config: TrainConfig, model: nn.Module) -> list[torch.optim.Optimizer]:
+    """Return the optimizers; each group's `scale` multiplies the learning rate."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in named if p.ndim == 2 and _in_layers(name)]
+    embeddings = [p for name, p in named if p.ndim >= 2 and not _in_layers(name)]
+    vectors = [p for _, p in named if p.ndim < 2]
+    muon: list[torch.optim.Optimizer] = []
+    if config.optimizer == "muon":
+        group = {"params": matrices, "scale": 1.0}
+        muon = [torch.optim.Muon([group], lr=config.lr, weight_decay=config.weight_decay)]
+        decayed, scale = embeddings, _MUON_REST
+    else:
+        decayed, scale = matrices + embeddings, 1.0
+    groups = [
+        {"params": decayed, "scale": scale, "weight_decay": config.weight_decay},
+        {"params": vectors, "scale": scale, "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.lr,
+        betas=(config.betas[0], config.betas[1]),
+        eps=config.eps,
+        fused=True,
+    )
+    return [*muon, adamw]
+
+
+def _in_layers(name: str) -> bool:
+    return ".layers." in name or ".h." in name
+
+
+def _from_nothing(config: TrainConfig, options: dict):
+    from transformers import AutoModelForCausalLM
+
+    path = resolve_model(config.model)
+    model_config = load_config(path)
+    method, record = choose_method(model_config, config.method, **options)
+    edited_config(model_config, method, record)
+    model = AutoModelForCausalLM.from_config(
+        model_config, dtype=torch.float32, attn_implementation=config.attention
+    )
+    if config.init == "induction":
+        induction_start(model, torch.Generator().manual_seed(config.seed))
+    tokenizer = load_tokenizer(path)
+    method.edit_tokenizer(tokenizer)
+    attach(model, method)
+    return model, tokenizer

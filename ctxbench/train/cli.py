@@ -1,0 +1,181 @@
+"""`ctxbench-train`: the command line over recipe over defaults."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import os
+import re
+import shlex
+import sys
+import types
+import typing
+from typing import Any, Literal, NoReturn
+
+from ctxbench.methods.options import near_names
+from ctxbench.methods.registry import list_methods, list_presets
+from ctxbench.train.config import TrainConfig, as_dict, config_hash, make_config
+from ctxbench.train.recipes import list_recipes
+
+_NOT_ON_COMMAND_LINE = ("stages", "options")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}. See ctxbench-train --help.")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser: one argument per field of `TrainConfig`."""
+    parser = _Parser(
+        prog="ctxbench-train",
+        description="Train a model at a longer context by one fixed recipe, with any method.",
+        epilog="Defaults are the paper's (arXiv 2409.12181). Several processes: "
+        "--processes N here; torchrun or accelerate launch with -m ctxbench.train anywhere.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument(
+        "--recipe", default=None, help=f"{', '.join(list_recipes())}, or a .yaml file"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", default=False,
+        help="print steps, tokens, memory and hours, and stop",
+    )  # fmt: skip
+    parser.add_argument(
+        "--option", action="append", metavar="NAME=VALUE", help="an option of the method"
+    )
+    texts, hints = _field_texts(), typing.get_type_hints(TrainConfig)
+    for field in dataclasses.fields(TrainConfig):
+        if field.name in _NOT_ON_COMMAND_LINE:
+            continue
+        text = texts[field.name]
+        if field.name == "method":
+            text += f": {', '.join([*list_methods(), *list_presets()])}"
+        elif field.default not in ("", (), None):
+            text += f" (default {field.default})"
+        flag = "--" + field.name.replace("_", "-")
+        parser.add_argument(flag, help=text.replace("%", "%%"), **_kind(hints[field.name]))
+    return parser
+
+
+def parse_arguments(arguments: list[str]) -> tuple[TrainConfig, str | None, bool]:
+    """Return the config, the recipe's name and whether it is a dry run.
+
+    Raises:
+        ValueError: unknown, ignored or impossible arguments.
+        FileNotFoundError: no such recipe.
+    """
+    parser = make_parser()
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        raise ValueError(
+            f"{unknown[0]!r} is no argument{near_names(unknown[0], flags)} "
+            "See ctxbench-train --help."
+        )
+    values = vars(known)
+    recipe, dry = values.pop("recipe"), values.pop("dry_run")
+    if pairs := values.pop("option", None):
+        values["options"] = dict(_pair(pair) for pair in pairs)
+    return make_config(recipe, values), recipe, dry
+
+
+def run(arguments: list[str]) -> None:
+    """Do what the arguments say.
+
+    Raises:
+        ValueError, FileNotFoundError: what cannot be done, and what to do.
+    """
+    config, recipe, dry = parse_arguments(arguments)
+    launching = (config.processes or 1) > 1 and "WORLD_SIZE" not in os.environ
+    if dry or not (launching or int(os.environ.get("RANK", 0))):
+        _print_config(config)
+    if dry:
+        from ctxbench.train.estimate import describe_estimate, estimate
+
+        processes = config.processes or int(os.environ.get("WORLD_SIZE", 1))
+        print("\n".join(describe_estimate(config, estimate(config), processes)))
+        return
+    if launching:
+        _launch(config.processes or 1, arguments)
+    import torch
+
+    from ctxbench.train.loop import train
+
+    try:
+        train(config, recipe=recipe, command=shlex.join(["ctxbench-train", *arguments]))
+    except torch.OutOfMemoryError as error:
+        raise ValueError(_memory_advice(config, error)) from error
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _launch(processes: int, arguments: list[str]) -> NoReturn:
+    """Become a torchrun of this command, on this machine."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *launcher, "-m", "ctxbench.train", *arguments])
+
+
+def main() -> None:
+    """Run as a command: errors of the user's are one message and status 2."""
+    try:
+        run(sys.argv[1:])
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get("CTXBENCH_TRACEBACK"):
+            raise
+        print(f"ctxbench-train: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _print_config(config: TrainConfig) -> None:
+    import yaml
+
+    print(yaml.safe_dump(as_dict(config), sort_keys=False), end="")
+    print(f"# settings hash {config_hash(config)}", flush=True)
+
+
+def _memory_advice(config: TrainConfig, error: BaseException) -> str:
+    knobs = [
+        f"--micro-batch-size {config.micro_batch_size // 2}" if config.micro_batch_size > 1 else "",
+        "" if config.activation_checkpointing else "--activation-checkpointing",
+        "" if config.lora_rank else "--lora-rank 8 (trains adapters; optimizer memory almost nil)",
+        "--ema-decay 0" if config.ema_decay else "",
+        "--dtype bf16" if config.dtype == "fp32" else "",
+        "a shorter --length",
+        "a GPU with more memory",
+    ]
+    return (
+        f"Out of memory: {str(error).splitlines()[0]} What helps, in this order: "
+        f"{'; '.join(filter(None, knobs))}. --dry-run says where the memory goes."
+    )
+
+
+def _field_texts() -> dict[str, str]:
+    """Return field -> description, from the docstring of `TrainConfig`."""
+    text = inspect.getdoc(TrainConfig) or ""
+    return dict(re.findall(r"^    (\w+): (.+)$", text.partition("Attributes:")[2], re.MULTILINE))
+
+
+def _kind(hint: Any) -> dict[str, Any]:
+    """Return argparse's keywords for a field; conversion is the config's."""
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    inner = typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
+    if typing.get_origin(inner) is Literal:
+        return {"choices": typing.get_args(inner)}
+    return {"nargs": "+"} if typing.get_origin(inner) is tuple else {}
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(
+            f"--option {text!r} is not NAME=VALUE. Give for example --option factor=8."
+        )
+    return name, value

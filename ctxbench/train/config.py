@@ -1,0 +1,393 @@
+"""The configuration of a training run: one flat, typed dataclass whose defaults are the paper's.
+
+Lu et al. 2024 (https://arxiv.org/abs/2409.12181), section 4 and Table 7: one billion tokens at
+length 32768, 32 sequences per update, learning rate 2e-5, no weight decay, linear warm-up. What the
+paper leaves out (betas, clipping, 20 warm-up steps) is what its script ran with:
+Leooyii/LCEG@2ce672d continuous_finetuning/finetune.sh.
+
+Values come from the defaults, then a recipe, then the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from ctxbench.methods.options import near_names, parse_length
+from ctxbench.train.recipes import read_recipe
+
+_TOKEN_SUFFIX = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """The first steps of a run on shorter rows: the same tokens per update, in more rows.
+
+    Attributes:
+        length: tokens per row; divides the run's length.
+        steps: updates.
+        data: sources of this stage.
+    """
+
+    length: int
+    steps: int
+    data: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a run.
+
+    Attributes:
+        model: checkpoint folder, hub id, or the bundled `mini`
+        data: sources SOURCE[:key=value,...][@weight]; a path, a datasets id, or stdlib
+        output: folder of the run: the trained model, its checkpoints and metrics
+        method: a method or preset (ctxbench ls)
+        options: options of the method, as name=value
+        init: weights to begin with: the checkpoint's, random, or random with an induction head
+        length: tokens per training row, and the model's window afterwards (32768 or 32k)
+        tokens: training tokens (1B = 10^9); the default is the paper's 30774 rows of 32768
+        batch_size: rows per update over all devices and micro-steps
+        micro_batch_size: rows per forward pass on one device; accumulation follows from it
+        stages: first steps on shorter rows (recipe files only)
+        seed: decides order, documents, dropout
+        optimizer: adamw, or muon for the matrices of the layers and adamw at 0.3 lr for the rest
+        lr: peak learning rate
+        betas: of AdamW
+        eps: of AdamW
+        weight_decay: on matrices only
+        clip: largest gradient norm; 0 for none
+        schedule: what follows the warm-up
+        warmup: steps
+        warmup_shape: linear, or DeepSpeed's log
+        hold: share of all steps before the decay begins, warm-up included
+        final_lr: learning rate at the end, as a share of the peak
+        ema_decay: of a moving average of the weights, which is then exported; 0 for none
+        dtype: of the computation; weights and optimizer are always float32
+        attention: transformers' attention implementation
+        activation_checkpointing: recompute activations in the backward pass
+        lora_rank: train low-rank adapters instead of all weights; 0 for all weights
+        lora_alpha: scale of the adapters
+        lora_targets: names of the adapted linear layers
+        lora_also: parts of names of parameters trained whole beside the adapters
+        document_mask: keep documents packed into one row apart (the paper does not)
+        processes: on this machine; under torchrun or accelerate launch, another number is an error
+        save_every: steps between checkpoints; 0 for none but on SIGTERM
+        keep_checkpoints: newest ones kept
+        resume: auto continues from the newest valid checkpoint of the same run; never starts anew
+        eval_data: sources for perplexity during training
+        eval_lengths: lengths to measure it at, tokens
+        eval_every: steps between measurements; 0 for the end only
+        eval_rows: rows per length
+        trackers: Accelerate's names: tensorboard, wandb, ...
+    """
+
+    model: str = ""
+    data: tuple[str, ...] = ()
+    output: str = ""
+    method: str = "none"
+    options: dict[str, Any] = field(default_factory=dict)
+    init: Literal["pretrained", "random", "induction"] = "pretrained"
+
+    length: int = 32768
+    tokens: int = 30774 * 32768
+    batch_size: int = 32
+    micro_batch_size: int = 1
+    stages: tuple[Stage, ...] = ()
+    seed: int = 0
+
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    lr: float = 2e-5
+    betas: tuple[float, ...] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: int = 20
+    warmup_shape: Literal["linear", "log"] = "linear"
+    hold: float = 0.0
+    final_lr: float = 0.0
+    # The paper says EMA but gives no decay, and its code has none. At its code's 120 updates a
+    # decay of 0.999 would leave 89 % of the base model's weights in the average.
+    ema_decay: float = 0.0
+
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    attention: str | None = None
+    activation_checkpointing: bool = True
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    lora_also: tuple[str, ...] = ()
+    document_mask: bool = False
+
+    processes: int | None = None
+    save_every: int = 100
+    keep_checkpoints: int = 2
+    resume: Literal["auto", "never"] = "auto"
+    eval_data: tuple[str, ...] = ()
+    eval_lengths: tuple[int, ...] = ()
+    eval_every: int = 0
+    eval_rows: int = 16
+    trackers: tuple[str, ...] = ()
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens per update over all devices."""
+        return self.batch_size * self.length
+
+    @property
+    def steps(self) -> int:
+        """Number of updates: whole batches in `tokens`."""
+        return self.tokens // self.tokens_per_step
+
+    def stage(self, step: int) -> Stage:
+        """Return the stage of an update (counted from 0)."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage
+            step -= stage.steps
+        return Stage(length=self.length, steps=self.steps, data=self.data)
+
+    def accumulation(self, processes: int) -> int:
+        """Return micro-steps per update.
+
+        Raises:
+            ValueError: the batch cannot be divided so.
+        """
+        per_pass = processes * self.micro_batch_size
+        if self.batch_size % per_pass:
+            per_process = self.batch_size // processes if not self.batch_size % processes else 0
+            fits = [n for n in range(1, per_process + 1) if per_process % n == 0]
+            raise ValueError(
+                f"batch_size={self.batch_size} rows per update do not divide over {processes} "
+                f"processes with micro_batch_size={self.micro_batch_size}. Allowed "
+                f"micro_batch_size: {', '.join(map(str, fits)) or 'none'}. "
+                "Change it, batch_size, or the number of processes."
+            )
+        return self.batch_size // per_pass
+
+
+_NOT_IN_HASH = {
+    "output", "micro_batch_size", "processes", "save_every", "keep_checkpoints", "resume",
+    "eval_data", "eval_lengths", "eval_every", "eval_rows", "trackers",
+}  # fmt: skip
+"""Fields that do not decide the weights (but for rounding): a resumed run may change them."""
+
+
+def config_hash(config: TrainConfig) -> str:
+    """Return 16 hex digits over the fields that decide the weights."""
+    kept = {k: v for k, v in as_dict(config).items() if k not in _NOT_IN_HASH}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def as_dict(config: TrainConfig) -> dict[str, Any]:
+    """Return the config as YAML and JSON have it (tuples as lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def make_config(recipe: str | None = None, values: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Return the config of a recipe with values (of the command line) over it.
+
+    Args:
+        recipe: name of a shipped recipe, or a YAML file.
+        values: field -> value; text is converted to the field's type.
+
+    Raises:
+        ValueError: unknown, ignored or impossible values.
+        FileNotFoundError: no such recipe.
+    """
+    values = dict(values or {})
+    from_recipe = read_recipe(recipe) if recipe else {}
+    _check_names(from_recipe, f"recipe {recipe}")
+    _check_names(values, "the command line")
+    merged = {**from_recipe, **values}
+    if "options" in from_recipe and "options" in values and "method" not in values:
+        merged["options"] = {**from_recipe["options"], **values["options"]}
+    hints = typing.get_type_hints(TrainConfig)
+    config = TrainConfig(
+        **{name: _convert(name, value, hints[name]) for name, value in merged.items()}
+    )
+    _check_ignored(config, set(from_recipe), set(values))
+    _check_values(config)
+    return config
+
+
+# ----------------------------------------------------------------- converting
+
+
+def parse_tokens(value: int | str) -> int:
+    """Return a number of tokens from `1000000000`, `1B`, `655360` or `0.5M` (decimal suffixes).
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    text = str(value).strip().lower().replace("_", "")
+    scale = _TOKEN_SUFFIX.get(text[-1:], 1)
+    try:
+        count = float(text[:-1]) * scale if scale > 1 else float(text)
+    except ValueError:
+        count = 0.0
+    if count < 1 or count != int(count):
+        raise ValueError(
+            f"tokens={value!r} is not a number of tokens. Allowed: a whole number, or with K, M, B "
+            "or T for 10^3, 10^6, 10^9, 10^12. Give for example 1B."
+        )
+    return int(count)
+
+
+_SPECIAL: dict[str, Callable[[Any], Any]] = {
+    "length": parse_length,
+    "tokens": parse_tokens,
+    "eval_lengths": lambda value: tuple(parse_length(item) for item in _items(value)),
+    "stages": lambda value: tuple(_stage(item) for item in value),
+    "options": lambda value: dict(value),
+}
+
+
+def _convert(name: str, value: Any, hint: Any) -> Any:
+    if name in _SPECIAL:
+        return _SPECIAL[name](value)
+    optional = isinstance(hint, types.UnionType)
+    if optional and value is None:
+        return None
+    kind = typing.get_args(hint)[0] if optional else hint
+    try:
+        if typing.get_origin(kind) is Literal:
+            if value not in typing.get_args(kind):
+                raise ValueError
+            return value
+        if typing.get_origin(kind) is tuple:
+            return tuple(_scalar(item, typing.get_args(kind)[0]) for item in _items(value))
+        return _scalar(value, kind)
+    except (TypeError, ValueError):
+        choices = " or ".join(map(str, typing.get_args(kind)))
+        readable = choices if typing.get_origin(kind) is Literal else str(hint)
+        readable = readable.removeprefix("<class '").removesuffix("'>")
+        raise ValueError(
+            f"{name}={value!r} is not allowed; {name} must be {readable}. Give such a value or "
+            "leave it out."
+        ) from None
+
+
+def _scalar(value: Any, kind: type) -> Any:
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise ValueError
+        return value
+    if isinstance(value, bool) or value is None:
+        raise ValueError
+    if kind is int and float(value) != int(float(value)):
+        raise ValueError
+    return int(float(value)) if kind is int else kind(value)
+
+
+def _items(value: Any) -> list[Any]:
+    """Return the items of a list, or the one item of a scalar (a YAML `data: stdlib`)."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _stage(item: Any) -> Stage:
+    if not isinstance(item, dict) or set(item) != {"length", "steps", "data"}:
+        raise ValueError(
+            f"stages: {item!r} is not a stage. A stage has exactly length, steps and data. "
+            "Write for example {length: 64, steps: 50, data: stdlib}."
+        )
+    return Stage(
+        length=parse_length(item["length"]),
+        steps=_scalar(item["steps"], int),
+        data=tuple(_items(item["data"])),
+    )
+
+
+# ------------------------------------------------------------------- checking
+
+_IGNORED: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
+    ("lora_alpha", "lora_rank", lambda c: c.lora_rank == 0),
+    ("lora_targets", "lora_rank", lambda c: c.lora_rank == 0),
+    ("lora_also", "lora_rank", lambda c: c.lora_rank == 0),
+    ("warmup_shape", "warmup", lambda c: c.warmup == 0),
+    ("hold", "schedule", lambda c: c.schedule == "constant"),
+    ("final_lr", "schedule", lambda c: c.schedule == "constant"),
+    ("keep_checkpoints", "save_every", lambda c: c.save_every == 0),
+    ("eval_lengths", "eval_data", lambda c: not c.eval_data),
+    ("eval_every", "eval_data", lambda c: not c.eval_data),
+    ("eval_rows", "eval_data", lambda c: not c.eval_data),
+)
+"""(field, the field that switches it off, when)."""
+
+
+def _check_names(given: Mapping[str, Any], where: str) -> None:
+    known = [f.name for f in fields(TrainConfig)]
+    for name in given:
+        if name not in known:
+            raise ValueError(
+                f"{where} gives {name!r}, which is not a setting{near_names(name, known)} "
+                f"Settings: {', '.join(known)}."
+            )
+
+
+def _check_ignored(config: TrainConfig, in_recipe: set[str], in_values: set[str]) -> None:
+    defaults = TrainConfig()
+    for name, switch, is_off in _IGNORED:
+        # A recipe may state a default (a saved config states all) or be switched off by the user.
+        differs = getattr(config, name) != getattr(defaults, name)
+        told = name in in_values or (name in in_recipe and switch not in in_values and differs)
+        if told and is_off(config):
+            raise ValueError(
+                f"{name}={getattr(config, name)!r} would be ignored, because "
+                f"{switch}={getattr(config, switch)!r}. Change {switch} or leave out {name}."
+            )
+
+
+def _check_values(config: TrainConfig) -> None:
+    for name, how in (
+        ("model", "--model PATH_OR_ID"),
+        ("data", "--data SOURCE"),
+        ("output", "--output FOLDER"),
+    ):
+        if not getattr(config, name):
+            raise ValueError(f"No {name} was given. Every run needs one. Add {how}.")
+    low = {"batch_size": 1, "micro_batch_size": 1, "keep_checkpoints": 1, "eval_rows": 1}
+    low |= dict.fromkeys(("seed", "warmup", "save_every", "eval_every", "clip", "weight_decay"), 0)
+    low |= dict.fromkeys(("hold", "final_lr", "ema_decay", "lora_rank", "lr"), 0)
+    high = {"hold": 1, "final_lr": 1, "ema_decay": 1}
+    for name, least in low.items():
+        value = getattr(config, name)
+        if not least <= value <= high.get(name, float("inf")):
+            allowed = f"at least {least}" + (f" and at most {high[name]}" if name in high else "")
+            raise ValueError(f"{name}={value} is not allowed; it must be {allowed}. Change {name}.")
+    if len(config.betas) != 2:
+        raise ValueError(f"betas={config.betas} is not allowed; give two numbers: --betas 0.9 0.95")
+    if config.steps < 1:
+        raise ValueError(
+            f"tokens={config.tokens} is less than one update of batch_size={config.batch_size} "
+            f"rows of {config.length} tokens ({config.tokens_per_step} tokens). Give more tokens, "
+            "a smaller batch_size or a shorter length."
+        )
+    if config.warmup >= config.steps:
+        raise ValueError(
+            f"warmup={config.warmup} steps, but the run has {config.steps} "
+            f"({config.tokens} tokens). Give fewer warm-up steps or more tokens."
+        )
+    if sum(stage.steps for stage in config.stages) >= config.steps:
+        raise ValueError(
+            f"The stages take all of the run's {config.steps} steps. Give more tokens or shorter "
+            "stages."
+        )
+    for stage in config.stages:
+        if config.length % stage.length:
+            raise ValueError(
+                f"A stage of length {stage.length} does not divide length={config.length}. Give a "
+                "divisor."
+            )
+    if config.eval_data and not config.eval_lengths:
+        raise ValueError(
+            "eval_data was given without eval_lengths, so nothing would be measured. Add "
+            f"--eval-lengths {config.length}."
+        )

@@ -1,0 +1,39 @@
+"""An exponential moving average of the trained weights; a switch that is off.
+
+Lu et al. 2024 mention one without its decay, and their code has none. With d the decay, step t uses
+`min(d, (1 + t) / (10 + t))`, so that a short run is not an average of the base model.
+"""
+
+from collections.abc import Mapping
+
+import torch
+
+
+class MovingAverage:
+    """Averages of tensors, float32; does nothing with decay 0."""
+
+    def __init__(self, decay: float, tensors: Mapping[str, torch.Tensor]):
+        self.decay = decay
+        self._source = tensors
+        self.tensors: dict[str, torch.Tensor] = (
+            {name: t.detach().float().clone() for name, t in tensors.items()} if decay else {}
+        )
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the tensors after update `step`, counted from 0."""
+        rate = 1 - min(self.decay, (1 + step) / (10 + step))
+        for name, average in self.tensors.items():
+            average.lerp_(self._source[name].to(average), rate)
+
+    @torch.no_grad()
+    def load(self, saved: Mapping[str, torch.Tensor]) -> None:
+        """Continue from saved averages."""
+        for name, average in self.tensors.items():
+            average.copy_(saved[name])
+
+    @torch.no_grad()
+    def install(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put the averages in place of the tensors."""
+        for name, average in self.tensors.items():
+            tensors[name].copy_(average)

@@ -1,0 +1,97 @@
+"""The result of a run: a checkpoint folder that says how it was made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ctxbench
+from ctxbench.methods.attach import method_of
+from ctxbench.methods.base import describe
+from ctxbench.models.loading import save_model
+from ctxbench.train.config import TrainConfig, config_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def export_model(
+    config: TrainConfig,
+    model,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    recipe: str | None = None,
+    command: str = "",
+) -> None:
+    """Write weights, config with the record, tokenizer and model card into `config.output`.
+
+    Adapters are saved in `adapter/` as they are, and merged into the weights. Files are written to
+    a temporary folder and moved, `config.json` last.
+
+    Args:
+        config: of the run.
+        model: trained; its adapters are merged, in place.
+        tokenizer: saved too.
+        recipe: its name, for the card.
+        command: what was typed, for the card.
+    """
+    output = Path(config.output)
+    building = output / "export.tmp"
+    shutil.rmtree(building, ignore_errors=True)
+    if hasattr(model, "merge_and_unload"):
+        model.save_pretrained(building / "adapter")
+        model = model.merge_and_unload()
+    save_model(model, tokenizer, building, trained_length=config.length)
+    card = model_card(config, model, recipe=recipe, command=command)
+    (building / "README.md").write_text(card, encoding="utf-8")
+    for item in sorted(building.iterdir(), key=lambda item: item.name == "config.json"):
+        target = output / item.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(item, target)
+    building.rmdir()
+
+
+def model_card(config: TrainConfig, model, *, recipe: str | None = None, command: str = "") -> str:
+    """Return the model card: method, recipe, data, tokens, command."""
+    method = method_of(model)
+    plain = (
+        "Plain `transformers` computes the same: `AutoModelForCausalLM.from_pretrained(FOLDER)`."
+        if method.plain_checkpoint(model.config)
+        else "Plain `transformers` would compute something else and refuses the config. Open it "
+        "with `ctxbench.load_model(FOLDER)` or `lm_eval --model ctxext`."
+    )
+    data = ", ".join(f"`{source}`" for source in config.data)
+    stages = [
+        f"- first {stage.steps} steps at length {stage.length}: {', '.join(stage.data)}"
+        for stage in config.stages
+    ]
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            f"base_model: {config.model}",
+            "tags: [long-context, ctxbench]",
+            "---",
+            f"# {config.model}, {method.name}, {config.length} tokens",
+            "",
+            plain,
+            "",
+            f"- method: `{describe(method)}`",
+            f"- recipe: {recipe or 'none'}; settings hash `{config_hash(config)}`, "
+            "all settings in `train.yaml`",
+            f"- begun from: {config.init} weights of {config.model}",
+            f"- data: {data}",
+            *stages,
+            f"- tokens: {config.steps * config.tokens_per_step}, in {config.steps} updates of "
+            f"{config.batch_size} rows of {config.length}",
+            f"- optimizer: {config.optimizer}, peak learning rate {config.lr:g}, "
+            f"{config.warmup} warm-up steps, then {config.schedule}",
+            *([f"- LoRA rank {config.lora_rank}, merged"] if config.lora_rank else []),
+            *([f"- moving average of the weights, {config.ema_decay}"] if config.ema_decay else []),
+            f"- made by ctxbench {ctxbench.__version__}: `{command or 'ctxbench.train'}`",
+            "",
+        ]
+    )

@@ -1,0 +1,334 @@
+"""Where training text comes from: files, folders, datasets, token arrays.
+
+A source is written `SOURCE[:key=value,...][@weight]`: a path or a datasets id, options, and its
+share of the mixture. Text is tokenised once and kept in the cache folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctxbench.assets import cache_dir
+from ctxbench.methods.options import near_names
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BLOCK_CHARACTERS = 4_000_000
+_STORE_VERSION = 1
+_FILES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".parquet", ".txt", ".bin", ".npy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One part of a mixture.
+
+    Attributes:
+        name: path, datasets id, or `stdlib`.
+        options: `key=value` pairs, as text.
+        weight: share of the rows; shares are normalised.
+    """
+
+    name: str
+    options: dict[str, str]
+    weight: float = 1.0
+
+
+def parse_source(text: str) -> Source:
+    """Return a source from `NAME[:key=value,...][@weight]`.
+
+    Raises:
+        ValueError: the weight is no positive number.
+    """
+    name, at, weight = text.rpartition("@")
+    if not at or not re.fullmatch(r"[0-9.eE+-]+", weight):
+        name, weight = text, "1"
+    head, colon, tail = name.rpartition(":")
+    options = {}
+    if colon and all(re.fullmatch(r"\w+=[^=]*", part) for part in tail.split(",")):
+        name, options = head, dict(part.split("=") for part in tail.split(","))
+    try:
+        share = float(weight)
+        if not share > 0:
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"data {text!r}: the weight {weight!r} is not a positive number. Write for example "
+            "books.jsonl@0.3."
+        ) from None
+    return Source(name=name, options=options, weight=share)
+
+
+def take_options(source: Source, **defaults: str) -> dict[str, str]:
+    """Return the options of a source over their defaults.
+
+    Raises:
+        ValueError: an option it does not have.
+    """
+    for name in source.options:
+        if name not in defaults:
+            raise ValueError(
+                f"data {source.name!r} has no option {name!r}{near_names(name, defaults)} "
+                f"Its options: {', '.join(defaults) or 'none'}. Leave it out."
+            )
+    return {**defaults, **source.options}
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """Documents laid end to end.
+
+    Attributes:
+        tokens: `[N]` integers, often memory-mapped.
+        starts: `[documents]` offset of each document; None where the source does not say.
+        fingerprint: changes when the tokens do.
+    """
+
+    tokens: np.ndarray
+    starts: np.ndarray | None
+    fingerprint: str
+
+
+def open_stream(source: Source, tokenizer: PreTrainedTokenizerBase) -> TokenStream:
+    """Return the tokens of a source, tokenising it unless the cache has it.
+
+    Raises:
+        FileNotFoundError: no such file, folder or dataset.
+        ValueError: a form of data that is not read.
+    """
+    path = Path(source.name).expanduser()
+    if path.suffix in (".bin", ".npy") and path.is_file():
+        return _open_array(path, source)
+    if path.is_file() or (path.is_dir() and not _is_saved_dataset(path)):
+        column = take_options(source, column="text")["column"]
+        files = _data_files(path)
+        stamp = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        documents = (record for file in files for record in _read(file, column))
+        return cached_stream([stamp, column], documents, tokenizer)
+    dataset, column = _open_dataset(path, source)
+    records = (row.get("input_ids", row.get(column)) for row in dataset)
+    return cached_stream([dataset._fingerprint, column], records, tokenizer)
+
+
+def cached_stream(
+    stamp: Any,
+    documents: Iterable[str | list[int] | None],
+    tokenizer: PreTrainedTokenizerBase,
+) -> TokenStream:
+    """Return documents as one stream of tokens, from the cache if they are there.
+
+    Args:
+        stamp: what identifies the documents; JSON values.
+        documents: texts, or token ids; read only if the cache lacks them.
+        tokenizer: a fast one.
+
+    Several processes may do this at once: each builds in a folder of its own, the first to finish
+    renames it, the others use that.
+    """
+    key = [_STORE_VERSION, stamp, _tokenizer_stamp(tokenizer)]
+    fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    folder = cache_dir() / "tokens" / fingerprint
+    if not folder.is_dir():
+        building = folder.with_name(f"{fingerprint}.{os.getpid()}.tmp")
+        building.mkdir(parents=True, exist_ok=True)
+        _write_store(building, documents, tokenizer)
+        with contextlib.suppress(OSError):  # another process was first
+            os.rename(building, folder)
+        shutil.rmtree(building, ignore_errors=True)
+    tokens = np.memmap(folder / "tokens.bin", dtype=_dtype(tokenizer), mode="r")
+    return TokenStream(tokens, np.load(folder / "starts.npy"), fingerprint)
+
+
+def encoder(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Return the `tokenizers.Tokenizer` behind a tokenizer.
+
+    Raises:
+        ValueError: there is none.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer. Text is tokenised with fast ones "
+            "only; give data that are token ids already (input_ids, .bin, .npy)."
+        )
+    return backend
+
+
+# ------------------------------------------------------------------- building
+
+
+def _write_store(folder: Path, documents, tokenizer: PreTrainedTokenizerBase) -> None:
+    starts, total = [], 0
+    with open(folder / "tokens.bin", "wb") as file:
+        for ids in _encode(documents, tokenizer):
+            starts.append(total)
+            total += len(ids)
+            file.write(np.asarray(ids, dtype=_dtype(tokenizer)).tobytes())
+    if not total:
+        raise ValueError("The data hold no text. Give files with text or input_ids in them.")
+    np.save(folder / "starts.npy", np.array(starts, dtype=np.int64))
+
+
+def _dtype(tokenizer: PreTrainedTokenizerBase) -> type:
+    return np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+
+
+def _tokenizer_stamp(tokenizer: PreTrainedTokenizerBase) -> str:
+    return hashlib.sha256(encoder(tokenizer).to_str().encode()).hexdigest()
+
+
+def _encode(documents, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
+    """Yield the ids of each document, beginning with the tokenizer's separator."""
+    separator = _separator(tokenizer)
+    encode = encoder(tokenizer).encode_batch_fast
+    block, characters = [], 0
+
+    def flush() -> Iterator[list[int]]:
+        # encode_batch_fast skips offsets: three times faster on books
+        for encoding in encode(block, add_special_tokens=True):
+            yield [*separator, *encoding.ids]
+        block.clear()
+
+    for document in documents:
+        if document is None:
+            raise ValueError(
+                "A record has neither the text column nor input_ids. Name the column: "
+                "SOURCE:column=NAME."
+            )
+        if isinstance(document, str):
+            block.append(document)
+            characters += len(document)
+            if characters > _BLOCK_CHARACTERS:
+                yield from flush()
+                characters = 0
+        else:
+            yield from flush()
+            yield list(document)
+    yield from flush()
+
+
+def _separator(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return what to put before a document: nothing where the tokenizer adds a BOS itself."""
+    if encoder(tokenizer).encode("", add_special_tokens=True).ids:
+        return []
+    tokens: list[Any] = [tokenizer.bos_token_id, tokenizer.eos_token_id]
+    return [token for token in tokens if token is not None][:1]
+
+
+# -------------------------------------------------------------------- reading
+
+
+def _data_files(path: Path) -> list[Path]:
+    if path.is_file():
+        files = [path]
+    else:
+        files = sorted(f for f in path.rglob("*") if f.name.endswith(_FILES[:6]))
+    readable = [f for f in files if f.name.endswith(_FILES[:6])]
+    if not readable:
+        raise ValueError(
+            f"{path} holds no data that can be read. Allowed: {', '.join(_FILES)}, a folder of "
+            "these, or a folder written by datasets' save_to_disk. Convert it to one of them."
+        )
+    return readable
+
+
+def _read(file: Path, column: str) -> Iterator[str | list[int] | None]:
+    """Yield text or token ids of each record of a file."""
+    if file.suffix == ".txt":
+        yield file.read_text(encoding="utf-8")
+    elif file.suffix == ".parquet":
+        import pyarrow.parquet
+
+        parquet = pyarrow.parquet.ParquetFile(file)
+        has_ids = "input_ids" in parquet.schema_arrow.names
+        for batch in parquet.iter_batches(columns=["input_ids" if has_ids else column]):
+            yield from batch.column(0).to_pylist()
+    else:
+        with _open_text(file) as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    record = json.loads(line)
+                    yield record.get("input_ids", record.get(column))
+                except (json.JSONDecodeError, AttributeError) as error:
+                    raise ValueError(
+                        f"{file} line {number} is not a JSON object: {error}. Every line must be "
+                        f"one, with {column!r} or 'input_ids'. Mend the line."
+                    ) from error
+
+
+def _open_text(file: Path):
+    if file.suffix == ".gz":
+        return gzip.open(file, "rt", encoding="utf-8")
+    if file.suffix == ".zst":
+        try:
+            import zstandard  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise ValueError(
+                f"{file} is compressed with zstd, which needs the package zstandard. "
+                "pip install zstandard, or unpack the file."
+            ) from None
+        return zstandard.open(file, "rt", encoding="utf-8")
+    return open(file, encoding="utf-8")
+
+
+def _open_array(path: Path, source: Source) -> TokenStream:
+    if path.suffix == ".npy":
+        take_options(source)
+        tokens = np.load(path, mmap_mode="r")
+    else:
+        dtype = take_options(source, dtype="uint16")["dtype"]
+        if dtype not in ("uint16", "uint32", "int32", "int64"):
+            raise ValueError(
+                f"data {source.name!r}: dtype={dtype} is not allowed; it must be uint16, uint32, "
+                "int32 or int64. Give the one the file was written with."
+            )
+        tokens = np.memmap(path, dtype=dtype, mode="r")
+    stamp = [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
+    fingerprint = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:16]
+    return TokenStream(tokens.reshape(-1), None, fingerprint)
+
+
+def _is_saved_dataset(path: Path) -> bool:
+    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
+
+
+def _open_dataset(path: Path, source: Source) -> tuple[Any, str]:
+    """Return a datasets.Dataset and its text column."""
+    import datasets
+
+    options = take_options(source, split="train", column="text", revision="", subset="")
+    if path.is_dir():
+        found = datasets.load_from_disk(str(path))
+        if isinstance(found, datasets.DatasetDict):
+            found = found[options["split"]]
+        return found, options["column"]
+    if path.suffix or source.name.startswith((".", "/", "~")) or source.name.count("/") > 1:
+        raise FileNotFoundError(
+            f"There is no file or folder {source.name}. Give an existing one, the id of a dataset, "
+            "or stdlib."
+        )
+    try:
+        found = datasets.load_dataset(
+            source.name,
+            options["subset"] or None,
+            split=options["split"],
+            revision=options["revision"] or None,
+        )
+    except (FileNotFoundError, ConnectionError, OSError) as error:
+        raise FileNotFoundError(
+            f"{source.name} is neither a file or folder here nor a dataset that can be had: "
+            f"{str(error).splitlines()[0]} Give an existing one, or stdlib."
+        ) from error
+    return found, options["column"]

@@ -1,0 +1,262 @@
+"""The loop: exact over processes, bitwise over interruptions, honest about what it cannot do."""
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from ctxbench import load_model
+from ctxbench.methods.record import read_record
+from ctxbench.train.checkpoint import find_checkpoint
+from ctxbench.train.loop import STOPPED, train
+from tests.train.small import losses, small_config
+
+pytestmark = pytest.mark.filterwarnings(  # peft 0.21 asks transformers 5.23 by the old name
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)
+
+WORKER = Path(__file__).with_name("ddp_worker.py")
+
+
+def launch_ranks(folder: Path, world: int, *variants: str) -> None:
+    """Start the ranks of a gloo group, as torchrun would, without its agent."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(folder), *variants],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    for rank in ranks:
+        _, errors = rank.communicate(timeout=300)
+        assert rank.returncode == 0, errors[-2000:]
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path):
+    from tests.train.ddp_worker import VARIANTS
+
+    for name, values in VARIANTS.items():
+        train(small_config(tmp_path, **values, output=str(tmp_path / f"one_{name}")))
+    launch_ranks(tmp_path, 2, *VARIANTS)
+    for name in VARIANTS:
+        one, two = losses(tmp_path / f"one_{name}"), losses(tmp_path / f"two_{name}")
+        assert len(one) == 6
+        assert one[0] - one[-1] > 0.01, "nothing was learned"
+        # float32; the order of the sums over rows differs
+        assert two == pytest.approx(one, abs=1e-5, rel=0)
+
+
+def test_accumulation_and_unequal_weights_equal_one_batch(tmp_path):
+    """Rows with few scored tokens must not weigh as much as rows with many."""
+    common = {"document_mask": True, "batch_size": 4}
+    train(small_config(tmp_path, **common, micro_batch_size=1, output=str(tmp_path / "a")))
+    train(small_config(tmp_path, **common, micro_batch_size=4, output=str(tmp_path / "b")))
+    assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), abs=1e-5, rel=0)
+
+
+@pytest.mark.parametrize("values", [{}, {"lora_rank": 4}, {"ema_decay": 0.9}], ids=str)
+def test_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, values, monkeypatch):
+    # attention dropout: randomness must not depend on what ran before
+    whole = small_config(
+        tmp_path, **values, output=str(tmp_path / "whole"), save_every=2, method="pi"
+    )
+    monkeypatch.setattr("ctxbench.train.loop.build_model", _with_dropout)
+    train(whole)
+    broken = dataclasses.replace(whole, output=str(tmp_path / "broken"))
+    with monkeypatch.context() as patch:
+        patch.setattr("ctxbench.train.loop.learning_rate", _interrupt_at(5))
+        with pytest.raises(KeyboardInterrupt):
+            train(broken)
+    assert len(losses(tmp_path / "broken")) == 5
+    train(broken)
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    one = AutoModelForCausalLM.from_pretrained(whole.output).state_dict()
+    two = AutoModelForCausalLM.from_pretrained(broken.output).state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def _with_dropout(config):
+    from ctxbench.train.build import build_model
+
+    model, tokenizer = build_model(config)
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.1
+    return model, tokenizer
+
+
+def _interrupt_at(step):
+    from ctxbench.train.schedule import learning_rate
+
+    def rate(config, now):
+        if now == step:
+            raise KeyboardInterrupt
+        return learning_rate(config, now)
+
+    return rate
+
+
+def test_sigterm_saves_and_the_run_goes_on_from_there(tmp_path, monkeypatch):
+    config = small_config(tmp_path, save_every=0)
+    from ctxbench.train.schedule import learning_rate
+
+    def terminate_at_three(config, step):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learning_rate(config, step)
+
+    monkeypatch.setattr("ctxbench.train.loop.learning_rate", terminate_at_three)
+    with pytest.raises(SystemExit) as stopped:
+        train(config)
+    assert stopped.value.code == STOPPED
+    found = find_checkpoint(tmp_path / "out" / "checkpoints")
+    assert found is not None
+    assert found.step == 4  # the signal came in update 3, and is asked for once per update
+    monkeypatch.undo()
+    train(config)
+    assert len(losses(tmp_path / "out")) == 6
+
+
+def test_resume_refuses_another_run(tmp_path):
+    config = small_config(tmp_path, save_every=3, steps=3)
+    train(config)
+    with pytest.raises(ValueError, match=r"other settings: \{'lr': 0.01\} there, \{'lr': 0.02\}"):
+        train(dataclasses.replace(config, lr=0.02))
+    with pytest.raises(ValueError, match="resume=never"):
+        train(dataclasses.replace(config, resume="never"))
+    with (tmp_path / "data.jsonl").open("a") as stream:
+        stream.write('{"text": "one more"}\n')
+    with pytest.raises(ValueError, match="other data"):
+        train(config)
+
+
+@pytest.mark.parametrize("method", ["none", "pi", "yarn", "dynamic_ntk"])
+def test_result_opens_as_the_record_says(tmp_path, method):
+    config = small_config(tmp_path, method=method, steps=3)
+    train(config)
+    model, tokenizer = load_model(config.output)
+    record = read_record(model.config)
+    assert (record.method, record.trained_length) == (method, 32)
+    assert model.config.max_position_embeddings == 32
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert method in card
+    ids = torch.arange(2, 34)[None]
+    with torch.no_grad():
+        ours = model(ids).logits
+        if method == "dynamic_ntk":
+            assert record.options["factor"] == 1.0  # 32 / (2 x 16)
+            assert record.options["floor"] == 32
+            with pytest.raises((ValueError, KeyError), match="needs_ctxbench_method_dynamic_ntk"):
+                AutoModelForCausalLM.from_pretrained(config.output)
+        else:
+            plain = AutoModelForCausalLM.from_pretrained(config.output)
+            assert torch.equal(plain(ids).logits, ours)
+    assert tokenizer("a")["input_ids"]
+
+
+def test_bfloat16_weights_are_refused(tmp_path, monkeypatch):
+    from ctxbench.train.build import build_model
+
+    def half(config):
+        model, tokenizer = build_model(config)
+        return model.to(torch.bfloat16), tokenizer
+
+    monkeypatch.setattr("ctxbench.train.loop.build_model", half)
+    with pytest.raises(ValueError, match="must be float32"):
+        train(small_config(tmp_path))
+
+
+def test_bf16_compute_trains_like_float32(tmp_path):
+    train(small_config(tmp_path, output=str(tmp_path / "full")))
+    train(small_config(tmp_path, dtype="bf16", output=str(tmp_path / "half")))
+    # bfloat16 products have 8 bits; the sums and the loss are float32
+    assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "full"), abs=0.02)
+
+
+def test_lora_is_merged_and_kept(tmp_path):
+    config = small_config(tmp_path, lora_rank=4, method="pi", steps=3)
+    train(config)
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
+    base = AutoModelForCausalLM.from_pretrained(config.model).state_dict()
+    merged = AutoModelForCausalLM.from_pretrained(config.output).state_dict()
+    changed = {name for name in base if not torch.equal(base[name], merged[name])}
+    assert {name.split(".")[-2] for name in changed} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+
+
+TRAINED = {
+    "longlora": {"lora_rank": 4, "lora_also": ["embed", "norm"]},
+    "landmark": {"option": {"block": 8, "top_k": 1, "trained_length": 32}},
+}
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_attention_methods_train_and_reopen(tmp_path, method):
+    values = dict(TRAINED[method])
+    options = values.pop("option", {})
+    config = small_config(
+        tmp_path, method=method, options=options, **values, data="stdlib:keys=1-2", steps=3, lr=1e-3
+    )
+    train(config)
+    assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
+    model, _ = load_model(config.output)
+    assert torch.isfinite(model(torch.arange(2, 34)[None]).logits).all()
+    if "lora_also" in values:
+        base = AutoModelForCausalLM.from_pretrained(config.model).state_dict()
+        changed = {n for n, t in base.items() if not torch.equal(t, model.state_dict()[n])}
+        assert {n.split(".")[-2] for n in changed} == {
+            "embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "o_proj", "norm",
+            "input_layernorm", "post_attention_layernorm",
+        }  # fmt: skip
+
+
+def test_perplexity_is_measured_on_the_way(tmp_path):
+    import json
+
+    values = {"eval_lengths": (16, 32), "eval_every": 2, "eval_rows": 3}
+    config = small_config(tmp_path, steps=4)
+    config = dataclasses.replace(config, **values, eval_data=config.data)
+    train(config)
+    text = (tmp_path / "out" / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [("perplexity_32" in line, "perplexity_16" in line) for line in lines] == [
+        (False, False), (True, True), (False, False), (True, True),
+    ]  # fmt: skip
+    assert lines[3]["perplexity_32"] < lines[1]["perplexity_32"]
+
+
+def test_perplexity_of_a_method_that_feeds_other_tokens_is_the_models_own(tmp_path, monkeypatch):
+    from accelerate import Accelerator
+
+    from ctxbench.methods.pi import PositionInterpolation
+    from ctxbench.train.build import build_model
+    from ctxbench.train.data import open_mixture
+    from ctxbench.train.evaluate import perplexities
+    from ctxbench.train.loss import CausalLoss
+
+    config = small_config(tmp_path, method="pi")
+    config = dataclasses.replace(config, eval_data=config.data, eval_lengths=(16, 32))
+    model, tokenizer = build_model(config)
+    network, data = CausalLoss(model, torch.float32), open_mixture(config.data, tokenizer, seed=0)
+    chunked = perplexities(network, data, config, Accelerator(cpu=True))
+    monkeypatch.setattr(PositionInterpolation, "encode", lambda *_: ([], []))
+    assert perplexities(network, data, config, Accelerator(cpu=True)) == pytest.approx(chunked)
+
+
+def test_world_size_other_than_asked_for_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="torchrun --nproc-per-node 3"):
+        train(dataclasses.replace(small_config(tmp_path), processes=3))
