@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands."""
+    from ctxbench.report import cli as report_cli
     from ctxbench.tasks import data_cli
 
     parser = argparse.ArgumentParser(prog="ctxbench", description=__doc__)
@@ -40,6 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     path = commands.add_parser("tasks-path", help="print the folder for lm_eval --include_path")
     path.set_defaults(run=_tasks_path)
     data_cli.add_parser(commands)
+    report_cli.add_parser(commands)
     report_cli.add_parser(commands)
     commands.add_parser(
         "lm-eval", help="run lm_eval with our model and tasks registered (no start-up file needed)"
