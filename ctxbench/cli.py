@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 
 from ctxbench import __version__
-from ctxbench.report import cli as report_cli
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +40,6 @@ def make_parser() -> argparse.ArgumentParser:
     path = commands.add_parser("tasks-path", help="print the folder for lm_eval --include_path")
     path.set_defaults(run=_tasks_path)
     data_cli.add_parser(commands)
-    report_cli.add_parser(commands)
     report_cli.add_parser(commands)
     commands.add_parser(
         "lm-eval", help="run lm_eval with our model and tasks registered (no start-up file needed)"

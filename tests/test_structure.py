@@ -22,9 +22,10 @@ ALLOWED = {
     "plugin": {"assets"},
     "methods": {"methods"},
     "models": {"assets", "errors", "methods", "models", "__init__"},
-    "tasks": {"assets", "stdlib_corpus", "tasks"},
+    "tasks": {"assets", "intervals", "stdlib_corpus", "tasks"},
     "train": {"assets", "stdlib_corpus", "methods", "models.loading", "train", "__init__"},
-    "report": {"report"},
+    "intervals": set(),
+    "report": {"intervals", "report"},
     "study": {"assets", "study"},
     "listing": {"assets", "methods"},
 }

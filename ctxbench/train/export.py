@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import ctxbench
+from ctxbench import __version__
 from ctxbench.methods.attach import method_of
 from ctxbench.methods.base import describe
 from ctxbench.models.loading import save_model
@@ -91,7 +91,7 @@ def model_card(config: TrainConfig, model, *, recipe: str | None = None, command
             f"{config.warmup} warm-up steps, then {config.schedule}",
             *([f"- LoRA rank {config.lora_rank}, merged"] if config.lora_rank else []),
             *([f"- moving average of the weights, {config.ema_decay}"] if config.ema_decay else []),
-            f"- made by ctxbench {ctxbench.__version__}: `{command or 'ctxbench.train'}`",
+            f"- made by ctxbench {__version__}: `{command or 'ctxbench.train'}`",
             "",
         ]
     )
