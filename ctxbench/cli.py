@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 
 from ctxbench import __version__
-from ctxbench.report import cli as report_cli
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands."""
+    from ctxbench.report import cli as report_cli
     from ctxbench.tasks import data_cli
 
     parser = argparse.ArgumentParser(prog="ctxbench", description=__doc__)

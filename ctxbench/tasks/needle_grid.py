@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from ctxbench.tasks import recipes
+from ctxbench.tasks.model_window import check_window
 from ctxbench.tasks.token_count import Part, TokenCounter, fingerprint, render, word_run
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
-from ctxbench.tasks.window import check_window
 
 LENGTHS = {f"{k}k": k * 1024 for k in (1, 2, 4, 8, 16, 32, 64, 128)}
 DEPTHS = tuple(round(100 * i / 9) for i in range(10))
