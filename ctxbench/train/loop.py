@@ -141,9 +141,8 @@ def train(config: TrainConfig, *, recipe: str | None = None, command: str = "") 
             metrics["seconds"] = time.perf_counter() - began
             if not np.isfinite(loss):
                 raise ValueError(
-                    f"The loss is {loss} at step {done}. Lower the learning rate (--lr {config.lr} "
-                    "now) or lengthen the warm-up, and resume from the last checkpoint with "
-                    "another --output, or look at the rows of this step."
+                    f"The loss is {loss} at step {done}. Lower --lr ({config.lr} now) or lengthen "
+                    "--warmup, and begin again with another --output."
                 )
             progress.update(metrics)
             if main:

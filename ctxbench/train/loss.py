@@ -126,7 +126,9 @@ class CausalLoss(nn.Module):
         inputs = {k: v for k, v in batch.items() if k not in ("labels", "loss_weights")}
         labels, weights = scored_tokens(batch)
         scored = weights > 0
-        with torch.autocast(labels.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        # Autocast's cache would keep a bfloat16 copy of all weights through the forward pass.
+        half = self.dtype != torch.float32
+        with torch.autocast(labels.device.type, self.dtype, enabled=half, cache_enabled=False):
             hidden = self.causal.base_model(**inputs, use_cache=False).last_hidden_state[:, :-1]
         return chunked_linear_cross_entropy(
             hidden[scored],
