@@ -70,7 +70,9 @@ def test_shots_are_nested(data_dir):
     assert many.shots[:5] == few.shots
     assert many.questions == few.questions
     assert len(few.labels) == len(set(few.labels)) == 50
-    assert set(trec.FINE) == {code for code, _ in trec.read_questions("train_5500.label", str(data_dir))}
+    assert set(trec.FINE) == {
+        code for code, _ in trec.read_questions("train_5500.label", str(data_dir))
+    }
 
 
 def brute_force_decode(model, tokenizer, prompt, labels):
