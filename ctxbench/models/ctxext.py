@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -130,6 +131,7 @@ class CtxExt(_HFLM):
             pretrained = resolve_model(pretrained)
             if isinstance(others.get("tokenizer"), str):
                 others["tokenizer"] = resolve_model(others["tokenizer"])
+        _join_processes(device)
         automatic = str(batch_size).startswith("auto")
         super().__init__(
             pretrained=pretrained,
@@ -146,6 +148,12 @@ class CtxExt(_HFLM):
         if hasattr(self, "accelerator"):  # HFLM splits work on several GPUs of one node only
             self._rank = self.accelerator.process_index
             self._world_size = self.accelerator.num_processes
+        if self._world_size != launched_processes() and not (in_memory or others.get("tp_plan")):
+            raise ValueError(
+                f"{launched_processes()} processes were launched but {self._world_size} work "
+                "together, so each would do the work of all. Launch with torchrun or accelerate "
+                "launch --multi_gpu (on CPUs too), one process per device."
+            )
         self.stride = parse_length(stride) if stride is not None else None
         if self.stride is not None and self.stride > self.max_length:
             raise ValueError(
@@ -596,6 +604,18 @@ def _loss_and_buckets(bucket: int, request: Request, score: Score) -> tuple[floa
     where = torch.arange(request.first, len(request.ids)) // bucket
     sums = torch.zeros(int(where[-1]) + 1, dtype=torch.float64).index_add_(0, where, losses)
     return -score.total, sums.tolist()
+
+
+def launched_processes() -> int:
+    """Return how many processes the launcher started (`WORLD_SIZE`), 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _join_processes(device: str | None) -> None:
+    """Let Accelerate join processes on CPUs: without this it takes them for independent runs."""
+    on_cpu = not torch.cuda.is_available() or str(device) == "cpu"
+    if launched_processes() > 1 and on_cpu:
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
 
 def split_arguments(

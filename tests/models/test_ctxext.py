@@ -311,10 +311,32 @@ def test_two_processes_do_half_each_and_give_the_same_file(tmp_path):
     )
     assert two.returncode == 0, two.stderr[-2000:]
     assert comparable(tmp_path / "one") == comparable(tmp_path / "two")
-    # 7 documents: the first of two ranks prepares 4
-    assert "7/7" in one.stderr
-    assert "4/4" in two.stderr
-    assert "7/7" not in two.stderr
+
+
+COUNTING = """
+import lm_eval
+from ctxbench.models.ctxext import CtxExt
+scored = CtxExt.loglikelihood
+def counted(self, requests, **kwargs):
+    texts = {request.args for request in requests}
+    print(f"rank {self.rank} of {self.world_size} scores {len(texts)}", flush=True)
+    return scored(self, requests, **kwargs)
+CtxExt.loglikelihood = counted
+lm_eval.simple_evaluate(
+    model="ctxext", model_args={"pretrained": "mini", "method": "pi", "length": 512},
+    tasks=["mini_ppl_256"], metadata={"pretrained": "mini", "samples": 7},
+)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_documents(tmp_path):
+    script = tmp_path / "counting.py"
+    script.write_text(COUNTING)
+    done = run([*TORCHRUN, str(script)])
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = {line for line in done.stdout.splitlines() if line.startswith("rank")}
+    assert said == {"rank 0 of 2 scores 4", "rank 1 of 2 scores 3"}
 
 
 @pytest.mark.slow
