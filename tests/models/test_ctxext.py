@@ -283,6 +283,8 @@ def comparable(folder) -> dict:
         config["metadata"].pop("cache", None)  # a path
     for path in sorted(folder.rglob("samples_*.jsonl")):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:  # the harness repeats a rank's last request to fill it up, and logs that
+            line["resps"] = [answers[:1] for answers in line["resps"]]
         kept[path.name.rpartition("_")[0]] = sorted(lines, key=lambda line: line["doc_id"])
     return kept
 
