@@ -104,9 +104,9 @@ def installed(tmp_path_factory) -> Path:
     (site,) = folder.glob("lib/python*/site-packages")
     ours = sysconfig.get_paths()["purelib"]
     (site / "zz_dependencies.pth").write_text(f"{ours}\n")  # read as a path, runs nothing there
-    done = run(
-        sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", str(wheel)
-    )
+    # ignore what is seen through the borrowed folder: ctxbench may be installed there too
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps"]
+    done = run(*pip, "--ignore-installed", str(wheel))
     assert done.returncode == 0, done.stderr[-2000:]
     assert (site / "ctxbench_autoload.pth").exists()
     return folder
