@@ -1,0 +1,51 @@
+"""Scores against a float64 log-softmax, and shared prefixes for every method there is."""
+
+import pytest
+import torch
+
+import ctxbench
+from ctxbench.methods.rotary import rotary_dim
+from ctxbench.models.scoring import Request, Scorer
+from tests.methods.tiny import tiny_model, tokens
+
+NEEDS = {"longrope": lambda config: {"long_factor": [2.0] * (rotary_dim(config) // 2)}}
+LANDMARK = {"landmark": {"token_id": 99}}
+
+
+def extended(name: str, architecture: str = "llama", **more):
+    model = tiny_model(architecture, initializer_range=0.1, **more)
+    options = NEEDS.get(name, lambda config: {})(model.config) | LANDMARK.get(name, {})
+    return ctxbench.extend(model, name, length=256, **options).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("architecture", ["llama", "phi", "qwen2"])
+def test_scores_equal_a_float64_log_softmax_of_the_hidden_states(architecture, dtype):
+    model = extended("dynamic_ntk", architecture).to(dtype)
+    ids = tokens(1, 150)[0].tolist()
+    (score,) = Scorer(model, model.ctxbench_method).scores([Request(ids, 20)])
+    with model.ctxbench_method.begin_request(model, [150]):
+        hidden = model.base_model(torch.tensor([ids[:-1]]), use_cache=False).last_hidden_state[0]
+    head = model.get_output_embeddings()
+    bias = 0 if head.bias is None else head.bias.double()
+    logprobs = (hidden.double() @ head.weight.double().T + bias).log_softmax(-1)[19:]
+    expected = logprobs.gather(1, torch.tensor(ids[20:])[:, None])[:, 0]
+    torch.testing.assert_close(score.logprobs.double(), expected, rtol=0, atol=1e-5)
+    assert score.total == pytest.approx(float(expected.sum()), abs=1e-5 * len(expected))
+
+
+@pytest.mark.parametrize("name", ctxbench.list_methods())
+def test_shared_prefixes_agree_or_are_refused(name):
+    model = extended(name)
+    method = model.ctxbench_method
+    shared, ends = tokens(1, 120)[0].tolist(), tokens(3, 6, seed=1).tolist()
+    requests = [Request([*shared, *end], 120) for end in ends]
+    with_sharing = Scorer(model, method)
+    plan = with_sharing.plan([r.fed for r in requests], [r.final_length for r in requests])
+    assert bool(plan.runs) == (method.reuse_key(model.config, 126) is not None)
+    ours = with_sharing.scores(requests)
+    theirs = Scorer(model, method, share_prefixes=False).scores(requests)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.logprobs, other.logprobs, rtol=0, atol=1e-5)
+        assert one.greedy == other.greedy
