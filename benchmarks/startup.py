@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py [--runs 200]
 
-Starts Python that many times with and without `CTXBENCH_NO_AUTOLOAD`-free start-up: the file is
-moved away for the second kind, so the comparison is with its absence.
+Starts Python that many times with the start-up file in place and with it moved away, in turn, and
+puts it back. Run it in an environment that nothing else is using.
 """
 
 import argparse

@@ -253,7 +253,7 @@ class CtxExt(_HFLM):
         return found
 
     def fingerprint(self) -> str:
-        """Return a hash of weights, method, options, window, dtype, tokenizer and versions."""
+        """Return a hash of weights, method, options, window, dtype, vocabulary and versions."""
         import transformers
 
         return fingerprint(

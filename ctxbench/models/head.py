@@ -22,7 +22,7 @@ class Head:
     """The output head of a model, in float32 whatever the model's dtype.
 
     Half-precision logits are off by up to 0.4 % of their size and half-precision sums over a window
-    by 1.5 to 1.9 % of perplexity; here logits are products of the stored hidden states and weights
+    by 1 to 2 % of perplexity; here logits are products of the stored hidden states and weights
     in float32, the normaliser is a float32 log-sum-exp, and callers sum in float64.
     """
 
