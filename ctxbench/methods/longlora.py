@@ -2,8 +2,10 @@
 
 In training the first half of the query heads attend within groups of `g = ratio * length` tokens,
 the second half within groups shifted by g / 2, the first and the last of them half as long; true
-RoPE positions throughout. Paper: Chen et al. 2023, https://arxiv.org/abs/2309.12307. Reference
-code: dvlab-research/LongLoRA llama_attn_replace.py `forward_flashattn`.
+RoPE positions throughout. Low-rank adapters on the attention train, and embeddings and norms whole;
+`rank=0` trains everything. Paper: Chen et al. 2023, https://arxiv.org/abs/2309.12307. Reference
+code: dvlab-research/LongLoRA llama_attn_replace.py `forward_flashattn`; fine-tune.py for the
+adapters: rank 8, alpha 16, and parameters whose names have "embed" or "norm".
 
 What differs: the official code without flash attention rolls the sequence, so that the first g / 2
 tokens see its end; here, as in its flash path, nothing sees the future. Padding masks work for any
@@ -21,7 +23,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from ctxbench.methods.base import Method
+from ctxbench.methods.adapters import add_adapters, attention_layers
+from ctxbench.methods.base import Method, check_positive
 from ctxbench.methods.pi import PositionInterpolation
 
 IMPLEMENTATION = "ctxbench_longlora"
@@ -34,15 +37,22 @@ class LongLoRA(PositionInterpolation, Method):
 
     Attributes:
         ratio: group length / sequence length in training.
+        rank: of the adapters on the linear layers of attention; 0 to train all weights.
+        alpha: the adapters' scale is alpha / rank.
+        also: parameters whose name has one of these parts train whole.
         factor: of Position Interpolation; default `length / original length`; 1 for none.
     """
 
     ratio: float = 0.25
+    rank: int = 8
+    alpha: float = 16.0
+    also: tuple[str, ...] = ("embed", "norm")
 
     needs_training: ClassVar[bool] = True
 
     def resolve(self, config):
-        """Check the ratio."""
+        """Check ratio and rank."""
+        check_positive(self, rank=0)
         if not 0 < self.ratio <= 0.5:
             raise ValueError(
                 f"method=longlora: ratio={self.ratio}; allowed is 0 < ratio <= 0.5. Give a part of "
@@ -56,6 +66,12 @@ class LongLoRA(PositionInterpolation, Method):
         tell = partial(_tell_ratio, self.ratio)
         model.ctxbench_hook = model.base_model.register_forward_pre_hook(tell, with_kwargs=True)
         model.set_attn_implementation(IMPLEMENTATION)
+
+    def trainable(self, model: Any):
+        """Return the model with adapters, unless the rank is 0."""
+        if not self.rank:
+            return model
+        return add_adapters(model, self.rank, self.alpha, attention_layers(model), self.also)
 
     def release_model(self, model: Any):
         """Put the stock attention back."""

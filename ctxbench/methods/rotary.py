@@ -133,11 +133,15 @@ class PositionMethod(Method):
             stock: Any = old.inner if isinstance(old, KeepFloat32) else old
             rotary = KeepFloat32(type(stock)(config=model.config))
         else:
-            rotary = RequestRotary(self, model.config)
-        model.base_model.rotary_emb = rotary.to(model.device)
+            rotary = self.make_rotary(model.config)
+        model.base_model.rotary_emb = rotary.to(model.device).train(model.training)
         model.ctxbench_replaced = (old,)  # in a tuple, so that it is no part of the model
         if self.length_dependent:
             pin_every_forward(model)
+
+    def make_rotary(self, config) -> RequestRotary:
+        """Return the module for frequencies that transformers does not have."""
+        return RequestRotary(self, config)
 
     def release_model(self, model: Any) -> None:
         """Put the former rotary module and `generate` back."""
@@ -228,18 +232,32 @@ class RequestRotary(nn.Module):
         del layer_type
         lengths = self.lengths(position_ids)
         wanted = sorted(set(lengths))
-        tables = [self.method.frequencies(self.config, length) for length in wanted]
+        tables = [self.table(length) for length in wanted]
         if len(wanted) == 1:  # one base for all rows, whatever their number
-            inv_freq, scale = tables[0][0][None], x.new_tensor(tables[0][1], dtype=torch.float64)
-        else:
-            rows = torch.tensor([wanted.index(length) for length in lengths])
-            rows = rows.repeat_interleave(_beams(len(rows), position_ids, x))
-            inv_freq = torch.stack([table for table, _ in tables])[rows]
-            scale = torch.tensor([s for _, s in tables], dtype=torch.float64)[rows][:, None, None]
-        inv_freq = inv_freq.to(x.device)
-        phase = position_ids[..., None].to(torch.float64) * inv_freq[:, None, :]
+            return self.rotation(x, position_ids, tables[0][0][None], tables[0][1])
+        rows = torch.tensor([wanted.index(length) for length in lengths])
+        rows = rows.repeat_interleave(_beams(len(rows), position_ids, x))
+        inv_freq = torch.stack([table for table, _ in tables])[rows]
+        scale = torch.tensor([s for _, s in tables], dtype=torch.float64)[rows][:, None, None]
+        return self.rotation(x, position_ids, inv_freq, scale)
+
+    def table(self, length: int) -> tuple[torch.Tensor, float]:
+        """Return frequencies `[d / 2]` float64 and attention scaling for a request's length."""
+        return self.method.frequencies(self.config, length)
+
+    def rotation(self, x, positions, inv_freq, scale):
+        """Return cos and sin `[batch, length, d]` in the dtype of `x`, phases in float64.
+
+        Args:
+            x: any tensor of the wanted dtype and device.
+            positions: `[batch or 1, length]`.
+            inv_freq: `[batch or 1, d / 2]`.
+            scale: a number, or `[batch, 1, 1]`.
+        """
+        if isinstance(scale, torch.Tensor):
+            scale = scale.to(x.device)
+        phase = positions[..., None].to(torch.float64) * inv_freq.to(x.device)[:, None, :]
         phase = torch.cat((phase, phase), dim=-1)
-        scale = scale.to(x.device)
         return (phase.cos() * scale).to(x.dtype), (phase.sin() * scale).to(x.dtype)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ctxbench.assets import resolve_model
+from ctxbench.methods.adapters import add_adapters
 from ctxbench.methods.attach import attach, method_of
 from ctxbench.models.loading import (
     choose_method,
@@ -60,23 +61,18 @@ def trainable_model(model: PreTrainedModel, config: TrainConfig) -> nn.Module:
     method = method_of(model)
     trained = method.trainable(model)
     if config.lora_rank:
-        import peft
-
         if trained is not model:
             raise ValueError(
-                f"lora_rank={config.lora_rank}, but method={method.name} chooses its own "
-                "adapters. Leave out lora_rank; the method's options set them."
+                f"lora_rank={config.lora_rank}, but method={method.name} brings its own "
+                "adapters. Leave out lora_rank and what belongs to it; the method's options "
+                "(--option rank=...) set them."
             )
-        adapters = peft.LoraConfig(
-            r=config.lora_rank,
-            lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
-            target_modules=list(config.lora_targets),
-            task_type="CAUSAL_LM",
+        trained = add_adapters(
+            model, config.lora_rank, config.lora_alpha, config.lora_targets, config.lora_also
         )
-        trained = peft.get_peft_model(model, adapters)
-        for name, parameter in trained.named_parameters():
-            if any(part in name for part in config.lora_also):
-                parameter.requires_grad_(True)
+    for tensor in method.state_tensors(model).values():  # a method's own are never frozen
+        if isinstance(tensor, nn.Parameter):
+            tensor.requires_grad_(True)
     for name, parameter in trained.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             raise ValueError(
@@ -91,8 +87,8 @@ def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return what training changes, by name: parameters, and the method's own tensors."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     known = {tensor.data_ptr() for tensor in trained.values()}
-    method = method_of(model)  # type: ignore[arg-type]
-    own = method.state_tensors(model)  # type: ignore[arg-type]
+    causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    own = method_of(causal).state_tensors(causal)
     return {**trained, **{f"method.{k}": t for k, t in own.items() if t.data_ptr() not in known}}
 
 

@@ -27,7 +27,8 @@ def export_model(
 ) -> None:
     """Write weights, config with the record, tokenizer and model card into `config.output`.
 
-    Adapters are saved in `adapter/` as they are, and merged into the weights. Files are written to
+    Adapters are saved in `adapter/` as they are, parameters trained whole beside them in
+    `trained_whole.safetensors`, and both merged into the weights. Files are written to
     a temporary folder and moved, `config.json` last.
 
     Args:
@@ -40,11 +41,12 @@ def export_model(
     output = Path(config.output)
     building = output / "export.tmp"
     shutil.rmtree(building, ignore_errors=True)
-    if hasattr(model, "merge_and_unload"):
-        model.save_pretrained(building / "adapter")
+    adapted = hasattr(model, "merge_and_unload")
+    if adapted:
+        _save_adapter(model, building / "adapter")
         model = model.merge_and_unload()
     save_model(model, tokenizer, building, trained_length=config.length)
-    card = model_card(config, model, recipe=recipe, command=command)
+    card = model_card(config, model, adapted=adapted, recipe=recipe, command=command)
     (building / "README.md").write_text(card, encoding="utf-8")
     for item in sorted(building.iterdir(), key=lambda item: item.name == "config.json"):
         target = output / item.name
@@ -54,7 +56,28 @@ def export_model(
     building.rmdir()
 
 
-def model_card(config: TrainConfig, model, *, recipe: str | None = None, command: str = "") -> str:
+def _save_adapter(model, folder: Path) -> None:
+    """Save adapters, and the other parameters that trained under their names without PEFT."""
+    from safetensors.torch import save_file
+
+    model.save_pretrained(folder)
+    whole = {
+        name.removeprefix("base_model.model."): parameter.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and "lora_" not in name
+    }
+    if whole:
+        save_file(whole, folder / "trained_whole.safetensors")
+
+
+def model_card(
+    config: TrainConfig,
+    model,
+    *,
+    adapted: bool = False,
+    recipe: str | None = None,
+    command: str = "",
+) -> str:
     """Return the model card: method, recipe, data, tokens, command."""
     method = method_of(model)
     plain = (
@@ -89,7 +112,7 @@ def model_card(config: TrainConfig, model, *, recipe: str | None = None, command
             f"{config.batch_size} rows of {config.length}",
             f"- optimizer: {config.optimizer}, peak learning rate {config.lr:g}, "
             f"{config.warmup} warm-up steps, then {config.schedule}",
-            *([f"- LoRA rank {config.lora_rank}, merged"] if config.lora_rank else []),
+            *(["- low-rank adapters, merged; as they were in `adapter/`"] if adapted else []),
             *([f"- moving average of the weights, {config.ema_decay}"] if config.ema_decay else []),
             f"- made by ctxbench {__version__}: `{command or 'ctxbench.train'}`",
             "",

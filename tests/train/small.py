@@ -13,6 +13,20 @@ from ctxbench.train.config import TrainConfig, make_config
 WORDS = ["import", "os", "class", "def", "return", "self", "value", "for", "in", "range", "None"]
 
 
+METHODS = {
+    "pi": {"method": "pi"},
+    "lora": {"method": "pi", "lora_rank": 4},
+    # at 0.01 its frequencies move so far that Adam makes rounding visible within six updates
+    "clex": {"method": "clex", "options": {"max_factor": 4, "step": 0.2}, "lr": 0.002},
+    "longlora": {"method": "longlora", "options": {"rank": 4}},
+    "landmark": {
+        "method": "landmark",
+        "options": {"block": 8, "top_k": 1, "trained_length": 32},
+    },
+}
+"""Settings of `small_config` that differ in what trains and how."""
+
+
 def small_model(folder: Path, **overrides) -> Path:
     """A random Llama with the bundled tokenizer, window 16."""
     torch.manual_seed(0)

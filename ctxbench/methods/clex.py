@@ -1,0 +1,246 @@
+"""CLEX: rotary frequencies that follow a neural differential equation in the stretch of the window.
+
+The log frequencies `z` start at the model's own, `z(1) = log theta`, and obey
+`dz/dt = act((z + log theta_ntk(t)) U) D + d/dt log theta_ntk(t)`, where `theta_ntk(t)` are the NTK
+frequencies of `alpha = 2 t - 1`. `D` starts at zero, so an untrained CLEX is that NTK. A request of
+`L` tokens has the frequencies of `t = ceil(L / C)`. In training each micro-batch draws `t` from
+1 .. max_factor and spreads its positions over `C t`. U and D train with the whole model.
+
+Paper: Chen et al. 2023, https://arxiv.org/abs/2310.16450. Reference code:
+DAMO-NLP-SG/CLEX@023709d CLEX/clex_layer.py. Lu et al. 2024 (https://arxiv.org/abs/2409.12181) use
+max_factor 32 and SiLU; the code's defaults are 16 and tanh, and no training script for CLEX was
+published with the study.
+
+What differs: the hidden layer sees the model's rotary base, the official one always 10000
+(`ignore_base` brings it back); float64 instead of float32 (2e-5 of a frequency, 0.15 rad at 64k);
+a step of 0.04 instead of 0.01 (4e-8 off); frequencies kept for reuse are dropped when the weights
+change; drawn positions always increase (the official last one can fall behind when the training
+length is over twice the window); beyond `C max_factor` is an error, not a table cut short; cached
+keys are rotated for the request's final length.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from ctxbench.methods.base import check_positive
+from ctxbench.methods.kernels.ode import solve, stage_times
+from ctxbench.methods.record import original_length
+from ctxbench.methods.rotary import (
+    PositionMethod,
+    RequestRotary,
+    inverse_frequencies,
+    rotary_base,
+    rotary_dim,
+)
+
+POSITIONS, STRETCH = "clex_positions", "clex_stretch"
+"""Keys of a training batch: what `edit_batch` drew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLEX(PositionMethod):
+    """Rotary frequencies from a neural differential equation in the window's stretch.
+
+    Attributes:
+        max_factor: largest t; `max_factor * original length` is the longest request.
+        hidden: width of the hidden layer / rotary dimension (official `param_factor`).
+        activation: of the hidden layer.
+        step: of the solver, in t. The official one is 0.01.
+        log_scale: multiply attention scores by `ln(L) / ln(C)`: never, outside training (as Lu et
+            al. evaluate), or always. Not clamped: below 1 for requests within the window.
+        ignore_base: feed the hidden layer NTK frequencies of base 10000, as the official code does.
+    """
+
+    max_factor: int = 32
+    hidden: int = 1
+    activation: Literal["silu", "tanh"] = "silu"
+    step: float = 0.04
+    log_scale: Literal["never", "evaluation", "always"] = "never"
+    ignore_base: bool = False
+
+    def resolve(self, config):
+        """Check the options and the length."""
+        check_positive(self, max_factor=1, hidden=1, step=1e-4)
+        method = super().resolve(config)
+        if self.log_scale != "never" and rotary_dim(config) != _head_dim(config):
+            raise ValueError(
+                f"method=clex: log_scale={self.log_scale} multiplies queries through their "
+                f"rotation, and this model rotates {rotary_dim(config)} of {_head_dim(config)} "
+                "dimensions. It is for models that rotate all (the official code has it for Llama "
+                "only). Leave out log_scale."
+            )
+        method.stretch(config, method.length)  # type: ignore[attr-defined]
+        return method
+
+    @property
+    def length_dependent(self):
+        """Always."""
+        return True
+
+    def stretch(self, config, current_length: int) -> int:
+        """Return `t = ceil(L / C)`.
+
+        Raises:
+            ValueError: beyond `max_factor`.
+        """
+        original = original_length(config)
+        t = max(math.ceil(current_length / original), 1)
+        if t > self.max_factor:
+            raise ValueError(
+                f"method=clex reaches {self.max_factor} times the window of {original} tokens, "
+                f"{self.max_factor * original}; {current_length} tokens were asked for. Give a "
+                f"shorter length, or train with max_factor={t} or more."
+            )
+        return t
+
+    def attention_scaling(self, config, current_length: int, training: bool = False) -> float:
+        """Return what multiplies cos and sin: the root of the factor on the scores."""
+        if self.log_scale == "never" or (training and self.log_scale == "evaluation"):
+            return 1.0
+        return math.sqrt(math.log(max(current_length, 2)) / math.log(original_length(config)))
+
+    def solve(self, config, t: int, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+        """Return the inverse frequencies at stretch t, `[d / 2]` float64, differentiable.
+
+        Args:
+            config: of the base model.
+            t: the stretch.
+            up: `[d / 2, hidden * d]`.
+            down: `[hidden * d, d / 2]`.
+        """
+        dim, base = rotary_dim(config), rotary_base(config)
+        theta = inverse_frequencies(dim, base)
+        if t == 1:  # the start; still a function of the weights for DDP, which wants every gradient
+            return theta + 0.0 * (up.sum() + down.sum()).cpu().double()
+        index = np.arange(0, dim, 2)  # 2 j
+        sizes, times = stage_times(1.0, float(t), self.step)
+        alpha = 2 * times[..., None] - 1
+        fed_base = 10000.0 if self.ignore_base else base
+        log_ntk = -index / dim * (math.log(fed_base) + dim / (dim - 2) * np.log(alpha))
+        drift = -index / (dim - 2) * 2 / alpha
+        state = solve(theta.log(), up, down, sizes, log_ntk, drift, self.activation)
+        return state.exp()
+
+    def scaled(self, config, current_length):
+        """Return the frequencies of an untrained CLEX; a trained model's are its module's."""
+        dim = rotary_dim(config)
+        up = torch.zeros(dim // 2, self.hidden * dim)
+        t = self.stretch(config, current_length)
+        return self.solve(config, t, up, up.T), self.attention_scaling(config, current_length)
+
+    def make_rotary(self, config):
+        """Return the module that owns the trained tensors."""
+        return CLEXRotary(self, config)
+
+    def edit_model(self, model: Any):
+        """Install the module, and what hands it the positions of a training batch."""
+        super().edit_model(model)
+        model.ctxbench_hook = model.base_model.register_forward_pre_hook(
+            _take_drawn, with_kwargs=True
+        )
+
+    def release_model(self, model: Any):
+        """Put the former module back."""
+        model.ctxbench_hook.remove()
+        super().release_model(model)
+
+    def state_tensors(self, model: Any):
+        """Return the two matrices of the hidden layer."""
+        rotary = model.base_model.rotary_emb
+        return {"clex.up": rotary.up, "clex.down": rotary.down}
+
+    def reuse_key(self, config, length):
+        """Return the stretch, and the factor on the scores."""
+        return self.stretch(config, length), self.attention_scaling(config, length)
+
+    def edit_batch(self, batch, generator):
+        """Draw a stretch and positions for the micro-batch.
+
+        t is uniform on 1 .. max_factor; the n positions are 0, n - 2 different ones of
+        1 .. n t - 2 in order, and n t - 1. The module divides them by `max(1, n // C)`.
+        """
+        rows, length = batch["input_ids"].shape
+        t = int(torch.randint(1, self.max_factor + 1, (), generator=generator))
+        middle = torch.randperm(max(length * t - 2, 0), generator=generator)[: max(length - 2, 0)]
+        ends = torch.tensor([0, length * t - 1])[: min(length, 2)]
+        positions = torch.cat((ends[:1], middle.sort().values + 1, ends[1:]))
+        drawn = torch.tensor([t, length]).expand(rows, -1)
+        return {**batch, POSITIONS: positions.expand(rows, -1), STRETCH: drawn}
+
+
+class CLEXRotary(RequestRotary):
+    """Rotary embedding with the equation's weights, float32 whatever the model is cast to.
+
+    Attributes:
+        up: `[d / 2, hidden * d]`.
+        down: `[hidden * d, d / 2]`, zero at the start.
+    """
+
+    method: CLEX
+
+    def __init__(self, method: CLEX, config):
+        super().__init__(method, config)
+        dim = rotary_dim(config)
+        self.up = nn.Parameter(torch.empty(dim // 2, method.hidden * dim))
+        self.down = nn.Parameter(torch.zeros(method.hidden * dim, dim // 2))
+        nn.init.kaiming_uniform_(
+            self.up, a=math.sqrt(5), generator=torch.Generator().manual_seed(0)
+        )
+        self.drawn: tuple[torch.Tensor, int] | None = None
+        """Positions `[batch, length]` float64 and stretch of the training batch under way."""
+        self._kept: dict[int, torch.Tensor] = {}
+        self._kept_for: tuple[int, ...] = ()
+
+    def _apply(self, fn, recurse=True):
+        move = lambda tensor: tensor.to(fn(torch.empty(0)).device)  # noqa: E731
+        return super()._apply(move, recurse)
+
+    def table(self, length: int) -> tuple[torch.Tensor, float]:
+        """Return frequencies and attention scaling for a request of this length."""
+        t = self.method.stretch(self.config, length)
+        scale = self.method.attention_scaling(self.config, length, self.training)
+        return self.at_stretch(t), scale
+
+    def at_stretch(self, t: int) -> torch.Tensor:
+        """Return frequencies `[d / 2]` float64; kept while the weights stay as they are."""
+        if torch.is_grad_enabled() and (self.up.requires_grad or self.down.requires_grad):
+            return self.method.solve(self.config, t, self.up, self.down)
+        weights = (self.up, self.down)
+        now = tuple(v for w in weights for v in (w.data_ptr(), w._version))
+        if now != self._kept_for:
+            self._kept, self._kept_for = {}, now
+        if t not in self._kept:
+            self._kept[t] = self.method.solve(self.config, t, *weights).detach()
+        return self._kept[t]
+
+    def forward(self, x, position_ids, layer_type=None):
+        """Return cos and sin `[batch, length, d]` in the dtype of `x`."""
+        if self.drawn is None:
+            return super().forward(x, position_ids, layer_type)
+        positions, t = self.drawn
+        length = t * original_length(self.config)
+        scale = self.method.attention_scaling(self.config, length, training=True)
+        return self.rotation(x, positions, self.at_stretch(t)[None], scale)
+
+
+def _take_drawn(base_model, args, kwargs):
+    """Forward pre-hook: what `edit_batch` drew goes to the rotary module, not to the model."""
+    rotary = base_model.rotary_emb
+    positions, drawn = kwargs.pop(POSITIONS, None), kwargs.pop(STRETCH, None)
+    rotary.drawn = None
+    if positions is not None:
+        t, length = drawn[0].tolist()
+        squeeze = max(length // original_length(rotary.config), 1)
+        rotary.drawn = positions.double() / squeeze, t
+    return args, kwargs
+
+
+def _head_dim(config) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
