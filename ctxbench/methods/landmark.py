@@ -38,7 +38,7 @@ class Landmark(AttentionMethod):
 
     Attributes:
         block: tokens of a block, landmark included. The paper: 64.
-        top_k: blocks retrieved for each query. Lu et al. 2024: 5.
+        top_k: blocks retrieved for each query; 0 for none. Lu et al. 2024: 5.
         trained_length: length of a training sequence, landmarks included, tokens. It sets the
             chunk: what is left of it when `top_k + 1` blocks are reserved. The paper: 512.
         retrieval: `per_token`, or one choice for all tokens of a chunk (`max_over_tokens`), which
@@ -60,7 +60,7 @@ class Landmark(AttentionMethod):
 
     def resolve(self, config):
         """Check that a chunk is left, and set the token."""
-        check_positive(self, block=2, top_k=1, trained_length=1, token_id=0)
+        check_positive(self, block=2, top_k=0, trained_length=1, token_id=0)
         method = super().resolve(config)
         if self.chunk < self.block:
             raise ValueError(

@@ -28,7 +28,7 @@ class Memory:
     """How blocks are retrieved.
 
     Attributes:
-        top_k: blocks for each query.
+        top_k: blocks for each query; 0 for none, so that a chunk sees itself only.
         shared: one choice for all queries of a chunk, by the largest weight any of them gives.
     """
 
@@ -65,7 +65,7 @@ def landmark_attention(
     at = torch.arange(start, key.shape[2], device=query.device)
     local = _Local(rope, key, value, block, remembered)
     distant = None
-    if memory and remembered:
+    if memory and memory.top_k and remembered:
         distant = _Distant(rope, query, at, key, value, block, remembered, memory, scale)
     query = rope(query, at[None])
     outputs = []
