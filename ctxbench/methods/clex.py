@@ -14,15 +14,16 @@ published with the study.
 What differs: the hidden layer sees the model's rotary base, the official one always 10000
 (`ignore_base` brings it back); float64 instead of float32 (2e-5 of a frequency, 0.15 rad at 64k);
 a step of 0.04 instead of 0.01 (4e-8 off); frequencies kept for reuse are dropped when the weights
-change; drawn positions always increase (the official last one can fall behind when the training
-length is over twice the window); beyond `C max_factor` is an error, not a table cut short; cached
-keys are rotated for the request's final length.
+change; training rows longer than the window are drawn as requests of their stretch will be
+(`sampling`), where the official code divides positions until they fit, which no request does, and
+its last position can fall behind the one before; beyond `C max_factor` is an error, not a table cut
+short; cached keys are rotated for the request's final length.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -55,6 +56,9 @@ class CLEX(PositionMethod):
         step: of the solver, in t. The official one is 0.01.
         log_scale: multiply attention scores by `ln(L) / ln(C)`: never, outside training (as Lu et
             al. evaluate), or always. Not clamped: below 1 for requests within the window.
+        sampling: of stretches and positions in training; the two agree when rows are as long as
+            the original window.
+        window: C, tokens; default the model's original length.
         ignore_base: feed the hidden layer NTK frequencies of base 10000, as the official code does.
     """
 
@@ -63,12 +67,15 @@ class CLEX(PositionMethod):
     activation: Literal["silu", "tanh"] = "silu"
     step: float = 0.04
     log_scale: Literal["never", "evaluation", "always"] = "never"
+    sampling: Literal["matched", "official"] = "matched"
+    window: int | None = None
     ignore_base: bool = False
 
     def resolve(self, config):
-        """Check the options and the length."""
-        check_positive(self, max_factor=1, hidden=1, step=1e-4)
+        """Check the options and the length, and fill in the window."""
+        check_positive(self, max_factor=1, hidden=1, step=1e-4, window=1)
         method = super().resolve(config)
+        method = replace(method, window=self.window or original_length(config))
         if self.log_scale != "never" and rotary_dim(config) != _head_dim(config):
             raise ValueError(
                 f"method=clex: log_scale={self.log_scale} multiplies queries through their "
@@ -161,18 +168,43 @@ class CLEX(PositionMethod):
         return self.stretch(config, length), self.attention_scaling(config, length)
 
     def edit_batch(self, batch, generator):
-        """Draw a stretch and positions for the micro-batch.
+        """Draw a stretch and positions for the micro-batch of n tokens a row.
 
-        t is uniform on 1 .. max_factor; the n positions are 0, n - 2 different ones of
-        1 .. n t - 2 in order, and n t - 1. The module divides them by `max(1, n // C)`.
+        t is uniform on 1 .. max_factor. `matched`: n of the positions 0 .. C t - 1 in order, the
+        first and the last among them; where C t < n, pieces of C t tokens that do not see each
+        other, as no request of that stretch is longer. `official`: 0, n - 2 of 1 .. n t - 2 in
+        order, and n t - 1, all divided by `max(1, n // C)`.
         """
-        rows, length = batch["input_ids"].shape
+        window, (rows, length) = self.window, batch["input_ids"].shape
+        assert window is not None
         t = int(torch.randint(1, self.max_factor + 1, (), generator=generator))
-        middle = torch.randperm(max(length * t - 2, 0), generator=generator)[: max(length - 2, 0)]
-        ends = torch.tensor([0, length * t - 1])[: min(length, 2)]
-        positions = torch.cat((ends[:1], middle.sort().values + 1, ends[1:]))
-        drawn = torch.tensor([t, length]).expand(rows, -1)
-        return {**batch, POSITIONS: positions.expand(rows, -1), STRETCH: drawn}
+        edited = dict(batch)
+        if self.sampling == "official":
+            positions = _spread(length, length * t, generator) / max(length // window, 1)
+        elif window * t >= length:
+            positions = _spread(length, window * t, generator)
+        else:
+            positions = _within_pieces(window * t, batch.get("position_ids"), rows, length)
+            edited["position_ids"] = positions.long()
+        edited[POSITIONS] = positions.expand(rows, -1)
+        edited[STRETCH] = torch.full((rows, 1), t)
+        return edited
+
+
+def _spread(count: int, end: int, generator: torch.Generator) -> torch.Tensor:
+    """Return `[1, count]` float64: 0, different numbers below end - 1 in order, end - 1."""
+    middle = torch.randperm(max(end - 2, 0), generator=generator)[: max(count - 2, 0)]
+    ends = torch.tensor([0, end - 1])[: min(count, 2)]
+    return torch.cat((ends[:1], middle.sort().values + 1, ends[1:])).double()[None]
+
+
+def _within_pieces(piece: int, documents: torch.Tensor | None, rows: int, length: int):
+    """Return `[rows, length]` float64: distances from the last begin of a piece or document."""
+    at = torch.arange(length).expand(rows, -1)
+    begins = at % piece == 0
+    if documents is not None:
+        begins = begins | (documents == 0)
+    return (at - torch.where(begins, at, 0).cummax(-1).values).double()
 
 
 class CLEXRotary(RequestRotary):
@@ -232,13 +264,8 @@ class CLEXRotary(RequestRotary):
 
 def _take_drawn(base_model, args, kwargs):
     """Forward pre-hook: what `edit_batch` drew goes to the rotary module, not to the model."""
-    rotary = base_model.rotary_emb
-    positions, drawn = kwargs.pop(POSITIONS, None), kwargs.pop(STRETCH, None)
-    rotary.drawn = None
-    if positions is not None:
-        t, length = drawn[0].tolist()
-        squeeze = max(length // original_length(rotary.config), 1)
-        rotary.drawn = positions.double() / squeeze, t
+    positions, t = kwargs.pop(POSITIONS, None), kwargs.pop(STRETCH, None)
+    base_model.rotary_emb.drawn = None if positions is None else (positions, int(t[0]))
     return args, kwargs
 
 

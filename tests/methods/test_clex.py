@@ -162,24 +162,53 @@ def test_cast_models_keep_exact_frequencies():
         assert rotary.at_stretch(3).equal(exact)
 
 
-def test_what_training_draws():
-    method = get_method("clex", length=1024, max_factor=8)
-    config = config_of({"base": 1e4, "rotary_dim": 16, "head_dim": 16, "orig_len": 256})
-    method = method.resolve(config)
-    ids = torch.zeros(2, 512, dtype=torch.long)
+CONFIG = {"base": 1e4, "rotary_dim": 16, "head_dim": 16, "orig_len": 256}
+
+
+@pytest.mark.parametrize("length", [256, 512, 1024])
+@pytest.mark.parametrize("sampling", ["matched", "official"])
+def test_what_training_draws(sampling, length):
+    method = get_method("clex", length=1024, max_factor=8, sampling=sampling)
+    method = method.resolve(config_of(CONFIG))
+    ids = torch.zeros(2, length, dtype=torch.long)
     seen = set()
     for step in range(60):
         batch = method.edit_batch({"input_ids": ids}, torch.Generator().manual_seed(step))
         again = method.edit_batch({"input_ids": ids}, torch.Generator().manual_seed(step))
-        positions, (t, length) = batch["clex_positions"][0], batch["clex_stretch"][0].tolist()
+        positions, t = batch["clex_positions"][0], int(batch["clex_stretch"][0])
         assert positions.equal(again["clex_positions"][0])
         assert positions.equal(batch["clex_positions"][1])
-        assert length == 512
         assert positions[0] == 0
-        assert positions[-1] == 512 * t - 1
-        assert (positions.diff() > 0).all()
+        assert positions.max() < 256 * t
         seen.add(t)
+        if "position_ids" in batch:
+            assert sampling == "matched"
+            assert 256 * t < length
+            assert positions.tolist() == [i % (256 * t) for i in range(length)]
+            assert batch["position_ids"][0].equal(positions.long())
+        else:
+            squeeze = length // 256 if sampling == "official" else 1
+            assert (positions.diff() > 0).all()
+            assert positions[-1] == (256 * t * squeeze - 1) / squeeze
     assert seen == set(range(1, 9))
+
+
+def test_pieces_begin_with_documents_too():
+    method = get_method("clex", length=256, max_factor=1).resolve(config_of(CONFIG))
+    documents = torch.cat((torch.arange(100), torch.arange(412)))[None]
+    batch = {"input_ids": torch.zeros(1, 512), "position_ids": documents}
+    found = method.edit_batch(batch, torch.Generator())["position_ids"][0]
+    assert (found == 0).nonzero()[:, 0].tolist() == [0, 100, 256]
+
+
+def test_pieces_do_not_see_each_other():
+    model = extend(tiny_model("llama"), "clex", length=64, max_factor=1).train()
+    ids = tokens(1, 128)
+    batch = model.ctxbench_method.edit_batch({"input_ids": ids}, torch.Generator())
+    with torch.no_grad():
+        whole = model.base_model(**batch, use_cache=False).last_hidden_state
+        apart = model.base_model(ids.view(2, 64)).last_hidden_state
+    torch.testing.assert_close(whole.view(2, 64, -1), apart, rtol=0, atol=1e-5)
 
 
 def test_drawn_positions_reach_the_rotation_and_gradients_the_weights():
@@ -188,12 +217,12 @@ def test_drawn_positions_reach_the_rotation_and_gradients_the_weights():
     method = model.ctxbench_method
     for step in range(20):
         batch = method.edit_batch({"input_ids": ids}, torch.Generator().manual_seed(step))
-        if batch["clex_stretch"][0, 0] == 4:
+        if batch["clex_stretch"][0] == 4:
             break
     model.base_model(**batch)
     positions, t = rotary.drawn
     assert t == 4
-    assert positions.max() == (128 * 4 - 1) / (128 // model.config.ctxbench["original_length"])
+    assert positions.max() == model.config.ctxbench["original_length"] * 4 - 1
     cos, _ = rotary(torch.zeros(1), torch.arange(128)[None])
     phase = positions[0, :, None] * rotary.at_stretch(4)
     assert cos[0, :, : rotary_dim(model.config) // 2].allclose(phase.cos().float(), atol=1e-6)
