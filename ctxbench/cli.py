@@ -34,8 +34,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ctxbench", description=__doc__)
     parser.add_argument("--version", action="version", version=f"ctxbench {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    listing = commands.add_parser("ls", help="list methods, presets and tasks")
-    listing.add_argument("what", nargs="?", choices=["methods", "presets", "tasks"])
+    listing = commands.add_parser("ls", help="list methods, presets, rows of the paper and tasks")
+    listing.add_argument("what", nargs="?", choices=["methods", "presets", "rows", "tasks"])
     listing.set_defaults(run=_list)
     path = commands.add_parser("tasks-path", help="print the folder for lm_eval --include_path")
     path.set_defaults(run=_tasks_path)
@@ -48,9 +48,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from ctxbench.listing import methods_table, presets_table, tasks_table
+    from ctxbench.listing import methods_table, presets_table, rows_table, tasks_table
 
-    tables = {"methods": methods_table, "presets": presets_table, "tasks": tasks_table}
+    tables = {
+        "methods": methods_table,
+        "presets": presets_table,
+        "rows": rows_table,
+        "tasks": tasks_table,
+    }
     for name, table in tables.items():
         if options.what in (None, name):
             rows = table()

@@ -31,6 +31,13 @@ def presets_table() -> list[tuple[str, str]]:
     ]
 
 
+def rows_table() -> list[tuple[str, str]]:
+    """Return (row of the paper, what it is and where paper and code differ)."""
+    from ctxbench.train.recipes import paper_rows
+
+    return [(row.name, f"{row.row}. Differs: {row.differs}") for row in paper_rows().values()]
+
+
 def task_names(*, members: bool = True) -> dict[str, list[str]]:
     """Return family -> names of its tasks and groups, in natural order.
 

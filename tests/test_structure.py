@@ -27,7 +27,7 @@ ALLOWED = {
     "intervals": set(),
     "report": {"intervals", "report"},
     "study": {"assets", "study"},
-    "listing": {"assets", "methods"},
+    "listing": {"assets", "methods", "train.recipes"},
 }
 
 

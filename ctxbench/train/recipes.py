@@ -1,5 +1,7 @@
-"""Recipes: YAML files of settings, shipped with the package."""
+"""Recipes: YAML files of settings, and the rows of the paper, shipped with the package."""
 
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +9,43 @@ from ctxbench.assets import PACKAGE
 from ctxbench.methods.options import near_names
 
 
-def recipes_folder() -> Path:
-    """Return the shipped recipes: inside an installed wheel, or beside the package in a checkout.
+@dataclass(frozen=True)
+class Row:
+    """A trained row of the paper's tables.
+
+    Attributes:
+        name: as `--recipe` takes it.
+        row: the paper's name, and where it stands.
+        recipe: what it is based on.
+        fields: of its own, over the recipe's.
+        differs: where the paper and its code disagree.
+    """
+
+    name: str
+    row: str
+    recipe: str
+    fields: dict[str, Any]
+    differs: str
+
+
+@cache
+def paper_rows() -> dict[str, Row]:
+    """Return the rows of the paper, by name."""
+    import yaml
+
+    file = train_folder() / "rows.yaml"
+    found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return {name: Row(name, **row) for name, row in found.items()}
+
+
+def train_folder() -> Path:
+    """Return recipes, rows and launch settings: inside a wheel, or beside the package.
 
     Raises:
         FileNotFoundError: neither is there.
     """
-    for folder in (PACKAGE / "_train" / "recipes", PACKAGE.parent / "train" / "recipes"):
-        if folder.is_dir():
+    for folder in (PACKAGE / "_train", PACKAGE.parent / "train"):
+        if (folder / "recipes").is_dir():
             return folder
     raise FileNotFoundError(
         f"The recipes are neither in {PACKAGE / '_train'} nor in {PACKAGE.parent / 'train'}. "
@@ -24,27 +55,30 @@ def recipes_folder() -> Path:
 
 def list_recipes() -> list[str]:
     """Return the names of the shipped recipes, sorted."""
-    return sorted(file.stem for file in recipes_folder().glob("*.yaml"))
+    return sorted(file.stem for file in (train_folder() / "recipes").glob("*.yaml"))
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:
-    """Return the fields a recipe sets.
+    """Return the fields that a recipe, or a row of the paper over its recipe, sets.
 
     Raises:
-        FileNotFoundError: neither a shipped recipe nor a file.
+        FileNotFoundError: neither a shipped recipe or row nor a file.
         ValueError: not a mapping.
     """
     import yaml
 
+    if row := paper_rows().get(recipe):
+        return {**read_recipe(row.recipe), **row.fields}
     if Path(recipe).suffix in (".yaml", ".yml"):
         file = Path(recipe)
     else:
-        file = recipes_folder() / f"{recipe}.yaml"
+        file = train_folder() / "recipes" / f"{recipe}.yaml"
     if not file.is_file():
         known = list_recipes()
         raise FileNotFoundError(
-            f"There is no recipe {recipe!r}{near_names(recipe, known)} Recipes: "
-            f"{', '.join(known)}. Give one of these or a .yaml file."
+            f"There is no recipe {recipe!r}{near_names(recipe, [*known, *paper_rows()])} Recipes: "
+            f"{', '.join(known)}, and the rows of `ctxbench ls rows`. Give one of these or a .yaml "
+            "file."
         )
     found = yaml.safe_load(file.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
