@@ -7,7 +7,6 @@ share of the mixture. Text is tokenised once and kept in the cache folder.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 import json
 import os
@@ -22,13 +21,13 @@ import numpy as np
 
 from ctxbench.assets import cache_dir
 from ctxbench.methods.options import near_names
+from ctxbench.train.files import ARRAY_FILES, data_files, read_records
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _BLOCK_CHARACTERS = 4_000_000
 _STORE_VERSION = 1
-_FILES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".parquet", ".txt", ".bin", ".npy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +108,13 @@ def open_stream(source: Source, tokenizer: PreTrainedTokenizerBase) -> TokenStre
         ValueError: a form of data that is not read.
     """
     path = Path(source.name).expanduser()
-    if path.suffix in (".bin", ".npy") and path.is_file():
+    if path.suffix in ARRAY_FILES and path.is_file():
         return _open_array(path, source)
     if path.is_file() or (path.is_dir() and not _is_saved_dataset(path)):
         column = take_options(source, column="text")["column"]
-        files = _data_files(path)
+        files = data_files(path)
         stamp = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        documents = (record for file in files for record in _read(file, column))
+        documents = (record for file in files for record in _text_or_ids(file, column))
         return cached_stream([stamp, column], documents, tokenizer)
     dataset, column = _open_dataset(path, source)
     records = (row.get("input_ids", row.get(column)) for row in dataset)
@@ -230,57 +229,10 @@ def _separator(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 # -------------------------------------------------------------------- reading
 
 
-def _data_files(path: Path) -> list[Path]:
-    if path.is_file():
-        files = [path]
-    else:
-        files = sorted(f for f in path.rglob("*") if f.name.endswith(_FILES[:6]))
-    readable = [f for f in files if f.name.endswith(_FILES[:6])]
-    if not readable:
-        raise ValueError(
-            f"{path} holds no data that can be read. Allowed: {', '.join(_FILES)}, a folder of "
-            "these, or a folder written by datasets' save_to_disk. Convert it to one of them."
-        )
-    return readable
-
-
-def _read(file: Path, column: str) -> Iterator[str | list[int] | None]:
-    """Yield text or token ids of each record of a file."""
-    if file.suffix == ".txt":
-        yield file.read_text(encoding="utf-8")
-    elif file.suffix == ".parquet":
-        import pyarrow.parquet
-
-        parquet = pyarrow.parquet.ParquetFile(file)
-        has_ids = "input_ids" in parquet.schema_arrow.names
-        for batch in parquet.iter_batches(columns=["input_ids" if has_ids else column]):
-            yield from batch.column(0).to_pylist()
-    else:
-        with _open_text(file) as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    record = json.loads(line)
-                    yield record.get("input_ids", record.get(column))
-                except (json.JSONDecodeError, AttributeError) as error:
-                    raise ValueError(
-                        f"{file} line {number} is not a JSON object: {error}. Every line must be "
-                        f"one, with {column!r} or 'input_ids'. Mend the line."
-                    ) from error
-
-
-def _open_text(file: Path):
-    if file.suffix == ".gz":
-        return gzip.open(file, "rt", encoding="utf-8")
-    if file.suffix == ".zst":
-        try:
-            import zstandard  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            raise ValueError(
-                f"{file} is compressed with zstd, which needs the package zstandard. "
-                "pip install zstandard, or unpack the file."
-            ) from None
-        return zstandard.open(file, "rt", encoding="utf-8")
-    return open(file, encoding="utf-8")
+def _text_or_ids(file: Path, column: str) -> Iterator[str | list[int] | None]:
+    """Yield token ids of each record of a file, or its text where it has none."""
+    for record in read_records(file, (column, "input_ids")):
+        yield record.get("input_ids", record.get(column))
 
 
 def _open_array(path: Path, source: Source) -> TokenStream:
