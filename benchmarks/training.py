@@ -70,7 +70,7 @@ def config(folder: Path, length: int, steps: int, output: str):
     values = {
         "model": str(folder / "model"), "data": str(folder / "tokens.npy"), "output": output,
         "length": length, "tokens": length * steps, "batch_size": 1, "lr": 1e-3, "warmup": 0,
-        "activation_checkpointing": False, "save_every": 0, "dtype": "bf16" if CUDA else "fp32",
+        "activation_checkpointing": "none", "save_every": 0, "dtype": "bf16" if CUDA else "fp32",
     }  # fmt: skip
     return make_config(None, values)
 

@@ -30,6 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands."""
     from ctxbench.report import cli as report_cli
     from ctxbench.tasks import data_cli
+    from ctxbench.train.tokens import cli as tokens_cli
 
     parser = argparse.ArgumentParser(prog="ctxbench", description=__doc__)
     parser.add_argument("--version", action="version", version=f"ctxbench {__version__}")
@@ -39,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     listing.set_defaults(run=_list)
     path = commands.add_parser("tasks-path", help="print the folder for lm_eval --include_path")
     path.set_defaults(run=_tasks_path)
-    data_cli.add_parser(commands)
+    tokens_cli.add_parser(data_cli.add_parser(commands))
     report_cli.add_parser(commands)
     commands.add_parser(
         "lm-eval", help="run lm_eval with our model and tasks registered (no start-up file needed)"

@@ -52,6 +52,8 @@ class Method:
 
     name: ClassVar[str] = ""
     """The file's name; set by the registry."""
+    head_blocks: ClassVar[int] = 1
+    """Equal blocks of query heads that are treated differently; processes share each of them."""
     exact: ClassVar[bool] = True
     """Whether every token attends to every earlier token."""
     needs_training: ClassVar[bool] = False

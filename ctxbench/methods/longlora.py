@@ -49,6 +49,7 @@ class LongLoRA(PositionInterpolation, Method):
     also: tuple[str, ...] = ("embed", "norm")
 
     needs_training: ClassVar[bool] = True
+    head_blocks: ClassVar[int] = 2
 
     def resolve(self, config):
         """Check ratio and rank."""

@@ -12,8 +12,8 @@ FAMILIES = {
 """Families: the module has `leaves_of`, `leaf_name`, `get_recipes`, `report_skips`, `recount`."""
 
 
-def add_parser(subparsers) -> None:
-    """Add `data` to the command line."""
+def add_parser(subparsers):
+    """Add `data` to the command line; return what further commands of it are added to."""
     parser = subparsers.add_parser("data", help="prepare, list, check, remove generated task data")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     build = commands.add_parser("build", help="make the data of a task or group ahead of a run")
@@ -41,6 +41,7 @@ def add_parser(subparsers) -> None:
     remove = commands.add_parser("rm", help="remove files")
     remove.add_argument("name", help="task, whole name, or pattern")
     remove.set_defaults(run=_remove)
+    return commands
 
 
 def _family(name: str) -> ModuleType:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from ctxbench.assets import resolve_model
 from ctxbench.methods.adapters import add_adapters
@@ -17,6 +18,7 @@ from ctxbench.models.loading import (
     load_model,
     load_tokenizer,
 )
+from ctxbench.train.activations import checkpoint_activations
 from ctxbench.train.config import TrainConfig
 from ctxbench.train.induction import induction_start
 
@@ -47,8 +49,7 @@ def build_model(config: TrainConfig) -> tuple[PreTrainedModel, PreTrainedTokeniz
         )
     else:
         model, tokenizer = _from_nothing(config, options)
-    if config.activation_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    checkpoint_activations(model, config.activation_checkpointing)
     return model.train(), tokenizer
 
 
@@ -86,10 +87,14 @@ def trainable_model(model: PreTrainedModel, config: TrainConfig) -> nn.Module:
 def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return what training changes, by name: parameters, and the method's own tensors."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    known = {tensor.data_ptr() for tensor in trained.values()}
+    known = {_address(tensor) for tensor in trained.values()}
     causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     own = method_of(causal).state_tensors(causal)
-    return {**trained, **{f"method.{k}": t for k, t in own.items() if t.data_ptr() not in known}}
+    return {**trained, **{f"method.{k}": t for k, t in own.items() if _address(t) not in known}}
+
+
+def _address(tensor: torch.Tensor) -> int:
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).data_ptr()
 
 
 def make_optimizers(config: TrainConfig, model: nn.Module) -> list[torch.optim.Optimizer]:

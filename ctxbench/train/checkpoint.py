@@ -1,8 +1,10 @@
 """Checkpoints that survive being killed at any moment.
 
-A checkpoint is written to `step_N.tmp`, every file is synced, a manifest with sizes and hashes is
-written last, and the folder is renamed to `step_N`; only then are old ones removed. What is not
-whole has no manifest, or one that does not fit, and is skipped by name.
+A checkpoint is written to `step_N.tmp`, every process its own part, every file synced; the first
+process writes a manifest with sizes and hashes last, and renames the folder to `step_N`; only then
+are old ones removed. What is not whole has no manifest, or one that does not fit, and is skipped by
+name. Another number of processes can go on from it (shards.py). The folder is on a disk that all
+processes see.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from ctxbench.train.shards import ShardReader, write_shard
 
 logger = logging.getLogger(__name__)
 
@@ -41,58 +45,55 @@ class Checkpoint:
         """Updates done."""
         return self.info["step"]
 
-    def tensors(self, name: str) -> dict[str, torch.Tensor]:
-        """Return the tensors of `NAME.safetensors`, {} if there is none."""
-        from safetensors.torch import load_file
-
-        file = self.folder / f"{name}.safetensors"
-        return load_file(file) if file.exists() else {}
-
-    def optimizers(self) -> list[dict[str, Any]]:
-        """Return the optimizers' states, on the CPU."""
-        file = self.folder / "optimizers.pt"
-        return torch.load(file, map_location="cpu", weights_only=True)
+    def tensors(self) -> ShardReader:
+        """Return its tensors."""
+        return ShardReader(self.folder)
 
 
 def save_checkpoint(
     folder: Path,
     info: Mapping[str, Any],
-    tensors: Mapping[str, Mapping[str, torch.Tensor]],
-    optimizers: list[dict[str, Any]],
+    tensors: Mapping[str, torch.Tensor],
     keep: int,
+    rank: int = 0,
+    gather: Callable[[Any], list] = lambda value: [value],
 ) -> Path:
     """Write a checkpoint and prune old ones; return its folder.
+
+    All processes of a run call it.
 
     Args:
         folder: of all checkpoints.
         info: JSON values, with `step`.
-        tensors: file name without ending -> tensors; empty ones are left out.
-        optimizers: their states.
+        tensors: by name.
         keep: newest checkpoints to keep.
+        rank: of this process.
+        gather: returns the values of all processes that call; they wait for each other in it.
     """
-    from safetensors.torch import save_file
-
     final = folder / f"step_{info['step']:08d}"
     building = final.with_suffix(".tmp")
-    _remove(building)
-    building.mkdir(parents=True)
-    for name, group in tensors.items():
-        if group:
-            whole = {k: t.detach().cpu().contiguous() for k, t in group.items()}
-            save_file(whole, building / f"{name}.safetensors")
-    torch.save(optimizers, building / "optimizers.pt")
-    (building / "trainer.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-    manifest = {file.name: _describe(file) for file in sorted(building.iterdir())}
-    (building / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    for file in building.iterdir():
-        _sync(file)
-    _sync(building)
-    if final.exists():  # found damaged when the run was resumed
-        _remove(final)
-    os.rename(building, final)
-    _sync(folder)
-    for old in sorted(folder.glob("step_????????"))[:-keep]:
-        _remove(old)
+    if rank == 0:
+        _remove(building)
+        building.mkdir(parents=True)
+    gather(None)
+    written = write_shard(tensors, building, rank)
+    if written:
+        _sync(written)
+    described = gather(written and (written.name, _describe(written)))
+    if rank == 0:
+        about = building / "trainer.json"
+        about.write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+        manifest = dict([*filter(None, described), (about.name, _describe(about))])
+        (building / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        for file in (about, building / _MANIFEST, building):
+            _sync(file)
+        if final.exists():  # found damaged when the run was resumed
+            _remove(final)
+        os.rename(building, final)
+        _sync(folder)
+        for old in sorted(folder.glob("step_????????"))[:-keep]:
+            _remove(old)
+    gather(None)
     return final
 
 
@@ -108,10 +109,14 @@ def find_checkpoint(
     for candidate in sorted(folder.glob("step_*"), reverse=True):
         problem = _problem(candidate)
         if problem is None:
-            info = json.loads((candidate / "trainer.json").read_text(encoding="utf-8"))
-            return Checkpoint(candidate, info)
+            return open_checkpoint(candidate)
         warn(f"Skipped the checkpoint {candidate.name}: {problem}.")
     return None
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Return a checkpoint that is known to be whole."""
+    return Checkpoint(folder, json.loads((folder / "trainer.json").read_text(encoding="utf-8")))
 
 
 def _problem(folder: Path) -> str | None:

@@ -143,10 +143,13 @@ def _print_config(config: TrainConfig) -> None:
 def _memory_advice(config: TrainConfig, error: BaseException) -> str:
     knobs = [
         f"--micro-batch-size {config.micro_batch_size // 2}" if config.micro_batch_size > 1 else "",
-        "" if config.activation_checkpointing else "--activation-checkpointing",
+        "" if config.activation_checkpointing == "full" else "--activation-checkpointing full",
         "" if config.lora_rank else "--lora-rank 8 (trains adapters; optimizer memory almost nil)",
         "--ema-decay 0" if config.ema_decay else "",
         "--dtype bf16" if config.dtype == "fp32" else "",
+        "" if config.activation_offload else "--activation-offload",
+        "--shard N over N GPUs (weights, gradients and optimizer)",
+        "--sequence-parallel N over N GPUs (activations)",
         "a shorter --length",
         "a GPU with more memory",
     ]

@@ -71,12 +71,15 @@ class TrainConfig:
         ema_decay: of a moving average of the weights, which is then exported; 0 for none
         dtype: of the computation; weights and optimizer are always float32
         attention: transformers' attention implementation
-        activation_checkpointing: recompute activations in the backward pass
+        activation_checkpointing: recompute in the backward pass all (full), all but attention, none
+        activation_offload: keep what checkpointing saves, the layers' inputs, in host memory
         lora_rank: train low-rank adapters instead of all weights; 0 for all weights
         lora_alpha: scale of the adapters
         lora_targets: names of the adapted linear layers
         lora_also: parts of names of parameters trained whole beside the adapters
         document_mask: keep documents packed into one row apart (the paper does not)
+        shard: GPUs that hold one copy of weights, gradients and optimizer (FSDP2); 1 for DDP
+        sequence_parallel: processes that share each row, for rows too long for one
         processes: on this machine; under torchrun or accelerate launch, another number is an error
         save_every: steps between checkpoints; 0 for none but on SIGTERM
         keep_checkpoints: newest ones kept
@@ -119,13 +122,16 @@ class TrainConfig:
 
     dtype: Literal["bf16", "fp32"] = "bf16"
     attention: str | None = None
-    activation_checkpointing: bool = True
+    activation_checkpointing: Literal["full", "selective", "none"] = "full"
+    activation_offload: bool = False
     lora_rank: int = 0
     lora_alpha: float = 16.0
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     lora_also: tuple[str, ...] = ()
     document_mask: bool = False
 
+    shard: int = 1
+    sequence_parallel: int = 1
     processes: int | None = None
     save_every: int = 100
     keep_checkpoints: int = 2
@@ -155,26 +161,40 @@ class TrainConfig:
         return Stage(length=self.length, steps=self.steps, data=self.data)
 
     def accumulation(self, processes: int) -> int:
-        """Return micro-steps per update.
+        """Return micro-steps per update; `sequence_parallel` processes work on the same rows.
 
         Raises:
-            ValueError: the batch cannot be divided so.
+            ValueError: the batch, or the processes, cannot be divided so.
         """
+        for name in ("sequence_parallel", "shard"):
+            if processes % getattr(self, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)} does not divide the {processes} processes. "
+                    f"Allowed: {', '.join(str(n) for n in _divisors(processes))}. Change it or the "
+                    "number of processes."
+                )
+        processes //= self.sequence_parallel
         per_pass = processes * self.micro_batch_size
         if self.batch_size % per_pass:
             per_process = self.batch_size // processes if not self.batch_size % processes else 0
-            fits = [n for n in range(1, per_process + 1) if per_process % n == 0]
+            fits = _divisors(per_process)
+            groups = f"groups of {self.sequence_parallel} " if self.sequence_parallel > 1 else ""
             raise ValueError(
                 f"batch_size={self.batch_size} rows per update do not divide over {processes} "
-                f"processes with micro_batch_size={self.micro_batch_size}. Allowed "
+                f"{groups}processes with micro_batch_size={self.micro_batch_size}. Allowed "
                 f"micro_batch_size: {', '.join(map(str, fits)) or 'none'}. "
                 "Change it, batch_size, or the number of processes."
             )
         return self.batch_size // per_pass
 
 
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
 _NOT_IN_HASH = {
-    "output", "micro_batch_size", "processes", "save_every", "keep_checkpoints", "resume",
+    "output", "micro_batch_size", "activation_checkpointing", "activation_offload", "shard",
+    "sequence_parallel", "processes", "save_every", "keep_checkpoints", "resume",
     "eval_data", "eval_lengths", "eval_every", "eval_rows", "trackers",
 }  # fmt: skip
 """Fields that do not decide the weights (but for rounding): a resumed run may change them."""
@@ -307,6 +327,11 @@ def _stage(item: Any) -> Stage:
 
 # ------------------------------------------------------------------- checking
 
+
+def _keeps_activations(config: TrainConfig) -> bool:
+    return config.activation_checkpointing == "none"
+
+
 _IGNORED: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
     ("lora_alpha", "lora_rank", lambda c: c.lora_rank == 0),
     ("lora_targets", "lora_rank", lambda c: c.lora_rank == 0),
@@ -314,6 +339,7 @@ _IGNORED: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
     ("warmup_shape", "warmup", lambda c: c.warmup == 0),
     ("hold", "schedule", lambda c: c.schedule == "constant"),
     ("final_lr", "schedule", lambda c: c.schedule == "constant"),
+    ("activation_offload", "activation_checkpointing", _keeps_activations),
     ("keep_checkpoints", "save_every", lambda c: c.save_every == 0),
     ("eval_lengths", "eval_data", lambda c: not c.eval_data),
     ("eval_every", "eval_data", lambda c: not c.eval_data),
@@ -353,7 +379,8 @@ def _check_values(config: TrainConfig) -> None:
     ):
         if not getattr(config, name):
             raise ValueError(f"No {name} was given. Every run needs one. Add {how}.")
-    low = {"batch_size": 1, "micro_batch_size": 1, "keep_checkpoints": 1, "eval_rows": 1}
+    ones = ("batch_size", "micro_batch_size", "keep_checkpoints", "eval_rows", "shard")
+    low = dict.fromkeys((*ones, "sequence_parallel"), 1)
     low |= dict.fromkeys(("seed", "warmup", "save_every", "eval_every", "clip", "weight_decay"), 0)
     low |= dict.fromkeys(("hold", "final_lr", "ema_decay", "lora_rank", "lr"), 0)
     high = {"hold": 1, "final_lr": 1, "ema_decay": 1}
@@ -362,6 +389,11 @@ def _check_values(config: TrainConfig) -> None:
         if not least <= value <= high.get(name, float("inf")):
             allowed = f"at least {least}" + (f" and at most {high[name]}" if name in high else "")
             raise ValueError(f"{name}={value} is not allowed; it must be {allowed}. Change {name}.")
+    if config.optimizer == "muon" and config.shard > 1:
+        raise ValueError(
+            f"optimizer=muon with shard={config.shard}: Muon needs whole matrices, and sharding "
+            "cuts them. Use --optimizer adamw or --shard 1."
+        )
     if len(config.betas) != 2:
         raise ValueError(f"betas={config.betas} is not allowed; give two numbers: --betas 0.9 0.95")
     if config.steps < 1:

@@ -7,6 +7,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
 from ctxbench import __version__
 from ctxbench.methods.attach import method_of
 from ctxbench.methods.base import describe
@@ -54,6 +59,26 @@ def export_model(
             shutil.rmtree(target)
         os.replace(item, target)
     building.rmdir()
+
+
+@torch.no_grad()
+def gather_weights(network: nn.Module) -> None:
+    """Put whole weights in host memory in place of sharded ones; all processes have to call it.
+
+    The network is then good for exporting only. Nothing happens where nothing is sharded.
+    """
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+    found: dict[int, nn.Parameter] = {}
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if not isinstance(parameter, DTensor):
+                continue
+            if id(parameter) not in found:  # tied weights stay tied
+                gathered = parameter.full_tensor().cpu()
+                found[id(parameter)] = nn.Parameter(gathered, parameter.requires_grad)
+            module._parameters[name] = found[id(parameter)]
 
 
 def _save_adapter(model, folder: Path) -> None:

@@ -3,10 +3,16 @@
 Legend: N tokens, D hidden size, V vocabulary.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+
+from ctxbench.methods.attach import method_of
+from ctxbench.methods.base import Method
+from ctxbench.train.sequence import SequenceParallel
 
 CHUNK_ELEMENTS = 2**24
 """Logits held at a time: 64 MiB in float32."""
@@ -101,12 +107,26 @@ class CausalLoss(nn.Module):
 
     Being the module that is wrapped for distributed training, it runs the output layer inside the
     wrapped forward pass.
+
+    Args:
+        model: with its method, perhaps inside PEFT.
+        dtype: of the computation.
+        sequence: the processes that share a row; default: none do.
+        offload: keep what the backward pass needs of a training forward in host memory.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype):
+    def __init__(
+        self,
+        model: nn.Module,
+        dtype: torch.dtype,
+        sequence: SequenceParallel | None = None,
+        offload: bool = False,
+    ):
         super().__init__()
         self.model = model
         self.dtype = dtype
+        self.sequence = sequence or SequenceParallel()
+        self.offload = offload
         _require_plain_logits(self.causal)
 
     @property
@@ -115,21 +135,35 @@ class CausalLoss(nn.Module):
         model: Any = self.model
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Classes of the decoder layers, which FSDP shards one by one."""
+        return list(self.causal._no_split_modules)
+
+    def forward(self, batch: dict[str, torch.Tensor], serving: bool = False) -> torch.Tensor:
         """Return the weighted sum of next-token losses, float32 scalar.
 
         Args:
             batch: `input_ids`, `labels` `[batch, length]` (position i of the labels is the token
                 at i; -100 is not scored), optionally `loss_weights` like them; everything else
-                goes to the model.
+                goes to the model. Of rows shared with other processes, the part of this one
+                counts.
+            serving: compute as the method serves, not as it trains.
         """
+        if serving and type(method_of(self.causal)).encode is not Method.encode:
+            # The method feeds other tokens than the user's; the model's own forward does that.
+            return self._loss_of_logits(batch)
         inputs = {k: v for k, v in batch.items() if k not in ("labels", "loss_weights")}
-        labels, weights = scored_tokens(batch)
-        scored = weights > 0
+        labels, weights = (F.pad(x, (0, 1)) for x in scored_tokens(batch))  # the last predicts none
         # Autocast's cache would keep a bfloat16 copy of all weights through the forward pass.
         half = self.dtype != torch.float32
-        with torch.autocast(labels.device.type, self.dtype, enabled=half, cache_enabled=False):
-            hidden = self.causal.base_model(**inputs, use_cache=False).last_hidden_state[:, :-1]
+        with (
+            torch.autocast(labels.device.type, self.dtype, enabled=half, cache_enabled=False),
+            self._saving(labels.device),
+        ):
+            hidden = self.causal.base_model(**inputs, use_cache=False).last_hidden_state
+        labels, weights = self.sequence.part(labels), self.sequence.part(weights)
+        scored = weights > 0
         return chunked_linear_cross_entropy(
             hidden[scored],
             self.causal.get_output_embeddings(),
@@ -137,6 +171,17 @@ class CausalLoss(nn.Module):
             weights[scored],
             self.dtype,
         )
+
+    def _loss_of_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        labels, weights = scored_tokens(batch)
+        logits = self.causal(input_ids=batch["input_ids"], use_cache=False).logits[:, :-1]
+        losses = F.cross_entropy(logits.float().mT, labels, reduction="none")
+        return (losses * weights).sum()  # of label -100 both are 0
+
+    def _saving(self, device: torch.device) -> AbstractContextManager:
+        if not (self.offload and self.training):
+            return nullcontext()
+        return torch.autograd.graph.save_on_cpu(pin_memory=device.type == "cuda")
 
 
 def scored_tokens(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,6 @@ share of the mixture. Text is tokenised once and kept in the cache folder.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 import json
 import os
@@ -22,13 +21,14 @@ import numpy as np
 
 from ctxbench.assets import cache_dir
 from ctxbench.methods.options import near_names
+from ctxbench.train.files import ARRAY_FILES, data_files, read_records
+from ctxbench.train.tokens.store import TokenShards, TokenStore, is_store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _BLOCK_CHARACTERS = 4_000_000
 _STORE_VERSION = 1
-_FILES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".parquet", ".txt", ".bin", ".npy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +91,12 @@ class TokenStream:
     """Documents laid end to end.
 
     Attributes:
-        tokens: `[N]` integers, often memory-mapped.
+        tokens: `[N]` integers, often memory-mapped; takes slices.
         starts: `[documents]` offset of each document; None where the source does not say.
         fingerprint: changes when the tokens do.
     """
 
-    tokens: np.ndarray
+    tokens: np.ndarray | TokenShards
     starts: np.ndarray | None
     fingerprint: str
 
@@ -109,13 +109,18 @@ def open_stream(source: Source, tokenizer: PreTrainedTokenizerBase) -> TokenStre
         ValueError: a form of data that is not read.
     """
     path = Path(source.name).expanduser()
-    if path.suffix in (".bin", ".npy") and path.is_file():
+    if path.suffix in ARRAY_FILES and path.is_file():
         return _open_array(path, source)
+    if is_store(path):
+        take_options(source)
+        store = TokenStore(path)
+        store.check_tokenizer(tokenizer_stamp(encoder(tokenizer)), source.name)
+        return TokenStream(store.tokens, store.documents["offset"], store.fingerprint)
     if path.is_file() or (path.is_dir() and not _is_saved_dataset(path)):
         column = take_options(source, column="text")["column"]
-        files = _data_files(path)
+        files = data_files(path)
         stamp = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        documents = (record for file in files for record in _read(file, column))
+        documents = (record for file in files for record in _text_or_ids(file, column))
         return cached_stream([stamp, column], documents, tokenizer)
     dataset, column = _open_dataset(path, source)
     records = (row.get("input_ids", row.get(column)) for row in dataset)
@@ -137,7 +142,7 @@ def cached_stream(
     Several processes may do this at once: each builds in a folder of its own, the first to finish
     renames it, the others use that.
     """
-    key = [_STORE_VERSION, stamp, _tokenizer_stamp(tokenizer)]
+    key = [_STORE_VERSION, stamp, tokenizer_stamp(encoder(tokenizer))]
     fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     folder = cache_dir() / "tokens" / fingerprint
     if not folder.is_dir():
@@ -147,7 +152,7 @@ def cached_stream(
         with contextlib.suppress(OSError):  # another process was first
             os.rename(building, folder)
         shutil.rmtree(building, ignore_errors=True)
-    tokens = np.memmap(folder / "tokens.bin", dtype=_dtype(tokenizer), mode="r")
+    tokens = np.memmap(folder / "tokens.bin", dtype=token_dtype(len(tokenizer)), mode="r")
     return TokenStream(tokens, np.load(folder / "starts.npy"), fingerprint)
 
 
@@ -170,34 +175,40 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> Any:
 
 
 def _write_store(folder: Path, documents, tokenizer: PreTrainedTokenizerBase) -> None:
-    starts, total = [], 0
+    starts, total, dtype = [], 0, token_dtype(len(tokenizer))
     with open(folder / "tokens.bin", "wb") as file:
-        for ids in _encode(documents, tokenizer):
+        for ids in encode_documents(documents, encoder(tokenizer), separator(tokenizer)):
             starts.append(total)
             total += len(ids)
-            file.write(np.asarray(ids, dtype=_dtype(tokenizer)).tobytes())
+            file.write(np.asarray(ids, dtype=dtype).tobytes())
     if not total:
         raise ValueError("The data hold no text. Give files with text or input_ids in them.")
     np.save(folder / "starts.npy", np.array(starts, dtype=np.int64))
 
 
-def _dtype(tokenizer: PreTrainedTokenizerBase) -> type:
-    return np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+def token_dtype(vocabulary: int) -> type:
+    """Return the smallest integer type for token ids below `vocabulary`."""
+    return np.uint16 if vocabulary <= 2**16 else np.uint32
 
 
-def _tokenizer_stamp(tokenizer: PreTrainedTokenizerBase) -> str:
-    return hashlib.sha256(encoder(tokenizer).to_str().encode()).hexdigest()
+def tokenizer_stamp(backend: Any) -> str:
+    """Return a hash of all that a `tokenizers.Tokenizer` does."""
+    return hashlib.sha256(backend.to_str().encode()).hexdigest()
 
 
-def _encode(documents, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
-    """Yield the ids of each document, beginning with the tokenizer's separator."""
-    separator = _separator(tokenizer)
-    encode = encoder(tokenizer).encode_batch_fast
+def encode_documents(
+    documents: Iterable[str | Any | None], backend: Any, separator: list[int]
+) -> Iterator[Any]:
+    """Yield the ids of each document; texts begin with the separator, token ids stay as they are.
+
+    Raises:
+        ValueError: a document is None.
+    """
     block, characters = [], 0
 
     def flush() -> Iterator[list[int]]:
         # encode_batch_fast skips offsets: three times faster on books
-        for encoding in encode(block, add_special_tokens=True):
+        for encoding in backend.encode_batch_fast(block, add_special_tokens=True):
             yield [*separator, *encoding.ids]
         block.clear()
 
@@ -215,11 +226,11 @@ def _encode(documents, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]
                 characters = 0
         else:
             yield from flush()
-            yield list(document)
+            yield document
     yield from flush()
 
 
-def _separator(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def separator(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return what to put before a document: nothing where the tokenizer adds a BOS itself."""
     if encoder(tokenizer).encode("", add_special_tokens=True).ids:
         return []
@@ -230,57 +241,10 @@ def _separator(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 # -------------------------------------------------------------------- reading
 
 
-def _data_files(path: Path) -> list[Path]:
-    if path.is_file():
-        files = [path]
-    else:
-        files = sorted(f for f in path.rglob("*") if f.name.endswith(_FILES[:6]))
-    readable = [f for f in files if f.name.endswith(_FILES[:6])]
-    if not readable:
-        raise ValueError(
-            f"{path} holds no data that can be read. Allowed: {', '.join(_FILES)}, a folder of "
-            "these, or a folder written by datasets' save_to_disk. Convert it to one of them."
-        )
-    return readable
-
-
-def _read(file: Path, column: str) -> Iterator[str | list[int] | None]:
-    """Yield text or token ids of each record of a file."""
-    if file.suffix == ".txt":
-        yield file.read_text(encoding="utf-8")
-    elif file.suffix == ".parquet":
-        import pyarrow.parquet
-
-        parquet = pyarrow.parquet.ParquetFile(file)
-        has_ids = "input_ids" in parquet.schema_arrow.names
-        for batch in parquet.iter_batches(columns=["input_ids" if has_ids else column]):
-            yield from batch.column(0).to_pylist()
-    else:
-        with _open_text(file) as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    record = json.loads(line)
-                    yield record.get("input_ids", record.get(column))
-                except (json.JSONDecodeError, AttributeError) as error:
-                    raise ValueError(
-                        f"{file} line {number} is not a JSON object: {error}. Every line must be "
-                        f"one, with {column!r} or 'input_ids'. Mend the line."
-                    ) from error
-
-
-def _open_text(file: Path):
-    if file.suffix == ".gz":
-        return gzip.open(file, "rt", encoding="utf-8")
-    if file.suffix == ".zst":
-        try:
-            import zstandard  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            raise ValueError(
-                f"{file} is compressed with zstd, which needs the package zstandard. "
-                "pip install zstandard, or unpack the file."
-            ) from None
-        return zstandard.open(file, "rt", encoding="utf-8")
-    return open(file, encoding="utf-8")
+def _text_or_ids(file: Path, column: str) -> Iterator[str | list[int] | None]:
+    """Yield token ids of each record of a file, or its text where it has none."""
+    for record in read_records(file, (column, "input_ids")):
+        yield record.get("input_ids", record.get(column))
 
 
 def _open_array(path: Path, source: Source) -> TokenStream:

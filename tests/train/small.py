@@ -77,7 +77,7 @@ def small_config(folder: Path, **values) -> TrainConfig:
             "lr": 0.01,
             "warmup": 2,
             "dtype": "fp32",
-            "activation_checkpointing": False,
+            "activation_checkpointing": "none",
             "save_every": 0,
             **values,
         },

@@ -9,8 +9,8 @@ from ctxbench.train.checkpoint import find_checkpoint, save_checkpoint
 
 
 def save(folder, step, keep=2):
-    tensors = {"weights": {"a": torch.full((3,), float(step))}, "average": {}}
-    return save_checkpoint(folder, {"step": step}, tensors, [{"state": {}}], keep)
+    tensors = {"a": torch.full((3,), float(step)), "count": torch.tensor(float(step))}
+    return save_checkpoint(folder, {"step": step}, tensors, keep)
 
 
 def test_round_trip_and_pruning(tmp_path):
@@ -20,9 +20,14 @@ def test_round_trip_and_pruning(tmp_path):
     found = find_checkpoint(tmp_path)
     assert found is not None
     assert found.step == 3
-    assert found.tensors("weights")["a"].tolist() == [3.0] * 3
-    assert found.tensors("average") == {}
-    assert found.optimizers() == [{"state": {}}]
+    tensors = found.tensors()
+    assert tensors.shapes == {"a": (3,), "count": ()}
+    a, count = torch.zeros(3), torch.zeros(())
+    tensors.load_into("a", a)
+    tensors.load_into("count", count)
+    assert (a.tolist(), count.item()) == ([3.0] * 3, 3.0)
+    with pytest.raises(ValueError, match=r"a of shape \(3,\), this run has \(4,\)"):
+        tensors.load_into("a", torch.zeros(4))
 
 
 def test_nothing_to_find(tmp_path):
@@ -30,22 +35,22 @@ def test_nothing_to_find(tmp_path):
 
 
 def shorten(folder):
-    file = folder / "optimizers.pt"
+    file = folder / "state-00000.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    return "optimizers.pt has"
+    return "state-00000.safetensors has"
 
 
 def corrupt(folder):
-    file = folder / "weights.safetensors"
+    file = folder / "state-00000.safetensors"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(bytes(data))
-    return "content of weights.safetensors"
+    return "content of state-00000.safetensors"
 
 
 def drop(folder):
-    (folder / "weights.safetensors").unlink()
-    return "weights.safetensors is missing"
+    (folder / "state-00000.safetensors").unlink()
+    return "state-00000.safetensors is missing"
 
 
 def drop_manifest(folder):

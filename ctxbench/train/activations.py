@@ -1,0 +1,43 @@
+"""What the backward pass keeps of each layer, and what it computes again."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+_ATTENTION = (
+    "aten::_scaled_dot_product_flash_attention",
+    "aten::_scaled_dot_product_efficient_attention",
+    "aten::_scaled_dot_product_cudnn_attention",
+    "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "flash_attn::_flash_attn_forward",
+    "flash_attn::_flash_attn_varlen_forward",
+    "flash_attn_3::fwd",
+)
+"""Kernels whose output is worth its memory: at 32k tokens attention is two fifths of the work."""
+
+
+def checkpoint_activations(model: Any, mode: str) -> None:
+    """Let the layers of a model recompute their activations in the backward pass.
+
+    Args:
+        model: of transformers.
+        mode: `full` keeps the input of each layer; `selective` also the output of its attention,
+            where a fused kernel computes it; `none` keeps everything.
+    """
+    if mode == "none":
+        return
+    arguments: dict[str, Any] = {"use_reentrant": False}
+    if mode == "selective":
+        arguments["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_attention)
+    model.gradient_checkpointing_enable(arguments)
+
+
+def _keep_attention(_context: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+    name = operator.name() if isinstance(operator, torch._ops.OpOverload) else ""
+    if name.partition(".")[0] in _ATTENTION:
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE

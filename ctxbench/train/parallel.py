@@ -1,0 +1,160 @@
+"""The processes of a run: how they were launched, what they share, how they talk.
+
+Data parallel by DDP; or with weights, gradients and optimizer cut over GPUs (FSDP2), by
+Accelerate. Rows too long for one process are shared by groups of them (sequence.py).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from ctxbench.train.config import TrainConfig, as_dict
+from ctxbench.train.sequence import SequenceParallel
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def start_accelerator(config: TrainConfig) -> Accelerator:
+    """Return the Accelerator of this process.
+
+    Raises:
+        ValueError: the launcher's settings are not the config's.
+    """
+    from accelerate import Accelerator
+
+    _check_launcher(config)
+    # Without cpu=True Accelerate takes torchrun's CPU ranks for independent processes.
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="no",  # CausalLoss chooses, over float32 weights
+        log_with=list(config.trackers) or None,
+        project_dir=config.output,
+        **(_sharding(config) if config.shard > 1 else {}),
+    )
+    asked, found = config.processes, accelerator.num_processes
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if (asked is not None and asked != found) or launched != found:
+        raise ValueError(
+            f"processes={asked} and WORLD_SIZE={launched}, but {found} run together. Launch with "
+            f"torchrun --nproc-per-node {asked or launched} -m ctxbench.train ..., or accelerate "
+            "launch --multi_gpu --num_processes N -m ctxbench.train ... (on CPUs too: accelerate "
+            "launch --cpu starts one process whatever it is told)."
+        )
+    if config.shard > 1 and not accelerator.is_fsdp2:
+        raise ValueError(
+            f"shard={config.shard} needs as many GPUs; this run has {found} process(es) on "
+            f"{accelerator.device.type}. Launch more processes on GPUs, or give --shard 1."
+        )
+    if config.trackers:
+        accelerator.init_trackers("ctxbench", {k: str(v) for k, v in as_dict(config).items()})
+    return accelerator
+
+
+class Ranks:
+    """This process among the others.
+
+    Attributes:
+        world: number of processes.
+        rank: of this one.
+        data: number of groups that each work on rows of their own.
+        data_rank: of this process's group.
+        sequence: the processes that share its rows.
+        sharded: whether weights are cut over processes.
+    """
+
+    def __init__(self, accelerator: Accelerator, config: TrainConfig):
+        self.accelerator = accelerator
+        self.world, self.rank = accelerator.num_processes, accelerator.process_index
+        self.sharded = accelerator.is_fsdp2
+        size = config.sequence_parallel
+        self.data, self.data_rank = self.world // size, self.rank // size
+        group = None
+        if size > 1:
+            groups = [list(range(at, at + size)) for at in range(0, self.world, size)]
+            group, _ = dist.new_subgroups_by_enumeration(groups)
+        self.sequence = SequenceParallel(size, self.rank % size, group)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes what one process has to write."""
+        return self.rank == 0
+
+    def prepare(self, network: nn.Module, optimizers: list) -> tuple[nn.Module, list]:
+        """Return the network wrapped for its processes, on its device, and its optimizers.
+
+        Sharding takes the weights from host memory layer by layer: the whole model is never on one
+        GPU.
+        """
+        if not self.sharded:
+            network.to(self.accelerator.device)
+        wrapped, *prepared = self.accelerator.prepare(network, *optimizers)
+        return wrapped, prepared
+
+    def holds_back(self, last: bool) -> bool:
+        """Return whether gradients stay here after a micro-step, until the last one.
+
+        Sharded ones do not: held back they would be whole on every GPU.
+        """
+        return not last and not self.sharded
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum over processes."""
+        total = self.accelerator.reduce(values.to(self.accelerator.device), "sum")
+        assert isinstance(total, torch.Tensor)
+        return total
+
+    def gather(self, value: Any) -> list:
+        """Return the value of every process, in order; all have to ask."""
+        if self.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value)
+        return found
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor gathered from the processes it is cut over; all have to ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _sharding(config: TrainConfig) -> dict[str, Any]:
+    """Return Accelerate's arguments: FSDP2, each decoder layer by itself."""
+    from accelerate import FullyShardedDataParallelPlugin, ParallelismConfig
+
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        reshard_after_forward=True,
+        auto_wrap_policy="transformer_based_wrap",
+        cpu_ram_efficient_loading=False,
+    )
+    copies = int(os.environ.get("WORLD_SIZE", 1)) // config.shard
+    if copies <= 1:
+        return {"fsdp_plugin": plugin}
+    sizes = ParallelismConfig(dp_replicate_size=copies, dp_shard_size=config.shard)
+    return {"fsdp_plugin": plugin, "parallelism_config": sizes}
+
+
+def _check_launcher(config: TrainConfig) -> None:
+    """Refuse what accelerate launch was told and this run would not do."""
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1"):
+            raise ValueError(
+                f"accelerate launch chose {name}, which ctxbench-train does not run. It runs on "
+                "one process, with DDP, or with FSDP2 that it sets up itself. Use --multi_gpu in "
+                "the accelerate config and --shard N here."
+            )
+    for name, ours in (("MIXED_PRECISION", config.dtype), ("GRADIENT_ACCUMULATION_STEPS", "1")):
+        theirs = os.environ.get(f"ACCELERATE_{name}", ours)
+        if theirs not in (ours, "no", "1"):
+            raise ValueError(
+                f"accelerate launch was told {name.lower()}={theirs}, which would be ignored: "
+                f"ctxbench-train has --dtype ({config.dtype} now) and derives accumulation from "
+                "--batch-size. Leave it out of the accelerate config."
+            )

@@ -1,0 +1,121 @@
+"""Going on from a checkpoint: which one, and what of a run is in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ctxbench.train.checkpoint import Checkpoint, find_checkpoint, open_checkpoint
+from ctxbench.train.config import TrainConfig
+from ctxbench.train.ema import MovingAverage
+
+if TYPE_CHECKING:
+    from ctxbench.train.parallel import Ranks
+
+
+def checkpoint_to_resume(
+    config: TrainConfig, info: Mapping[str, Any], ranks: Ranks
+) -> Checkpoint | None:
+    """Return the checkpoint to go on from; the first process checks that it is whole.
+
+    Raises:
+        ValueError: the folder holds another run.
+    """
+    folder = Path(config.output) / "checkpoints"
+    found = find_checkpoint(folder, ranks.accelerator.print) if ranks.main else None
+    chosen = ranks.gather(found and found.folder)[0]
+    if chosen is None:
+        return None
+    checkpoint = found or open_checkpoint(chosen)
+    if config.resume == "never":
+        raise ValueError(
+            f"resume=never, but {folder} holds checkpoints. Remove them, give another --output, or "
+            "use --resume auto."
+        )
+    for key, what in (("config", "settings"), ("data", "data")):
+        same = checkpoint.info["config_hash"] == info["config_hash"] or key != "config"
+        if not same or (key == "data" and checkpoint.info["data"] != info["data"]):
+            theirs, ours = checkpoint.info[key], info[key]
+            if isinstance(ours, dict):
+                ours = {k: v for k, v in ours.items() if v != theirs.get(k)}
+                theirs = {k: theirs.get(k) for k in ours}
+            raise ValueError(
+                f"{checkpoint.folder} was made with other {what}: {theirs} there, {ours} now. "
+                "Give the same, to resume, or another --output, to begin a new run."
+            )
+    ranks.accelerator.print(f"Resumed at step {checkpoint.step} from {checkpoint.folder}.")
+    return checkpoint
+
+
+def run_state(
+    model: nn.Module,
+    trained: Mapping[str, torch.Tensor],
+    average: MovingAverage,
+    optimizers: Sequence[Any],
+) -> dict[str, torch.Tensor]:
+    """Return every tensor that a run goes on with, by name.
+
+    Args:
+        model: that trains.
+        trained: what training changes of it.
+        average: of the weights.
+        optimizers: their learning rates are functions of the step and no part of it.
+    """
+    state = {f"weights.{name}": tensor for name, tensor in trained.items()}
+    state |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
+    for name, parameter in model.named_parameters():
+        for number, optimizer in enumerate(optimizers):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                state[f"optimizer{number}.{key}.{name}"] = value
+    return state
+
+
+@torch.no_grad()
+def restore(
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    trained: Mapping[str, torch.Tensor],
+    average: MovingAverage,
+    optimizers: Sequence[Any],
+) -> None:
+    """Put the tensors of a checkpoint in place, on any number of processes."""
+    saved = checkpoint.tensors()
+    for name, tensor in trained.items():
+        saved.load_into(f"weights.{name}", tensor)
+    for name, tensor in average.tensors.items():
+        saved.load_into(f"average.{name}", tensor)
+    parameters = dict(model.named_parameters())
+    for entry in saved:
+        owner, _, rest = entry.partition(".")
+        if owner.startswith("optimizer"):
+            key, _, name = rest.partition(".")
+            parameter = parameters[name]
+            if saved.shapes[entry] == tuple(parameter.shape):
+                value = torch.zeros_like(parameter)
+            else:  # a count of steps, whole on every process
+                value = torch.zeros(saved.shapes[entry], device=parameter.device)
+            saved.load_into(entry, value)
+            optimizers[int(owner.removeprefix("optimizer"))].state[parameter][key] = value
+
+
+def drop_metrics_after(file: Path, step: int) -> None:
+    """Keep the lines of the steps that the run resumes after."""
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            metrics = json.loads(line)
+        except json.JSONDecodeError:  # the process was killed while writing it
+            continue
+        if metrics["step"] <= step:
+            kept.append(line + "\n")
+    building = file.with_suffix(".tmp")
+    building.write_text("".join(kept), encoding="utf-8")
+    os.replace(building, file)

@@ -1,0 +1,1 @@
+"""Token stores: text chosen, mixed and tokenised once, read at any length."""
