@@ -33,7 +33,8 @@ def checkpoint_activations(model: Any, mode: str) -> None:
     arguments: dict[str, Any] = {"use_reentrant": False}
     if mode == "selective":
         arguments["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_attention)
-    model.gradient_checkpointing_enable(arguments)
+    enable = getattr(model, "activation_checkpointing_enable", None)  # its name since 5.2x
+    (enable or model.gradient_checkpointing_enable)(arguments)
 
 
 def _keep_attention(_context: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
