@@ -115,4 +115,11 @@ def in_chunks(window: Window, chunk: int) -> list[Window]:
     ]
 
 
-PROTOCOLS = {"overlap": overlap_windows, "sliding": sliding_windows, "prefix": prefix_windows}
+PROTOCOLS = {
+    "overlap": overlap_windows,
+    "sliding": sliding_windows,
+    "prefix": prefix_windows,
+    "lceg_landmark": overlap_windows,
+}
+OVER_DOCUMENTS = ("overlap", "lceg_landmark")
+"""Protocols that take all documents as one stream."""

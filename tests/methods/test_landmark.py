@@ -144,7 +144,7 @@ def test_new_embeddings_are_the_mean_of_the_old():
     [
         ({"block": 64, "top_k": 5, "trained_length": 400}, "must be at least 448"),
         ({"block": 1}, "block"),
-        ({"top_k": 0}, "top_k"),
+        ({"top_k": -1}, "top_k"),
     ],
 )
 def test_senseless_options_are_refused(options, message):

@@ -172,6 +172,18 @@ def test_chunks_do_not_see_each_other(tmp_path, lm, tokenizer_path, stream):
     assert abs(second - whole["nll_by_position"][1]) > 1e-4
 
 
+def test_lceg_landmark_reads_parts(tmp_path, lm, tokenizer_path):
+    path = write_jsonl(tmp_path / "t.jsonl")
+    found = evaluate(tmp_path, lm, tokenizer_path, "lceg_landmark", path, ppl_chunk=256)
+    parts = evaluate(tmp_path, lm, tokenizer_path, "overlap", path, ppl_chunk=256)
+    whole = evaluate(tmp_path, lm, tokenizer_path, "overlap", path)
+    assert found["ppl_lceg_landmark"] == parts["ppl_overlap"]
+    assert abs(found["ppl_lceg_landmark"] - whole["ppl_overlap"]) > 1e-3
+    for name, content in leaf_module.leaves().items():
+        if "lceg_landmark_" in name:
+            assert content["dataset_kwargs"]["ctx_chunk"] == 512
+
+
 def test_standard_error_is_over_documents(tmp_path, lm, tokenizer_path, stream):
     result = evaluate(tmp_path, lm, tokenizer_path, "prefix", write_jsonl(tmp_path / "t.jsonl"))
     means = [lm.nll(ids[:LENGTH]).mean().item() for ids in stream if len(ids) >= LENGTH]

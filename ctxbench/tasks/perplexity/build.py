@@ -13,7 +13,7 @@ import numpy as np
 
 from ctxbench.tasks.perplexity.texts import SOURCES, Documents, locate, read_documents
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
-from ctxbench.tasks.windows import PROTOCOLS, Window
+from ctxbench.tasks.windows import OVER_DOCUMENTS, PROTOCOLS, Window
 
 log = logging.getLogger(__name__)
 
@@ -45,15 +45,15 @@ class Plan:
 def make_plan(documents: Documents, protocol: str, length: int, stride: int) -> Plan:
     """Lay the windows of a protocol over documents.
 
-    `overlap` treats them as one stream, as the paper does: windows may cross from one document
-    into the next. `sliding` and `prefix` stay within a document and leave out those shorter than
-    a window.
+    `overlap` and `lceg_landmark` treat them as one stream, as the paper does: windows may cross
+    from one document into the next. `sliding` and `prefix` stay within a document and leave out
+    those shorter than a window.
 
     Raises:
         ValueError: not one window fits.
     """
     enumerate_windows = PROTOCOLS[protocol]
-    if protocol == "overlap":
+    if protocol in OVER_DOCUMENTS:
         kept, short = documents.ids, 0
         starts = np.cumsum([0, *(part.size for part in kept)])
         windows = enumerate_windows(int(starts[-1]), length, stride)
@@ -88,9 +88,10 @@ def shards(
     ctx_length: int,
     ctx_stride: int = STRIDE,
     ctx_documents: int = DOCUMENTS,
+    ctx_chunk: int = 0,
     ppl_stride: int | None = None,
     ppl_documents: int | None = None,
-    ppl_chunk: int = 0,
+    ppl_chunk: int | None = None,
     text_path: str | None = None,
     data_dir: str | None = None,
     bin_dtype: str | None = None,
@@ -100,10 +101,11 @@ def shards(
 
     Args:
         ctx_source: a key of `SOURCES`.
-        ctx_protocol: `overlap`, `sliding` or `prefix`.
+        ctx_protocol: a key of `PROTOCOLS`.
         ctx_length: tokens per window.
         ctx_stride: tokens between windows, unless metadata says otherwise.
         ctx_documents: how many documents are read, unless metadata says otherwise.
+        ctx_chunk: as `ppl_chunk`, unless metadata says otherwise.
         ppl_stride: metadata; tokens between windows.
         ppl_documents: metadata; how many documents, 0 for all.
         ppl_chunk: metadata; cut every window into parts of so many tokens that do not see each
@@ -123,10 +125,11 @@ def shards(
     stride = ctx_stride if ppl_stride is None else ppl_stride
     _whole_number("ppl_stride", stride, least=1)
     bucket = 0 if ctx_protocol == "sliding" else BUCKET
-    if ppl_chunk and (ppl_chunk % BUCKET or ctx_protocol == "sliding"):
+    chunk = ctx_chunk if ppl_chunk is None else ppl_chunk
+    if chunk and (chunk % BUCKET or ctx_protocol == "sliding"):
         raise ValueError(
-            f"Metadata ppl_chunk={ppl_chunk} with protocol {ctx_protocol!r}; allowed is a multiple "
-            f"of {BUCKET}, with protocols 'overlap' and 'prefix'. Change it or leave it out."
+            f"Metadata ppl_chunk={chunk} with protocol {ctx_protocol!r}; allowed is a multiple "
+            f"of {BUCKET}, with any protocol but 'sliding'. Change it or leave it out."
         )
     limit = ctx_documents if ppl_documents is None else ppl_documents
     _whole_number("ppl_documents", limit, least=0)
@@ -145,7 +148,7 @@ def shards(
         "file": path.name,
         "protocol": ctx_protocol,
         "stride": stride,
-        "chunk": ppl_chunk,
+        "chunk": chunk,
         "bucket": bucket,
         "bytes_per_token": bytes_per_token(plan.ids, tokenizer),
         "skipped": plan.skipped,

@@ -6,7 +6,14 @@ from ctxbench.tasks import leaf_files
 
 FOLDER = Path(__file__).parent / "leaves"
 SOURCES = ("pg19", "proof_pile", "text")
-PROTOCOLS = {"overlap": "ppl", "sliding": "ppl_sliding", "prefix": "ppl_prefix"}
+PROTOCOLS = {
+    "overlap": "ppl",
+    "sliding": "ppl_sliding",
+    "prefix": "ppl_prefix",
+    "lceg_landmark": "ppl_lceg_landmark",
+}
+CONSTANTS = {"lceg_landmark": {"ctx_chunk": 512}}
+"""Protocol -> further constants of its leaves."""
 LENGTHS = {f"{k}k": k * 1024 for k in (2, 4, 8, 16, 32, 64)}
 
 
@@ -24,6 +31,7 @@ def leaves() -> dict[str, dict]:
                         "ctx_source": source,
                         "ctx_protocol": protocol,
                         "ctx_length": length,
+                        **CONSTANTS.get(protocol, {}),
                     },
                 }
                 for name, length in LENGTHS.items()
