@@ -48,7 +48,10 @@ TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-5}
 
 
 def assert_matches(actual: torch.Tensor, expected: torch.Tensor, dtype=torch.float64):
-    """Compare logits or gradients (size about 1) by the largest difference."""
+    """Compare logits or gradients (size about 1) by the largest difference; bfloat16 by the mean."""
+    if dtype == torch.bfloat16:
+        assert (actual.double() - expected.double()).abs().mean() < 0.02
+        return
     torch.testing.assert_close(
         actual.double(), expected.double(), rtol=0, atol=TOLERANCE.get(dtype, 1e-5)
     )

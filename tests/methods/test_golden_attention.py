@@ -8,7 +8,7 @@ import torch
 
 from tests.methods.attention_goldens import Golden, assert_matches
 
-DTYPES = [torch.float64, torch.float32]
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
 
 def run_case(model, case, ids):
