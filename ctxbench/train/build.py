@@ -88,9 +88,14 @@ def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return what training changes, by name: parameters, and the method's own tensors."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     known = {_address(tensor) for tensor in trained.values()}
-    causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    own = method_of(causal).state_tensors(causal)
+    own = own_tensors(model)
     return {**trained, **{f"method.{k}": t for k, t in own.items() if _address(t) not in known}}
+
+
+def own_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return what the method adds to the weights, by name."""
+    causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    return method_of(causal).state_tensors(causal)
 
 
 def _address(tensor: torch.Tensor) -> int:
@@ -99,10 +104,12 @@ def _address(tensor: torch.Tensor) -> int:
 
 def make_optimizers(config: TrainConfig, model: nn.Module) -> list[torch.optim.Optimizer]:
     """Return the optimizers; each group's `scale` multiplies the learning rate."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    own = {id(tensor) for tensor in own_tensors(model).values()}
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in own]
     matrices = [p for name, p in named if p.ndim == 2 and _in_layers(name)]
     embeddings = [p for name, p in named if p.ndim >= 2 and not _in_layers(name)]
     vectors = [p for _, p in named if p.ndim < 2]
+    added = [p for p in model.parameters() if p.requires_grad and id(p) in own]
     muon: list[torch.optim.Optimizer] = []
     if config.optimizer == "muon":
         group = {"params": matrices, "scale": 1.0}
@@ -113,6 +120,7 @@ def make_optimizers(config: TrainConfig, model: nn.Module) -> list[torch.optim.O
     groups = [
         {"params": decayed, "scale": scale, "weight_decay": config.weight_decay},
         {"params": vectors, "scale": scale, "weight_decay": 0.0},
+        {"params": added, "scale": config.own_lr, "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(
         [group for group in groups if group["params"]],

@@ -59,6 +59,7 @@ class TrainConfig:
         seed: decides order, documents, dropout
         optimizer: adamw, or muon for the matrices of the layers and adamw at 0.3 lr for the rest
         lr: peak learning rate
+        own_lr: of what a method adds to the weights (CLEX's equation), as a share of lr
         betas: of AdamW
         eps: of AdamW
         weight_decay: on matrices only
@@ -107,6 +108,7 @@ class TrainConfig:
 
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = 2e-5
+    own_lr: float = 1.0
     betas: tuple[float, ...] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -382,7 +384,7 @@ def _check_values(config: TrainConfig) -> None:
     ones = ("batch_size", "micro_batch_size", "keep_checkpoints", "eval_rows", "shard")
     low = dict.fromkeys((*ones, "sequence_parallel"), 1)
     low |= dict.fromkeys(("seed", "warmup", "save_every", "eval_every", "clip", "weight_decay"), 0)
-    low |= dict.fromkeys(("hold", "final_lr", "ema_decay", "lora_rank", "lr"), 0)
+    low |= dict.fromkeys(("hold", "final_lr", "ema_decay", "lora_rank", "lr", "own_lr"), 0)
     high = {"hold": 1, "final_lr": 1, "ema_decay": 1}
     for name, least in low.items():
         value = getattr(config, name)

@@ -48,7 +48,7 @@ TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-5}
 
 
 def assert_matches(actual: torch.Tensor, expected: torch.Tensor, dtype=torch.float64):
-    """Compare logits or gradients (size about 1) by the largest difference; bfloat16 by the mean."""
+    """Compare logits or gradients (size about 1): the largest difference, in bfloat16 the mean."""
     if dtype == torch.bfloat16:
         assert (actual.double() - expected.double()).abs().mean() < 0.02
         return

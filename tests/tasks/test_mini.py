@@ -178,18 +178,71 @@ TABLE = {
 }
 
 
+def measure(scorer: Scorer, length: int, number: int) -> tuple[list[bool], float]:
+    """Which prompts are answered right, and the perplexity of the text after them."""
+    requests = [Request(ids, length - 69) for ids in first_measurement_prompts(length, number)]
+    assert all(len(request.ids) == length for request in requests)
+    text = torch.cat([score.logprobs[:64] for score in scorer.scores(requests)]).double()
+    answers = [Request(request.ids, length - 2) for request in requests]
+    return [score.greedy for score in scorer.scores(answers)], float((-text.mean()).exp())
+
+
+python_of_the_table = pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11), reason="measured on Python 3.11's library"
+)
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="measured on Python 3.11's library")
+@python_of_the_table
 @pytest.mark.parametrize("method", TABLE)
 def test_the_published_table_comes_out(method):
     model, _ = ctxbench.load_model("mini", method, length=4096)
     scorer = Scorer(model, model.ctxbench_method, batch_size=4)
     for length, (accuracy, perplexity) in TABLE[method].items():
-        requests = [Request(ids, length - 69) for ids in first_measurement_prompts(length, 50)]
-        assert all(len(request.ids) == length for request in requests)
-        text = torch.cat([score.logprobs[:64] for score in scorer.scores(requests)]).double()
-        answers = [Request(request.ids, length - 2) for request in requests]
-        right = [score.greedy for score in scorer.scores(answers)]
+        right, found = measure(scorer, length, 50)
         # measured with bfloat16 autocast: one prompt of 50 may differ
         assert sum(right) / 50 == pytest.approx(accuracy, abs=0.021)
-        assert float((-text.mean()).exp()) == pytest.approx(perplexity, rel=0.02)
+        assert found == pytest.approx(perplexity, rel=0.02)
+
+
+# the first 20 prompts, with the settings the table was measured with
+ATTENTION_TABLE = {
+    ("lm_infinite", ("sinks", 10), ("window", 256)): {
+        256: (1.0, 13.76), 512: (0.35, 13.68), 1024: (0.2, 13.54), 2048: (0.1, 13.54),
+    },
+    ("self_extend", ("group", 16), ("window", 64)): {
+        256: (1.0, 13.15), 512: (1.0, 13.01), 1024: (1.0, 14.27), 2048: (0.95, 14.99),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@python_of_the_table
+@pytest.mark.parametrize("settings", ATTENTION_TABLE, ids=lambda s: s[0])
+def test_the_published_table_of_attention_methods_comes_out(settings):
+    model, _ = ctxbench.load_model("mini", settings[0], length=4096, **dict(settings[1:]))
+    scorer = Scorer(model, model.ctxbench_method, batch_size=4)
+    for length, (accuracy, perplexity) in ATTENTION_TABLE[settings].items():
+        right, found = measure(scorer, length, 20)
+        assert sum(right) / 20 == pytest.approx(accuracy, abs=0.051)  # one prompt of 20
+        assert found == pytest.approx(perplexity, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "keeps_retrieval"),
+    [("streaming_llm", False), ("lm_infinite", False), ("rerope", True), ("dca", True)],
+)
+def test_windows_lose_what_is_far_and_repositioning_keeps_it(method, keeps_retrieval):
+    """At eight times the window, with each method's defaults: perplexity flat for all."""
+    model, _ = ctxbench.load_model("mini", method, length=4096)
+    scorer = Scorer(model, model.ctxbench_method, batch_size=4)
+    _, inside = measure(scorer, 256, 20)
+    right, beyond = measure(scorer, 2048, 20)
+    assert beyond <= 1.3 * inside  # ReRoPE 1.20 on these prompts; the plain model 5.6
+    # prompt i has its needle at depth (i % 10 + 0.5) / 10; a window of 256 holds the last eighth
+    assert (
+        sum(right) >= 17
+        if keeps_retrieval
+        else not any(answer for i, answer in enumerate(right) if i % 10 < 8)
+    )
