@@ -234,6 +234,11 @@ class CLEXRotary(RequestRotary):
         move = lambda tensor: tensor.to(fn(torch.empty(0)).device)  # noqa: E731
         return super()._apply(move, recurse)
 
+    def train(self, mode: bool = True):
+        """Forget what was kept: sharded weights are gathered anew without a trace of a change."""
+        self._kept_for = ()
+        return super().train(mode)
+
     def table(self, length: int) -> tuple[torch.Tensor, float]:
         """Return frequencies and attention scaling for a request of this length."""
         t = self.method.stretch(self.config, length)

@@ -80,7 +80,7 @@ def train(config: TrainConfig, *, recipe: str | None = None, command: str = "") 
     first = 0
     if checkpoint := checkpoint_to_resume(config, info, ranks):
         first = checkpoint.step
-        restore(checkpoint, network.model, trained, average, optimizers)
+        restore(checkpoint, trained, average, optimizers)
     progress = Progress(config, model, accelerator, first_step=first)
     if ranks.main:
         _write_config(output, config, recipe, command)
@@ -152,7 +152,7 @@ def train(config: TrainConfig, *, recipe: str | None = None, command: str = "") 
                 _append(output / "metrics.jsonl", metrics)
             due = config.save_every and _is_due(done, config.save_every, config.steps)
             if due or stop:
-                state = run_state(network.model, trained, average, optimizers)
+                state = run_state(trained, average, optimizers)
                 save_checkpoint(
                     output / "checkpoints",
                     {"step": done, **info},

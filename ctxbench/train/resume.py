@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from ctxbench.train.checkpoint import Checkpoint, find_checkpoint, open_checkpoint
 from ctxbench.train.config import TrainConfig
@@ -54,22 +53,19 @@ def checkpoint_to_resume(
 
 
 def run_state(
-    model: nn.Module,
-    trained: Mapping[str, torch.Tensor],
-    average: MovingAverage,
-    optimizers: Sequence[Any],
+    trained: Mapping[str, torch.Tensor], average: MovingAverage, optimizers: Sequence[Any]
 ) -> dict[str, torch.Tensor]:
     """Return every tensor that a run goes on with, by name.
 
     Args:
-        model: that trains.
-        trained: what training changes of it.
+        trained: what training changes, as it was when the optimizers got it: the model itself shows
+            gathered copies between a forward pass and its backward pass.
         average: of the weights.
         optimizers: their learning rates are functions of the step and no part of it.
     """
     state = {f"weights.{name}": tensor for name, tensor in trained.items()}
     state |= {f"average.{name}": tensor for name, tensor in average.tensors.items()}
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained.items():
         for number, optimizer in enumerate(optimizers):
             for key, value in optimizer.state.get(parameter, {}).items():
                 state[f"optimizer{number}.{key}.{name}"] = value
@@ -79,7 +75,6 @@ def run_state(
 @torch.no_grad()
 def restore(
     checkpoint: Checkpoint,
-    model: nn.Module,
     trained: Mapping[str, torch.Tensor],
     average: MovingAverage,
     optimizers: Sequence[Any],
@@ -90,12 +85,11 @@ def restore(
         saved.load_into(f"weights.{name}", tensor)
     for name, tensor in average.tensors.items():
         saved.load_into(f"average.{name}", tensor)
-    parameters = dict(model.named_parameters())
     for entry in saved:
         owner, _, rest = entry.partition(".")
         if owner.startswith("optimizer"):
             key, _, name = rest.partition(".")
-            parameter = parameters[name]
+            parameter = trained[name]
             if saved.shapes[entry] == tuple(parameter.shape):
                 value = torch.zeros_like(parameter)
             else:  # a count of steps, whole on every process

@@ -1,17 +1,48 @@
-"""One rank of a two-process run; started by test_loop."""
+"""One rank of several: trains the runs of a JSON list; started by tests.train.ranks.
 
+A run is settings of `small_config`; with `stop` it is interrupted before that step.
+"""
+
+import json
+import os
 import sys
 from pathlib import Path
+
+
+def pretend_gpus(sharding: bool) -> None:
+    """Accelerate shards on GPUs alone. Its private state is told that these CPUs are some."""
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    PartialState(cpu=True)
+    kind = DistributedType.MULTI_XPU if sharding else DistributedType.MULTI_CPU
+    PartialState._shared_state["distributed_type"] = kind
+
+
+def forget_run() -> None:
+    """Take back what Accelerate keeps of one run and a process with one run never sees."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=False)
+    GradientState._reset_state()
+    os.environ.pop("ACCELERATE_USE_FSDP", None)
+
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     import torch
 
-    from ctxbench.train.loop import train
-    from tests.train.small import METHODS, small_config
+    from ctxbench.train import loop
+    from tests.train.small import interrupt_at, small_config
 
     torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
-    for name in sys.argv[2:]:
-        values = {**METHODS[name], "output": str(folder / f"two_{name}"), "processes": 2}
-        train(small_config(folder, micro_batch_size=1, **values))
+    folder, rate = Path(sys.argv[1]), loop.learning_rate
+    for values in json.loads(sys.argv[2]):
+        pretend_gpus(values.get("shard", 1) > 1)
+        stop = values.pop("stop", None)
+        loop.learning_rate = interrupt_at(stop) if stop else rate
+        try:
+            loop.train(small_config(folder, **values))
+        except KeyboardInterrupt:
+            assert stop
+        forget_run()

@@ -90,3 +90,15 @@ def losses(folder: Path) -> list[float]:
     metrics = [json.loads(line) for line in lines]
     assert [m["step"] for m in metrics] == list(range(1, len(metrics) + 1))
     return [m["loss"] for m in metrics]
+
+
+def interrupt_at(step: int):
+    """A learning rate that interrupts the run before an update, counted from 0."""
+    from ctxbench.train.schedule import learning_rate
+
+    def rate(config, now):
+        if now == step:
+            raise KeyboardInterrupt
+        return learning_rate(config, now)
+
+    return rate

@@ -3,10 +3,6 @@
 import dataclasses
 import os
 import signal
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,44 +12,21 @@ from ctxbench import load_model
 from ctxbench.methods.record import read_record
 from ctxbench.train.checkpoint import find_checkpoint
 from ctxbench.train.loop import STOPPED, train
-from tests.train.small import METHODS, losses, small_config
+from tests.train.ranks import launch_ranks
+from tests.train.small import METHODS, interrupt_at, losses, small_config
 
 pytestmark = pytest.mark.filterwarnings(  # peft 0.21 asks transformers 5.23 by the old name
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )
 
-WORKER = Path(__file__).with_name("ddp_worker.py")
-
-
-def launch_ranks(folder: Path, world: int, *variants: str) -> None:
-    """Start the ranks of a gloo group, as torchrun would, without its agent."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(folder), *variants],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    for rank in ranks:
-        _, errors = rank.communicate(timeout=300)
-        assert rank.returncode == 0, errors[-2000:]
-
 
 def test_two_processes_give_the_losses_of_one(tmp_path):
-    for name, values in METHODS.items():
-        output = str(tmp_path / f"one_{name}")
-        train(small_config(tmp_path, micro_batch_size=1, **values, output=output))
-    launch_ranks(tmp_path, 2, *METHODS)
-    for name in METHODS:
+    runs = {name: {"micro_batch_size": 1, **values} for name, values in METHODS.items()}
+    for name, values in runs.items():
+        train(small_config(tmp_path, **values, output=str(tmp_path / f"one_{name}")))
+    two = [{**v, "output": str(tmp_path / f"two_{name}")} for name, v in runs.items()]
+    launch_ranks(tmp_path, 2, *two)
+    for name in runs:
         one, two = losses(tmp_path / f"one_{name}"), losses(tmp_path / f"two_{name}")
         assert len(one) == 6
         assert one[0] - one[-1] > 0.01, "nothing was learned"
@@ -82,7 +55,7 @@ def test_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, name, monkeypatc
     train(whole)
     broken = dataclasses.replace(whole, output=str(tmp_path / "broken"))
     with monkeypatch.context() as patch:
-        patch.setattr("ctxbench.train.loop.learning_rate", _interrupt_at(5))
+        patch.setattr("ctxbench.train.loop.learning_rate", interrupt_at(5))
         with pytest.raises(KeyboardInterrupt):
             train(broken)
     assert len(losses(tmp_path / "broken")) == 5
@@ -99,17 +72,6 @@ def _with_dropout(config):
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.1
     return model, tokenizer
-
-
-def _interrupt_at(step):
-    from ctxbench.train.schedule import learning_rate
-
-    def rate(config, now):
-        if now == step:
-            raise KeyboardInterrupt
-        return learning_rate(config, now)
-
-    return rate
 
 
 def test_sigterm_saves_and_the_run_goes_on_from_there(tmp_path, monkeypatch):

@@ -1,0 +1,122 @@
+"""Sharded weights and shared rows: the same losses as one process, checkpoints for any number."""
+
+import json
+import math
+import shutil
+from itertools import product
+
+import pytest
+import torch
+
+from ctxbench import load_model
+from ctxbench.train.loop import train
+from tests.train.ranks import launch_ranks
+from tests.train.small import METHODS, losses, small_config, small_data, small_model
+
+pytestmark = pytest.mark.filterwarnings(  # peft 0.21 asks transformers 5.23 by the old name
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)
+
+HEADS = {"hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 2}
+COMMON = {
+    "micro_batch_size": 1, "ema_decay": 0.5, "activation_checkpointing": "selective",
+    "eval_data": "stdlib:text=1,split=held_out", "eval_lengths": [16, 32], "eval_every": 3,
+    "eval_rows": 3,
+}  # fmt: skip
+FAST = ("clex", "longlora")  # trained tensors of its own; adapters, and heads in two blocks
+SLOW = tuple(name for name in METHODS if name not in FAST)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Eight heads, two of keys; losses of one process by name of the run."""
+    folder = tmp_path_factory.mktemp("runs")
+    small_model(folder / "model", **HEADS)
+    small_data(folder / "data.jsonl")
+    return folder
+
+
+def settings(folder, name, kind, **values):
+    return {**COMMON, **METHODS[name], "output": str(folder / f"{name}_{kind}"), **values}
+
+
+def alone(folder, name) -> list[float]:
+    """Losses and perplexities of one process."""
+    if not (folder / f"{name}_one").exists():
+        train(small_config(folder, **settings(folder, name, "one")))
+        assert measured(folder / f"{name}_one")[0] - losses(folder / f"{name}_one")[-1] > 0.01
+    return measured(folder / f"{name}_one")
+
+
+def measured(folder) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return losses(folder) + [math.log(v) for m in lines for k, v in m.items() if "perplexity" in k]
+
+
+def check(folder, name, kind):
+    # float32; the order of the sums differs
+    assert measured(folder / f"{name}_{kind}") == pytest.approx(
+        alone(folder, name), abs=1e-5, rel=0
+    )
+    one, many = (load_model(folder / f"{name}_{k}")[0].state_dict() for k in ("one", kind))
+    for key in one:  # Adam's first steps make rounding of small gradients visible
+        torch.testing.assert_close(many[key], one[key], rtol=0, atol=2e-3)
+
+
+SHARDED = {"shard": 2}
+SHARED = {"sequence_parallel": 2}
+
+
+@pytest.fixture(scope="module")
+def two_processes(folder):
+    """Runs of two processes; two more of them were interrupted after three updates."""
+    runs = [settings(folder, name, "sharded", **SHARDED) for name in FAST]
+    runs += [settings(folder, name, "shared", **SHARED) for name in FAST]
+    broken = {**SHARDED, "save_every": 3, "stop": 3}
+    runs += [settings(folder, name, "broken", **broken) for name in FAST]
+    launch_ranks(folder, 2, *runs)
+
+
+@pytest.mark.parametrize("kind", ["sharded", "shared"])
+@pytest.mark.parametrize("name", FAST)
+def test_two_processes_have_the_losses_of_one(folder, two_processes, name, kind):
+    """With accumulation, a moving average, perplexities on the way."""
+    check(folder, name, kind)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_one_process_goes_on_from_two(folder, two_processes, name):
+    broken, going_on = folder / f"{name}_broken", folder / f"{name}_goes_on"
+    assert len(losses(broken)) == 3
+    files = {f.name for f in (broken / "checkpoints" / "step_00000003").iterdir()}
+    assert {"state-00000.safetensors", "state-00001.safetensors"} < files
+    shutil.copytree(broken, going_on)
+    train(small_config(folder, **settings(folder, name, "goes_on", save_every=3)))
+    check(folder, name, "goes_on")
+
+
+@pytest.mark.slow
+def test_two_processes_with_the_other_methods(folder):
+    kinds = {"sharded": SHARDED, "shared": SHARED}
+    runs = [settings(folder, n, kind, **v) for kind, v in kinds.items() for n in SLOW]
+    launch_ranks(folder, 2, *runs)
+    for kind, name in product(kinds, SLOW):
+        check(folder, name, kind)
+
+
+@pytest.mark.slow
+def test_four_processes_have_the_losses_of_one(folder, two_processes):
+    """Rows shared by four; rows shared by two, weights cut over two, in two copies; resumed."""
+    kinds = {
+        "shared4": {"sequence_parallel": 4},
+        "both": {"shard": 2, "sequence_parallel": 2},
+    }
+    runs = [settings(folder, n, kind, **v) for kind, v in kinds.items() for n in METHODS]
+    for name in FAST:
+        shutil.copytree(folder / f"{name}_broken", folder / f"{name}_four")
+        runs.append(settings(folder, name, "four", shard=4, save_every=3))
+    launch_ranks(folder, 4, *runs)
+    for kind, name in product(kinds, METHODS):
+        check(folder, name, kind)
+    for name in FAST:
+        check(folder, name, "four")
