@@ -1,0 +1,237 @@
+"""Numbers with 95 % intervals, and paired tests between rows, from samples.
+
+A number is the mean over leaf tasks of (sum of totals) / (sum of weights). Its variance is that of
+a ratio of sums over independent units (Cochran 1977, section 6): documents, the texts they were
+cut from, or runs of shots. Scores get Wilson's interval at the number of independent scores that
+variance is worth, never more than there are documents; with documents as units and one task that
+is the plain Wilson interval. Perplexities get exp(mean +- t * se). Seeds are averaged per document
+before: an interval is about the documents, and the seeds' own numbers are shown beside it.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import NormalDist, fmean
+
+from ctxbench.intervals import wilson_of_mean
+from ctxbench.report.study_files import Record
+
+LEVEL = 0.05
+_DRAWS = 9999
+_EXACT = 12  # units up to which every assignment of signs is tried
+
+Leaves = Mapping[str, Sequence[Record]]
+"""Samples by leaf task."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its interval.
+
+    Attributes:
+        value: between 0 and 1, or a perplexity.
+        low: lower end; NaN where there is one unit only.
+        high: upper end.
+        units: independent units behind it.
+        documents: documents behind it.
+    """
+
+    value: float
+    low: float
+    high: float
+    units: int
+    documents: int
+
+
+def student(freedom: int, level: float = LEVEL) -> float:
+    """Return Student's two-sided quantile (Hill 1970's expansion; within 0.4 % from 3 degrees on).
+
+    One and two degrees of freedom have closed forms.
+    """
+    tail = level / 2
+    if freedom == 1:
+        return 1 / math.tan(math.pi * tail)
+    if freedom == 2:
+        return (1 - level) * math.sqrt(2 / (level * (2 - level)))
+    z = NormalDist().inv_cdf(1 - tail)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
+
+
+def over_seeds(seeds: Iterable[Leaves]) -> dict[str, tuple[Record, ...]]:
+    """Return samples averaged over seeds, per document; documents that not all have are left out."""
+    together: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    count = 0
+    for leaves in seeds:
+        count += 1
+        for leaf, records in leaves.items():
+            for record in records:
+                together[leaf][record.document].append(record)
+    return {
+        leaf: tuple(_mean(same) for same in documents.values() if len(same) == count)
+        for leaf, documents in together.items()
+    }
+
+
+def _mean(same: list[Record]) -> Record:
+    first = same[0]
+    totals, weights = fmean(r.total for r in same), fmean(r.weight for r in same)
+    positions = tuple(
+        (fmean(nll for nll, _ in parts), fmean(tokens for _, tokens in parts))
+        for parts in zip(*(r.positions for r in same), strict=True)
+    )
+    return Record(
+        first.document,
+        first.unit,
+        totals,
+        weights,
+        first.length,
+        first.depth,
+        positions,
+        first.bucket,
+    )
+
+
+def estimate(leaves: Leaves, perplexity: bool) -> Estimate:
+    """Return the number of some leaf tasks, weighted equally, with its interval."""
+    means = {leaf: _leaf_mean(records) for leaf, records in leaves.items()}
+    value = fmean(means.values())
+    weights = _weights(leaves)
+    residuals = _by_unit(
+        (record.unit, weights[leaf] * (record.total - means[leaf] * record.weight))
+        for leaf, records in leaves.items()
+        for record in records
+    )
+    documents = sum(len(records) for records in leaves.values())
+    units = len(residuals)
+    variance = math.fsum(r * r for r in residuals.values())
+    if perplexity:
+        spread = math.nan
+        if units > 1:
+            spread = student(units - 1) * math.sqrt(variance * units / (units - 1))
+        ends = math.exp(value - spread), math.exp(value + spread)
+        return Estimate(math.exp(value), *ends, units, documents)
+    worth = value * (1 - value) / variance if variance > 0 else math.inf
+    clustered = units < documents
+    quantile = student(units - 1) if clustered and units > 1 else NormalDist().inv_cdf(0.975)
+    ends = wilson_of_mean(value, min(worth, documents), quantile)
+    return Estimate(value, *ends, units, documents)
+
+
+def _leaf_mean(records: Sequence[Record]) -> float:
+    return math.fsum(r.total for r in records) / math.fsum(r.weight for r in records)
+
+
+def _weights(leaves: Leaves) -> dict[str, float]:
+    """Return what one unit of weight in a leaf contributes to the number."""
+    return {
+        leaf: 1 / (math.fsum(r.weight for r in records) * len(leaves))
+        for leaf, records in leaves.items()
+    }
+
+
+def _by_unit(parts: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Sum values by unit; exactly, so that their order does not matter."""
+    sums: dict[str, list[float]] = defaultdict(list)
+    for unit, value in parts:
+        sums[unit].append(value)
+    return {unit: math.fsum(values) for unit, values in sorted(sums.items())}
+
+
+# ---------------------------------------------------------------- paired tests
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One row minus another on the documents both have.
+
+    Attributes:
+        value: difference of scores, or of mean losses in nats.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        p: of the sign-flip test on units (for one task of right-or-wrong samples: McNemar's).
+        units: independent units.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    units: int
+
+
+def difference(one: Leaves, other: Leaves) -> Difference | None:
+    """Return the paired difference, None if the two have no document in common."""
+    pairs = _common(one, other)
+    if not pairs:
+        return None
+    weights = _weights({leaf: [a for a, _ in same] for leaf, same in pairs.items()})
+    parts = _by_unit(
+        (a.unit, weights[leaf] * (a.total - b.total))
+        for leaf, same in pairs.items()
+        for a, b in same
+    )
+    values = list(parts.values())
+    units, total = len(values), math.fsum(values)
+    spread = math.nan
+    if units > 1:
+        middle = total / units
+        variance = units / (units - 1) * math.fsum((v - middle) ** 2 for v in values)
+        spread = student(units - 1) * math.sqrt(variance)
+    return Difference(total, total - spread, total + spread, sign_flip(values), units)
+
+
+def _common(one: Leaves, other: Leaves) -> dict[str, list[tuple[Record, Record]]]:
+    pairs = {}
+    for leaf in one:
+        theirs = {record.document: record for record in other.get(leaf, ())}
+        same = [(r, theirs[r.document]) for r in one[leaf] if r.document in theirs]
+        if same:
+            pairs[leaf] = same
+    return pairs
+
+
+def sign_flip(values: Sequence[float]) -> float:
+    """Return the two-sided p of a sum being so far from 0 if every value's sign were a coin's.
+
+    All assignments are tried up to 12 values that are not 0; beyond that 9999 drawn ones, always
+    the same, so that a report can be repeated.
+    """
+    import numpy as np
+
+    nonzero = np.array([v for v in values if abs(v) > 1e-15])
+    if not len(nonzero):
+        return 1.0
+    seen = abs(nonzero.sum()) * (1 - 1e-9)  # equal sums differ by rounding
+    sums = np.abs(_signs(len(nonzero)) @ nonzero)
+    if len(nonzero) <= _EXACT:
+        return float((sums >= seen).mean())
+    return float((1 + (sums >= seen).sum()) / (1 + len(sums)))
+
+
+@cache
+def _signs(count: int):
+    """Return assignments of signs, [assignments, count]."""
+    import numpy as np
+
+    if count <= _EXACT:
+        bits = np.arange(2**count)[:, None] >> np.arange(count)
+        return 1.0 - 2.0 * (bits & 1)
+    drawn = np.random.Generator(np.random.PCG64(count)).integers(0, 2, (_DRAWS, count))
+    return 1.0 - 2.0 * drawn
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Return Holm's adjusted p of several tests."""
+    adjusted, largest = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = largest
+    return adjusted
