@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ctxbench.report.layouts import KINDS
+from ctxbench.report.layouts import kind_name
 from ctxbench.report.numbers import Measure, Numbers
+from ctxbench.report.result_files import length_name
 from ctxbench.report.study_files import CLASSES, Column
+from ctxbench.report.tables import Entry, Line, Table
 
 FEWEST = 5  # rows; below, an interval would say nothing
 _Z = 1.959964
@@ -29,6 +31,8 @@ class Point:
     group: str
     perplexity: float
     score: float
+    perplexity_ends: tuple[float, float]
+    score_ends: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,14 @@ class Correlation:
     low: float
     high: float
     count: int
+
+    def __str__(self) -> str:
+        if self.value != self.value:
+            return "none: one side does not vary"
+        interval = "too few rows for an interval"
+        if self.low == self.low:
+            interval = f"{self.low:+.2f}, {self.high:+.2f}"
+        return f"{self.value:+.2f} [{interval}]".replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,7 @@ def panels(numbers: Numbers, length: int) -> list[Panel]:
     found = []
     for columns in downstream:
         if columns:
-            title = KINDS[columns[0].kind]
+            title = kind_name(columns[0].kind)
             points = _points(numbers, Measure("", perplexity[:1]), Measure("", columns))
             found.append(Panel(title, length, points))
     return found
@@ -79,7 +91,8 @@ def _points(numbers: Numbers, perplexity: Measure, score: Measure) -> tuple[Poin
     for row in numbers.study.rows:
         x, y = (numbers.number(row, measure).estimate for measure in (perplexity, score))
         if x and y:
-            found.append(Point(row.label, row.group, x.value, y.value))
+            ends = (x.low, x.high), (y.low, y.high)
+            found.append(Point(row.label, row.group, x.value, y.value, *ends))
     return tuple(found)
 
 
@@ -121,6 +134,32 @@ def _within(classes: Sequence[Sequence[Point]]) -> tuple[Correlation, Correlatio
         made = _with_interval(pearson(xs, ys), worth, rank)
         found.append(Correlation(made.value, made.low, made.high, count))
     return found[0], found[1]
+
+
+def correlation_table(found: Sequence[Panel], length: int) -> Table:
+    """Return the correlations at a length as a table."""
+    lines = []
+    for panel in found:
+        for scope, rank, linear in scopes(panel.points):
+            entries = [Entry(str(rank.count), sort=rank.count), *map(_entry, (rank, linear))]
+            lines.append(Line(scope, panel.title, tuple(entries)))
+    name = length_name(length)
+    return Table(
+        f"correlation-{name}",
+        f"Perplexity against downstream scores at {name} tokens",
+        "Less than 0: lower perplexity goes with higher scores. Linear: of the loss, the logarithm "
+        "of perplexity. Within classes: each row less the mean of its class.",
+        (),
+        (("", "rows"), ("", "rank"), ("", "linear")),
+        tuple(lines),
+        (),
+        length,
+    )
+
+
+def _entry(found: Correlation) -> Entry:
+    text, _, interval = str(found).partition(" [")
+    return Entry(text, interval.rstrip("]"), None if found.value != found.value else found.value)
 
 
 def ranks(values: Sequence[float]) -> list[float]:

@@ -167,8 +167,13 @@ class Difference:
     units: int
 
 
-def difference(one: Leaves, other: Leaves) -> Difference | None:
-    """Return the paired difference, None if the two have no document in common."""
+def difference(one: Leaves, other: Leaves, perplexity: bool) -> Difference | None:
+    """Return the paired difference, None if the two have no document in common.
+
+    The interval is that of Newcombe 1998 (method 10: Wilson's intervals of both sides and their
+    correlation over units), which does not shrink to nothing where every sample agrees; for losses
+    it is Student's.
+    """
     pairs = _common(one, other)
     if not pairs:
         return None
@@ -179,13 +184,46 @@ def difference(one: Leaves, other: Leaves) -> Difference | None:
         for a, b in same
     )
     values = list(parts.values())
-    units, total = len(values), math.fsum(values)
-    spread = math.nan
-    if units > 1:
-        middle = total / units
-        variance = units / (units - 1) * math.fsum((v - middle) ** 2 for v in values)
-        spread = student(units - 1) * math.sqrt(variance)
-    return Difference(total, total - spread, total + spread, sign_flip(values), units)
+    total = math.fsum(values)
+    below, above = _student_spread(values) if perplexity else _newcombe(pairs, weights)
+    return Difference(total, total - below, total + above, sign_flip(values), len(values))
+
+
+def _student_spread(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return math.nan, math.nan
+    middle = fmean(values)
+    variance = len(values) / (len(values) - 1) * math.fsum((v - middle) ** 2 for v in values)
+    spread = student(len(values) - 1) * math.sqrt(variance)
+    return spread, spread
+
+
+def _newcombe(
+    pairs: Mapping[str, Sequence[tuple[Record, Record]]], weights: Mapping[str, float]
+) -> tuple[float, float]:
+    """Return how far the interval of a difference of scores reaches down and up."""
+    sides = [{leaf: [pair[i] for pair in same] for leaf, same in pairs.items()} for i in (0, 1)]
+    one, two = (estimate(side, perplexity=False) for side in sides)
+    by_unit = [
+        _by_unit((r.unit, weights[leaf] * r.total) for leaf, records in side.items() for r in records)
+        for side in sides
+    ]
+    shared = max(correlation(list(by_unit[0].values()), list(by_unit[1].values())), 0.0)
+    reach = (
+        (one.value - one.low, two.high - two.value),
+        (one.high - one.value, two.value - two.low),
+    )
+    down, up = (math.sqrt(max(a * a + b * b - 2 * shared * a * b, 0.0)) for a, b in reach)
+    return down, up
+
+
+def correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Return the linear correlation; 0 where one side does not vary."""
+    x, y = fmean(xs), fmean(ys)
+    spread = math.sqrt(math.fsum((a - x) ** 2 for a in xs) * math.fsum((b - y) ** 2 for b in ys))
+    if spread < 1e-12 * max(1.0, len(xs)) ** -2:
+        return 0.0
+    return math.fsum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / spread
 
 
 def _common(one: Leaves, other: Leaves) -> dict[str, list[tuple[Record, Record]]]:

@@ -14,7 +14,7 @@ from statistics import fmean
 
 from ctxbench.report.correlation import panels, scopes
 from ctxbench.report.estimates import Estimate
-from ctxbench.report.layouts import KINDS
+from ctxbench.report.layouts import kind_name
 from ctxbench.report.numbers import Measure, Number, Numbers, show, show_interval
 from ctxbench.report.result_files import length_name
 from ctxbench.report.study_files import CLASSES, Column, Row, Study
@@ -194,7 +194,7 @@ def _test(test: Test, row: Row, numbers: Numbers) -> tuple[str, bool | None] | N
     if other is None or here is None or there is None:
         return None
     one, two = numbers.number(row, _measure(here)), numbers.number(other, _measure(there))
-    name = KINDS[here.kind]
+    name = kind_name(here.kind)
     against = "" if other is row else f"{other.label}'s "
     sentence = (
         f"{row.label}, {name} at {length_name(here.length or 0)}: {_said(one)}; {test.relation} "
@@ -284,7 +284,7 @@ def _approximate(numbers: Numbers) -> Finding:
             word = {True: "below", False: "above", None: "not told from"}[holds]
             judged.append(holds)
             evidence.append(
-                f"{row.label}, {KINDS[measure.kind]} at {measure.label}: {_said(mine)}; {word} the "
+                f"{row.label}, {kind_name(measure.kind)} at {measure.label}: {_said(mine)}; {word} the "
                 f"mean of the fine-tuned exact methods, {show(mean.value, False)} "
                 f"[{show_interval(mean, False)}]"
             )
@@ -315,7 +315,7 @@ def _control(numbers: Numbers) -> Finding:
                 holds = True if found.low > 0 else (False if found.high < 0 else None)
                 verdicts.append(holds)
                 evidence.append(
-                    f"{row.label} less {control.label}, {KINDS[measure.kind]} at {measure.label}: "
+                    f"{row.label} less {control.label}, {kind_name(measure.kind)} at {measure.label}: "
                     f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}], "
                     f"p {found.p:.2g}"
                 )
@@ -328,21 +328,12 @@ def _correlation(numbers: Numbers) -> Finding:
     for panel in panels(numbers, numbers.study.reference_length):
         for scope, rank, linear in scopes(panel.points):
             evidence.append(
-                f"{panel.title}, {scope} ({rank.count}): rank {_correlated(rank)}, linear "
-                f"{_correlated(linear)}"
+                f"{panel.title}, {scope} ({rank.count} rows): rank {rank}, linear {linear}"
             )
             if scope in ("all rows", "within classes") and rank.low == rank.low:
                 verdicts.append(True if rank.high < 0 else (False if rank.low > 0 else None))
     text = "Perplexity goes with downstream scores, across and within classes of methods"
     return Finding("perplexity-predicts", text, _over_rows(verdicts), tuple(evidence))
-
-
-def _correlated(found) -> str:
-    if found.value != found.value:
-        return "none (one side does not vary)"
-    if found.low != found.low:
-        return f"{found.value:+.2f} (too few rows for an interval)"
-    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
 def _same_order(numbers: Numbers) -> Finding:
@@ -361,7 +352,7 @@ def _same_order(numbers: Numbers) -> Finding:
             f"seed {seed}: " + ", ".join(f"{name} {value}" for name, value in order)
             for seed, order in zip(seeds, orders, strict=True)
         )
-        evidence.append(f"{KINDS[measure.kind]} at {measure.label}: {told}")
+        evidence.append(f"{kind_name(measure.kind)} at {measure.label}: {told}")
     text = "The order of the classes is the same on every seed"
     return Finding("same-order-on-seeds", text, _over_rows(verdicts), tuple(evidence))
 

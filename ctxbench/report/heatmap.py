@@ -199,7 +199,7 @@ def draw(maps: Sequence[HeatMap], path: Path) -> None:
         ) from missing
 
     colours = LinearSegmentedColormap.from_list("needle", COLOURS).with_extremes(bad=_MISSING)
-    columns = min(len(maps), 2)
+    columns = min(len(maps), 2 if len(maps) <= 4 else 3)
     rows = -(-len(maps) // columns)
     widest = max(len(found.lengths) for found in maps)
     tallest = max(len(found.depths) for found in maps)

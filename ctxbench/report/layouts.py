@@ -21,7 +21,12 @@ KINDS = {
     "ruler": "RULER",
     "nll": "Loss by position",
 }
-"""What a kind of column is called."""
+"""What a kind of column is called; one of your own by its name."""
+
+
+def kind_name(kind: str) -> str:
+    """Return what a kind of column is called."""
+    return KINDS.get(kind, kind.replace("_", " ").capitalize())
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,10 @@ class Numbers:
                 found[seed] = leaves
         return found
 
+    def of_cell(self, cell: Cell) -> Estimate | None:
+        """Return the number of one cell, None if it is not done."""
+        return estimate(cell.leaves, not cell.column.higher_is_better) if cell.leaves else None
+
     def leaves(self, row: Row, measure: Measure) -> dict:
         """Return a row's samples by leaf task, averaged over seeds; empty if there are none."""
         return self._once(
@@ -168,7 +172,9 @@ class Numbers:
         """Return the paired difference of two rows, None if they share no document."""
         return self._once(
             ("difference", one.name, other.name, measure),
-            lambda: difference(self.leaves(one, measure), self.leaves(other, measure)),
+            lambda: difference(
+                self.leaves(one, measure), self.leaves(other, measure), measure.perplexity
+            ),
         )
 
     def marked(self, rows: Sequence[Row], measure: Measure) -> dict[str, Number]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from os.path import commonprefix
 
 from ctxbench.report.heatmap import task_family
-from ctxbench.report.layouts import KINDS, SCALES, Layout, Pick
+from ctxbench.report.layouts import kind_name, SCALES, Layout, Pick
 from ctxbench.report.numbers import EffectiveLength, Measure, Number, Numbers, show, show_interval
 from ctxbench.report.result_files import length_name
 from ctxbench.report.study_files import CLASSES, Column, Row, Study
@@ -102,8 +102,8 @@ def _fill(layout: Layout, numbers: Numbers, length: int | None) -> Table:
     if not rows or not heads or not (measures or layout.settings or layout.scales):
         heads, lines = [], ()
         notes = notes or [layout.absent]
-    kinds = " and ".join(dict.fromkeys(KINDS[measure.kind] for measure in measures))
-    title = layout.title.format(kind=kinds or KINDS.get("".join(_first_kinds(layout)), ""))
+    kinds = " and ".join(dict.fromkeys(kind_name(measure.kind) for measure in measures))
+    title = layout.title.format(kind=kinds or kind_name("".join(_first_kinds(layout))))
     return Table(
         layout.name + (f"-{length_name(length)}" if length else ""),
         title + (f" at {length_name(length)} tokens" if length else ""),
@@ -131,7 +131,7 @@ def ordered(rows: Sequence[Row]) -> list[Row]:
 def _measures(pick: Pick, study: Study, length: int | None) -> tuple[list[Measure], str]:
     """Return the measures of a pick, and what a reader must know about them."""
     columns = study.of_kind(*pick.kinds)
-    wanted = KINDS.get(pick.kinds[0], pick.kinds[0])
+    wanted = kind_name(pick.kinds[0])
     where = "in this study"
     if pick.at == "length" and columns and length:
         columns = tuple(column for column in columns if column.length == length)
@@ -140,8 +140,8 @@ def _measures(pick: Pick, study: Study, length: int | None) -> tuple[list[Measur
         columns = tuple(c for c in columns if c.shots == max(c.shots or 0 for c in columns))
     if not columns:
         return [], f"{wanted} is not measured {where}."
-    kinds = sorted({column.kind for column in columns}, key=list(KINDS).index)
-    names = " and ".join(KINDS[kind] for kind in kinds)
+    kinds = list(dict.fromkeys(column.kind for column in columns))
+    names = " and ".join(kind_name(kind) for kind in kinds)
     note = ""
     if names != wanted:
         verb = "stands" if len(kinds) == 1 else "stand"
@@ -270,7 +270,7 @@ def _add_effective(layout: Layout, numbers: Numbers, rows, heads, entries) -> li
     for row in rows:
         entries[row.name].append(_effective(found[row.name]))
     return [
-        f"Effective: the longest length up to which {KINDS[columns[0].kind]} stays at or above "
+        f"Effective: the longest length up to which {kind_name(columns[0].kind)} stays at or above "
         f"{100 * known.threshold:.1f}, 85 % of the base model at its window; in brackets the same "
         "for the lower ends of the intervals; > if that is the longest length measured."
     ]
