@@ -19,6 +19,7 @@ class Section:
 
     name: str
     title: str
+    short: str
     tables: tuple[Table, ...]
     theirs: tuple[Table, ...]
 
@@ -83,7 +84,7 @@ def gather(folder) -> Contents:
         numbers,
         tuple(findings(numbers)),
         tuple(_section(layout, numbers) for layout in LAYOUTS),
-        Section("correlation", "Correlations", tuple(tables), ()),
+        Section("correlation", "Correlations", "Correlations", tuple(tables), ()),
         tuple(by_length.get(study.reference_length, ())),
         tuple(_maps(numbers)),
     )
@@ -91,8 +92,10 @@ def gather(folder) -> Contents:
 
 def _section(layout: Layout, numbers: Numbers) -> Section:
     tables = tuple(fill(layout, numbers))
-    title = tables[0].title.partition(" at ")[0] if tables[0].length else tables[0].title
-    return Section(layout.name, title, tables, tuple(companion(n) for n in layout.numbers))
+    at = [table for table in tables if table.length == numbers.study.reference_length]
+    title = (at or tables)[0].title.partition(" at ")[0]
+    theirs = tuple(companion(number) for number in layout.numbers)
+    return Section(layout.name, title, layout.short, tables, theirs)
 
 
 def _maps(numbers: Numbers) -> Sequence[Map]:
@@ -101,6 +104,7 @@ def _maps(numbers: Numbers) -> Sequence[Map]:
     columns = study.of_kind("needle")
     columns = tuple(column for column in columns if column.family == columns[0].family)
     found = []
+    places: dict[tuple[int, float], list[float]] = {}
     for row in ordered(study.rows):
         trained = row.trained_length or study.window
         name = str(study.plan.get("model_name") or study.plan.get("model") or "")
@@ -111,7 +115,10 @@ def _maps(numbers: Numbers) -> Sequence[Map]:
                     if record.length and record.depth is not None:
                         place = record.length, round(100 * record.depth, 1)
                         heat.scores.setdefault(place, []).append(record.total)
+                        places[place] = []
         if heat.scores:
             cells = tuple(cell for column in columns for cell in study.seeds(row, column))
             found.append(Map(row, heat, cells))
+    for made in found:  # what is not there stays visible
+        made.heat.scores.update({p: [] for p in places if p not in made.heat.scores})
     return found

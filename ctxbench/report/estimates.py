@@ -205,7 +205,9 @@ def _newcombe(
     sides = [{leaf: [pair[i] for pair in same] for leaf, same in pairs.items()} for i in (0, 1)]
     one, two = (estimate(side, perplexity=False) for side in sides)
     by_unit = [
-        _by_unit((r.unit, weights[leaf] * r.total) for leaf, records in side.items() for r in records)
+        _by_unit(
+            (r.unit, weights[leaf] * r.total) for leaf, records in side.items() for r in records
+        )
         for side in sides
     ]
     shared = max(correlation(list(by_unit[0].values()), list(by_unit[1].values())), 0.0)

@@ -310,14 +310,19 @@ def _scatter(panels: Sequence[Panel]):
         shown = f"rank correlation {rank}" if rank.value == rank.value else ""
         axis.set_title(f"{panel.title}\n{shown}", fontsize=8, color=COLOURS["ink"], loc="left")
         axis.set_xlabel("score (%)", fontsize=7.5, color=COLOURS["muted"])
-        left, right = min(scores, default=0), max(scores, default=100)
+        left = min((100 * p.score_ends[0] for p in panel.points), default=0)
+        right = max((100 * p.score_ends[1] for p in panel.points), default=100)
         width = max(right - left, 1.0)
         axis.set_xlim(left - 0.07 * width, right + 0.36 * width)
-        axis.set_xticks([tick for tick in axis.get_xticks() if left - 5 <= tick <= min(right + 5, 100)])
+        axis.set_xticks(
+            [tick for tick in axis.get_xticks() if left - 5 <= tick <= min(right + 5, 100)]
+        )
         _name_points(axis, panel)
     low = min(p.perplexity for panel in panels for p in panel.points)
     high = max(p.perplexity for panel in panels for p in panel.points)
-    ticks = [t for t in (2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200) if low * 0.8 <= t <= high * 1.3]
+    ticks = [
+        t for t in (2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200) if low * 0.8 <= t <= high * 1.3
+    ]
     axes[0].set_ylim(low / 1.12, high * 1.12)
     axes[0].set_yticks(ticks, [str(t) for t in ticks])
     for axis in axes:
@@ -353,14 +358,14 @@ def _name_points(axis, panel: Panel) -> None:
     gap = max(0.055 * (max(logs) - min(logs) + 0.25), 1e-6)
     placed: list[tuple[float, float]] = []
     for point in sorted(panel.points, key=lambda p: (p.perplexity, p.score)):
-        x, y = 100 * point.score, math.log(point.perplexity)
+        x, y = 100 * point.score_ends[1], math.log(point.perplexity)
         while any(abs(x - a) < near and abs(y - b) < gap * 0.99 for a, b in placed):
             y += gap * 0.25
         placed.append((x, y))
         axis.annotate(
             point.label,
             (x, math.exp(y)),
-            xytext=(5, 0),
+            xytext=(3, 0),
             textcoords="offset points",
             va="center",
             fontsize=6.5,
@@ -368,8 +373,8 @@ def _name_points(axis, panel: Panel) -> None:
         )
         if y - math.log(point.perplexity) > gap / 2:  # a line from the name to its point
             axis.plot(
-                [x, x + 0.008 * (right - left)],
-                [point.perplexity, math.exp(y - 0.2 * gap)],
+                [100 * point.score, x],
+                [point.perplexity, math.exp(y)],
                 color=COLOURS["rule"],
                 linewidth=0.6,
                 zorder=1,

@@ -173,7 +173,7 @@ def summary(found: HeatMap) -> str:
 
 
 def _runs_per_cell(maps: Iterable[HeatMap]) -> str:
-    counts = {len(scores) for found in maps for scores in found.scores.values()}
+    counts = {len(scores) for found in maps for scores in found.scores.values() if scores}
     fewest, most = min(counts), max(counts)
     number = str(most) if fewest == most else f"{fewest} to {most}"
     return f"{number} run{'s' * (most > 1)} a cell"

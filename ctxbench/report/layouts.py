@@ -66,6 +66,7 @@ class Layout:
 
     Attributes:
         name: of its files.
+        short: in a menu.
         numbers: of the paper's tables it is made after.
         title: what it shows.
         caption: how to read it, how cells average.
@@ -81,6 +82,7 @@ class Layout:
     """
 
     name: str
+    short: str
     numbers: tuple[int, ...]
     title: str
     caption: str
@@ -99,16 +101,17 @@ def _length(study: Study, row: Row) -> str:
     return f"{row.trained_length or study.window:,}"
 
 
-def _tokens(study: Study, row: Row) -> str:
-    return f"{_budget(study, row).get('tokens', 0):,}" if row.trained else ""
+def _trained_with(key: str) -> Callable[[Study, Row], str]:
+    def read(study: Study, row: Row) -> str:
+        value = study.training(row).get(key, "")
+        return f"{value:,}" if isinstance(value, int) else str(value)
+
+    return read
 
 
-def _budget(study: Study, row: Row) -> dict[str, Any]:
-    return study.plan.get("budget") or {}
-
-
-def _of_budget(key: str) -> Callable[[Study, Row], str]:
-    return lambda study, row: str(_budget(study, row).get(key, "")) if row.trained else ""
+def _scale(study: Study, row: Row) -> str:
+    scale = scale_at(study, row, row.trained_length or study.window)
+    return "" if scale is None else f"{scale:g}"
 
 
 def _options(study: Study, row: Row) -> str:
@@ -135,9 +138,20 @@ SCALES: dict[str, Callable[[dict[str, Any], int, int], float]] = {
 """The scale factor of Tables 7 and 8 (options, window, length): a division of positions for `pi`,
 `yarn` and `longlora`, the alpha of the rotary base for the NTK methods."""
 
+
+def scale_at(study: Study, row: Row, length: int) -> float | None:
+    """Return a row's scale factor at a length; None if it has none or its options are open."""
+    options = study.options(row)
+    try:
+        return float(SCALES[row.method](options, study.window, length))
+    except (KeyError, TypeError):
+        return None
+
+
 LAYOUTS = (
     Layout(
         "overview",
+        "Overview",
         (1,),
         "Overview",
         "Every method at one length: perplexity there, the needle over all lengths and depths, the "
@@ -154,6 +168,7 @@ LAYOUTS = (
     ),
     Layout(
         "perplexity",
+        "Perplexity",
         (2, 5),
         "Perplexity by length",
         "Lower is better. exp of the mean loss over all scored tokens.",
@@ -162,6 +177,7 @@ LAYOUTS = (
     ),
     Layout(
         "ruler",
+        "RULER",
         (3, 6),
         "{kind} by length",
         "Mean over its subtasks, each weighing the same.",
@@ -171,6 +187,7 @@ LAYOUTS = (
     ),
     Layout(
         "needle",
+        "Needle",
         (),
         "Needle by length",
         "Mean over depths, each weighing the same (the maps of Figure 1, as numbers).",
@@ -180,6 +197,7 @@ LAYOUTS = (
     ),
     Layout(
         "subtasks",
+        "Subtasks",
         (12, 13, 14, 15, 16),
         "{kind} by subtask",
         "Methods across, subtasks downwards, one table a length; the last line is the mean.",
@@ -190,6 +208,7 @@ LAYOUTS = (
     ),
     Layout(
         "longbench",
+        "LongBench",
         (4, 11),
         "{kind} by task",
         "Methods across, tasks downwards; the last line is the plain mean, as the paper's.",
@@ -199,6 +218,7 @@ LAYOUTS = (
     ),
     Layout(
         "manyshot",
+        "Many-shot",
         (),
         "Many-shot learning by number of shots",
         "Accuracy (the curves of Figure 2, as numbers).",
@@ -207,6 +227,7 @@ LAYOUTS = (
     ),
     Layout(
         "training",
+        "Training",
         (7,),
         "Training",
         "The common budget is the same for every method; a row with its own schedule says so.",
@@ -214,15 +235,17 @@ LAYOUTS = (
             Setting("Method", lambda study, row: row.method),
             Setting("Options", _options),
             Setting("Len", _length),
-            Setting("Tokens", _tokens),
-            Setting("Batch", _of_budget("batch_size")),
-            Setting("lr", _of_budget("lr")),
+            Setting("Tokens", _trained_with("tokens")),
+            Setting("α", _scale),
+            Setting("Batch", _trained_with("batch_size")),
+            Setting("lr", _trained_with("lr")),
             Setting("Schedule", _schedule),
         ),
         only=lambda row: row.trained,
     ),
     Layout(
         "scales",
+        "Scales",
         (8,),
         "Scale factors at inference",
         "By evaluated length: what positions are divided by (PI, YaRN, LongLoRA), or alpha (NTK).",
@@ -231,6 +254,7 @@ LAYOUTS = (
     ),
     Layout(
         "scale-grid",
+        "Scale grid",
         (9,),
         "Scale factor against perplexity",
         "One checkpoint under fixed values of alpha. Lower is better.",
@@ -241,6 +265,7 @@ LAYOUTS = (
     ),
     Layout(
         "longlora",
+        "LongLoRA",
         (10,),
         "LongLoRA, checked",
         "Our LongLoRA beside the published and the reproduced numbers of the paper.",

@@ -17,6 +17,8 @@ from ctxbench.report.estimates import (
     holm,
     over_seeds,
 )
+from ctxbench.report.layouts import kind_name
+from ctxbench.report.result_files import length_name
 from ctxbench.report.study_files import Cell, Column, Row, Study
 
 EFFECTIVE_SHARE = 0.85
@@ -46,6 +48,17 @@ class Measure:
     def kind(self) -> str:
         """The kind of its columns."""
         return self.columns[0].kind
+
+    @property
+    def told(self) -> str:
+        """What it is, in words: kind, leaf task, length or shots."""
+        name = self.label if self.leaf else kind_name(self.kind)
+        shots = {column.shots for column in self.columns if column.shots}
+        if len(shots) == 1:
+            return f"{name}, {shots.pop()} shots"
+        if self.length:
+            return f"{name} at {length_name(self.length)}"
+        return f"{name}, mean over {len(self.columns)} columns"
 
     @property
     def perplexity(self) -> bool:

@@ -71,7 +71,7 @@ def page(contents: Contents, plots: Sequence[Plot]) -> str:
         _unfinished(contents),
         _about(),
     ]
-    links = [("findings", "Findings"), *((s.name, s.title) for s in contents.sections)]
+    links = [("findings", "Findings"), *((s.name, s.short) for s in contents.sections)]
     links += [("maps", "Heat maps")] * bool(contents.maps)
     links += [(plot.name, plot.title.partition(" ·")[0]) for plot in plots]
     navigation = "".join(f'<a href="#{name}">{escape(label)}</a>' for name, label in links)
@@ -81,8 +81,8 @@ def page(contents: Contents, plots: Sequence[Plot]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{_asset('page.css')}</style>\n</head>\n<body>\n"
-        f'<nav aria-label="Sections"><div>{navigation}'
-        '<button class="theme" type="button">Light or dark</button></div></nav>\n'
+        f'<nav aria-label="Sections"><div>{navigation}</div>'
+        '<button class="theme" type="button" title="Light or dark">◐</button></nav>\n'
         f"<header><h1>{escape(title)}</h1>{_facts(contents)}</header>\n"
         f"<main>\n{''.join(body)}</main>\n"
         '<div id="tip" role="tooltip" hidden></div>\n'
@@ -181,7 +181,7 @@ def _table(made: Page, table: Table) -> str:
             span = len(table.heads) + 1
             rows.append(f'<tr class="group"><th colspan="{span}">{escape(group)}</th></tr>')
         for line in lines:
-            rows.append(_line(made, table, line, first))
+            rows.append(_line(made, line, first))
             first = False
         bodies.append(f"<tbody>{''.join(rows)}</tbody>")
     return (
@@ -210,36 +210,33 @@ def _first(table: Table, place: int) -> str:
     return ' data-first="ascending"' * ascending
 
 
-def _line(made: Page, table: Table, line: Line, first: bool) -> str:
+def _line(made: Page, line: Line, first: bool) -> str:
     cells, stop = [], first
-    for head, entry in zip(table.heads, line.entries, strict=True):
-        cells.append(_cell(made, table, line, head, entry, stop))
+    for entry in line.entries:
+        cells.append(_cell(made, entry, stop))
         stop = stop and entry.number is None  # the first cell with a tooltip is the tab stop
     mean = ' class="mean"' * (line.label in ("Mean", "Average"))
     return f'<tr{mean}><th scope="row">{escape(line.label)}</th>{"".join(cells)}</tr>'
 
 
-def _cell(made: Page, table: Table, line: Line, head, entry: Entry, stop: bool) -> str:
+def _cell(made: Page, entry: Entry, stop: bool) -> str:
     sort = f' data-sort="{escape(str(entry.sort))}"' if entry.sort is not None else ""
     interval = f"<small>{escape(entry.interval)}</small>" if entry.interval else ""
     if entry.number is None:
         wide = ' class="text"' * (len(entry.text) > 24)
         return f"<td{wide}{sort}>{escape(entry.text)}{interval}</td>"
-    number = made.note(*_about_number(made.contents, entry.number, table, line, head))
+    number = made.note(*_about_number(made.contents, entry.number))
     names = " ".join(filter(None, (entry.mark, entry.state if entry.state != "done" else "")))
     return (
         f'<td tabindex="{0 if stop else -1}" data-cell="{number}"{sort}'
-        f'{f" class={chr(34)}{names}{chr(34)}" if names else ""}>'
+        f"{f' class={chr(34)}{names}{chr(34)}' if names else ''}>"
         f"<b>{escape(entry.text)}</b>{interval}</td>"
     )
 
 
-def _about_number(contents: Contents, number: Number, table: Table, line: Line, head):
+def _about_number(contents: Contents, number: Number):
     """Return what the tooltip of a number says."""
-    what = " ".join(filter(None, head))
-    what = line.label if what == number.row.label else what
-    length = f" at {length_name(table.length)}" if table.length else ""
-    title = f"{number.row.label} · {what}{length}"
+    title = f"{number.row.label} · {number.measure.told}"
     if number.estimate is None:
         return title, number.state, [], number.cells
     perplexity = number.measure.perplexity
@@ -253,7 +250,7 @@ def _about_number(contents: Contents, number: Number, table: Table, line: Line, 
         f"{interval}; {found.documents} documents{units}",
         _seeds(number),
         _marked(number),
-        f"Paper: {theirs}" if theirs else "",
+        f"Paper, on its own model: {theirs}" if theirs else "",
     ]
     return title, show(found.value, perplexity), lines, number.cells
 
@@ -289,16 +286,14 @@ def _maps(made: Page) -> str:
         '<section id="maps"><h2>Needle over length and depth'
         '<span class="after">after Figures 1, 5</span></h2>'
         '<p class="caption">Score in percent; depth downwards, 0 is the beginning of the text. The '
-        "dashed line is the longest length the row was trained to."
+        "dashed line is the longest length the row was trained to; hatched: not there."
         f'{escape(five)}</p><div class="maps">{drawn}</div></section>\n'
     )
 
 
 def _map(made: Page, found: Map) -> str:
     heat = found.heat
-    heads = "".join(
-        f'<th scope="col">{length_name(length)}</th>' for length in heat.lengths
-    )
+    heads = "".join(f'<th scope="col">{length_name(length)}</th>' for length in heat.lengths)
     rows, stop = [], True
     for depth in heat.depths:
         cells = []
@@ -317,23 +312,22 @@ def _map(made: Page, found: Map) -> str:
 
 def _map_cell(made: Page, found: Map, length: int, depth: float, edge: str, stop: bool) -> str:
     scores = found.heat.scores.get((length, depth))
+    cells = [cell for cell in found.cells if cell.column.length == length]
+    title = f"{found.row.label} · {length_name(length)} tokens, depth {depth:g} %"
+    focus = f'tabindex="{0 if stop else -1}" data-cell='
     if not scores:
-        return f'<td class="none {edge}"></td>'
+        return f'<td {focus}"{made.note(title, "not there", [], cells)}" class="none {edge}"></td>'
     mean = 100 * sum(scores) / len(scores)
     low, high = wilson(scores)
     count = f"{len(scores)} document{'s' * (len(scores) > 1)}"
-    cells = [cell for cell in found.cells if cell.column.length == length]
     number = made.note(
-        f"{found.row.label} · {length_name(length)} tokens, depth {depth:g} %",
+        title,
         f"{mean:.0f}",
         [f"95 % interval {100 * low:.0f} to {100 * high:.0f}; {count}, mean over seeds"],
         cells,
     )
     names = " ".join(filter(None, ("high" if mean >= _DARK_FROM else "", edge)))
-    return (
-        f'<td tabindex="{0 if stop else -1}" data-cell="{number}" class="{names}" '
-        f'style="--v:{mean:.0f}">{mean:.0f}</td>'
-    )
+    return f'<td {focus}"{number}" class="{names}" style="--v:{mean:.0f}">{mean:.0f}</td>'
 
 
 def _figure(plot: Plot) -> str:

@@ -146,6 +146,17 @@ class Study:
         """Return the cells of a row in a column, one per seed."""
         return tuple(self.cells[row.name, seed, column.name] for seed in row.seeds)
 
+    def training(self, row: Row) -> dict[str, Any]:
+        """Return how a row was trained: as its run noted it, else the common budget."""
+        if not row.trained:
+            return {}
+        files = sorted((self.folder / "train" / row.name).glob("seed-*/train.yaml"))
+        if not files:
+            return {} if row.own_budget else self.plan.get("budget") or {}
+        import yaml
+
+        return yaml.safe_load(files[0].read_text(encoding="utf-8")) or {}
+
     @cached_property
     def unfinished(self) -> tuple[Cell, ...]:
         """Failed and missing cells, in the order of the plan."""
@@ -320,9 +331,7 @@ def _to_unit(cells: dict[Any, Cell]) -> dict[Any, Cell]:
 
 def _divided(cell: Cell, by: float) -> Cell:
     leaves = {
-        leaf: tuple(
-            Record(**{**record.__dict__, "total": record.total / by}) for record in records
-        )
+        leaf: tuple(Record(**{**record.__dict__, "total": record.total / by}) for record in records)
         for leaf, records in cell.leaves.items()
     }
     return Cell(**{**cell.__dict__, "leaves": leaves})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from os.path import commonprefix
 
 from ctxbench.report.heatmap import task_family
-from ctxbench.report.layouts import kind_name, SCALES, Layout, Pick
+from ctxbench.report.layouts import Layout, Pick, kind_name, scale_at
 from ctxbench.report.numbers import EffectiveLength, Measure, Number, Numbers, show, show_interval
 from ctxbench.report.result_files import length_name
 from ctxbench.report.study_files import CLASSES, Column, Row, Study
@@ -252,11 +252,9 @@ def _add_scales(layout: Layout, study: Study, rows, heads, entries) -> None:
     heads += [("", length_name(length)) for length in lengths]
     for row in rows:
         for length in lengths:
-            try:
-                scale = SCALES[row.method](study.options(row), study.window, length)
-                entries[row.name].append(Entry(f"{scale:g}", sort=scale))
-            except KeyError:  # no cell of the row is done, and its plan leaves the option open
-                entries[row.name].append(Entry("", sort=None))
+            scale = scale_at(study, row, length)
+            text = "" if scale is None else f"{scale:g}"
+            entries[row.name].append(Entry(text, sort=scale))
 
 
 def _add_effective(layout: Layout, numbers: Numbers, rows, heads, entries) -> list[str]:

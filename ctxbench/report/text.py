@@ -23,9 +23,9 @@ def facts(contents: Contents) -> list[tuple[str, str]]:
     study, plan = contents.study, contents.study.plan
     budget = plan.get("budget") or {}
     told = ", ".join(
-        f"{key} {value:,}" if isinstance(value, int) else f"{key} {value}"
+        f"{key.replace('_', ' ')} {value:,}" if isinstance(value, int) else f"{key} {value}"
         for key, value in budget.items()
-        if isinstance(value, (int, float, str)) and value != ""
+        if isinstance(value, (int, float, str)) and value not in ("", True, False)
     )
     seeds = [str(seed) for seed in plan.get("seeds") or []]
     done = len(study.cells) - len(study.unfinished)

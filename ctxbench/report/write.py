@@ -80,10 +80,10 @@ def report_markdown(contents: Contents, drawn: Iterable[Plot]) -> str:
     for found in contents.findings:
         evidence = "".join(f"  - {sentence}\n" for sentence in found.evidence)
         parts.append(f"- **{found.verdict}**: {found.text}\n{evidence}")
-    parts += [_markdown_section(section) for section in contents.sections]
+    parts += [_markdown_section(section, contents.reference) for section in contents.sections]
     parts.append(_markdown_figures(contents, drawn))
     if contents.correlations.tables:
-        parts.append(_markdown_section(contents.correlations))
+        parts.append(_markdown_section(contents.correlations, contents.reference))
     if contents.study.unfinished:
         listed = "".join(f"- {problem(cell)}\n" for cell in contents.study.unfinished)
         parts.append(f"## Not there\n\n{listed}")
@@ -91,11 +91,11 @@ def report_markdown(contents: Contents, drawn: Iterable[Plot]) -> str:
     return "\n".join(parts)
 
 
-def _markdown_section(section: Section) -> str:
+def _markdown_section(section: Section, reference: int) -> str:
     after = ", ".join(map(str, section.shown.numbers))
     after = f" (after Table{'s' * (',' in after)} {after})" if after else ""
     parts = [f"## {section.title}{after}\n\n{section.shown.caption}\n"]
-    for table in section.tables:
+    for table in sorted(section.tables, key=lambda table: table.length != reference):
         if len(section.tables) > 1:
             parts.append(f"### {table.title}\n")
         parts.append(markdown(table))
@@ -129,9 +129,7 @@ def _markdown_figures(contents: Contents, drawn: Iterable[Plot]) -> str:
 def _cells_csv(contents: Contents) -> str:
     """Return every cell: one line per row, seed and column."""
     head = ["row", "seed", "column", "kind", "length", "shots", "status", "reason"]
-    lines: list[list[object]] = [
-        [*head, "value", "low", "high", "units", "documents", "command"]
-    ]
+    lines: list[list[object]] = [[*head, "value", "low", "high", "units", "documents", "command"]]
     for cell in contents.study.cells.values():
         column = cell.column
         found = contents.numbers.of_cell(cell)

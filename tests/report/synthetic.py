@@ -119,14 +119,25 @@ def paper_plan(window=4096, lengths=(2048, 4096, 8192, 16384, 32768, 65536), **m
         *(column(f"niah_{k(n)}", "needle", f"niah_{k(n)}", length=n) for n in lengths),
         *(
             column(
-                f"trec_{s}", "manyshot", f"trec_fine_{s}shot", "acc", max(lengths) // 2, s, chance=0.02
+                f"trec_{s}",
+                "manyshot",
+                f"trec_fine_{s}shot",
+                "acc",
+                max(lengths) // 2,
+                s,
+                chance=0.02,
             )
             for s in (1, 10, 50, 100, 1000)
         ),
         column("longbench", "longbench", "longbench_32k", length=max(lengths) // 2),
         *(column(f"ruler_{k(n)}", "ruler", f"ruler_{k(n)}", length=n) for n in lengths[1:]),
         column(
-            "nll", "nll", f"pg19_ppl_{k(max(lengths))}", "nll_by_position", max(lengths), higher=False
+            "nll",
+            "nll",
+            f"pg19_ppl_{k(max(lengths))}",
+            "nll_by_position",
+            max(lengths),
+            higher=False,
         ),
     ]
     return plan(columns, window, "synthetic-7b", **more)
