@@ -9,7 +9,8 @@ from ctxbench.report.heatmap import HeatMap
 from ctxbench.report.layouts import LAYOUTS, Layout
 from ctxbench.report.numbers import Measure, Numbers
 from ctxbench.report.paper import companion
-from ctxbench.report.study_files import Cell, Row, Study, load_study
+from ctxbench.report.study_files import Cell, Study, load_study
+from ctxbench.report.study_plan import Row
 from ctxbench.report.tables import Table, fill, ordered
 
 

@@ -16,7 +16,7 @@ from statistics import fmean
 from ctxbench.report.layouts import kind_name
 from ctxbench.report.numbers import Measure, Numbers
 from ctxbench.report.result_files import length_name
-from ctxbench.report.study_files import CLASSES, Column
+from ctxbench.report.study_plan import CLASSES, Column
 from ctxbench.report.tables import Entry, Line, Table
 
 FEWEST = 5  # rows; below, an interval would say nothing
@@ -50,7 +50,7 @@ class Correlation:
         interval = "too few rows for an interval"
         if self.low == self.low:
             interval = f"{self.low:+.2f}, {self.high:+.2f}"
-        return f"{self.value:+.2f} [{interval}]".replace("-", "−")
+        return f"{self.value:+.2f} [{interval}]".replace("-", "\u2212")
 
 
 @dataclass(frozen=True)

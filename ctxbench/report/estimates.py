@@ -16,7 +16,7 @@ from functools import cache
 from statistics import NormalDist, fmean
 
 from ctxbench.intervals import wilson_of_mean
-from ctxbench.report.study_files import Record
+from ctxbench.report.records import Record
 
 LEVEL = 0.05
 _DRAWS = 9999
@@ -66,7 +66,7 @@ def student(freedom: int, level: float = LEVEL) -> float:
 
 
 def over_seeds(seeds: Iterable[Leaves]) -> dict[str, tuple[Record, ...]]:
-    """Return samples averaged over seeds, per document; documents that not all have are left out."""
+    """Return samples averaged over seeds, per document, as far as all seeds have it."""
     together: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     count = 0
     for leaves in seeds:

@@ -6,6 +6,7 @@ name, so light and dark are the page's affair.
 """
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ctxbench.report.correlation import Panel, scopes
-from ctxbench.report.numbers import Measure, Numbers
+from ctxbench.report.curves import Curve, by_position, many_shot
+from ctxbench.report.numbers import Numbers
 from ctxbench.report.result_files import length_name
-from ctxbench.report.study_files import CLASSES, Record, Row
-from ctxbench.report.tables import ordered
+from ctxbench.report.study_plan import CLASSES
 
 COLOURS = {
     "ink": "#1b1e23",
@@ -35,14 +36,6 @@ _HINT = (
     "Drawing figures needs matplotlib, which is not installed. Install it with "
     "`pip install 'ctxbench[plots]'`, or give --no-figures."
 )
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One row's line: (x, value, low, high)."""
-
-    row: Row
-    points: tuple[tuple[float, float, float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -97,7 +90,7 @@ def plots(numbers: Numbers, panels: Sequence[Panel]) -> list[Plot]:
     if not have_matplotlib():
         raise ValueError(_HINT)
     found = []
-    shots = _many_shot(numbers)
+    shots = many_shot(numbers)
     if shots:
         found.append(
             Plot(
@@ -108,7 +101,7 @@ def plots(numbers: Numbers, panels: Sequence[Panel]) -> list[Plot]:
                 _by_class(shots, "examples in the prompt", "accuracy (%)", str, bars=True),
             )
         )
-    losses = _by_position(numbers)
+    losses = by_position(numbers)
     if losses:
         found.append(
             Plot(
@@ -131,66 +124,13 @@ def plots(numbers: Numbers, panels: Sequence[Panel]) -> list[Plot]:
             Plot(
                 "figure-4",
                 "Figure 4 · Perplexity against downstream scores",
-                f"One point a row, perplexity at {length_name(panels[0].length)} tokens (logarithmic"
-                "); the line is a least-squares fit over all rows. Correlations with intervals: "
-                "the table below.",
+                f"One point a row, perplexity at {length_name(panels[0].length)} tokens on a "
+                "logarithmic scale; the line is a least-squares fit over all rows. Correlations "
+                "with intervals: the table below.",
                 _scatter(panels),
             )
         )
     return found
-
-
-# ------------------------------------------------------------------------ data
-
-
-def _many_shot(numbers: Numbers) -> list[Curve]:
-    columns = sorted(
-        (c for c in numbers.study.of_kind("manyshot") if c.shots), key=lambda c: c.shots or 0
-    )
-    curves = []
-    for row in ordered(numbers.study.rows):
-        found = [(c, numbers.number(row, Measure("", (c,))).estimate) for c in columns]
-        points = tuple(
-            (float(c.shots or 0), 100 * e.value, 100 * e.low, 100 * e.high) for c, e in found if e
-        )
-        curves += [Curve(row, points)] if points else []
-    return curves
-
-
-def _by_position(numbers: Numbers) -> list[Curve]:
-    """Return loss curves from the longest column of kind `nll` that has positions."""
-    columns = sorted(numbers.study.of_kind("nll"), key=lambda c: -(c.length or 0))[:1]
-    curves = []
-    for row in ordered(numbers.study.rows):
-        leaves = numbers.leaves(row, Measure("", tuple(columns))) if columns else {}
-        records = [record for found in leaves.values() for record in found]
-        curves += [Curve(row, _buckets(records, columns[0].length))] if records else []
-    return [curve for curve in curves if curve.points]
-
-
-def _buckets(records: Sequence[Record], length: int | None) -> tuple:
-    from ctxbench.report.estimates import estimate
-
-    count = min(len(record.positions) for record in records)
-    points = []
-    for b in range(count):
-        parts = [
-            Record(r.document, r.unit, r.positions[b][0], r.positions[b][1])
-            for r in records
-            if r.positions[b][1]
-        ]
-        if not parts:
-            continue
-        found = estimate({"nll": parts}, perplexity=True)
-        size = records[0].bucket or (length or count) / count
-        points.append(((b + 0.5) * size, *_logs(found.value, found.low, found.high)))
-    return tuple(points)
-
-
-def _logs(*values: float) -> tuple[float, ...]:
-    import math
-
-    return tuple(math.log(value) for value in values)
 
 
 # --------------------------------------------------------------------- drawing
@@ -258,7 +198,7 @@ def _name_ends(figure, axis, curves: Sequence[Curve], colour: str) -> None:
         return
     bottom, top = axis.get_ylim()
     gap = (top - bottom) * 0.066
-    ends = sorted(((curve.points[-1][1], curve.row.label) for curve in curves))
+    ends = sorted((curve.points[-1][1], curve.row.label) for curve in curves)
     heights = _apart([height for height, _ in ends], gap, bottom, top)
     for (_, label), height in zip(ends, heights, strict=True):
         axis.annotate(
@@ -285,8 +225,6 @@ def _apart(heights: Sequence[float], gap: float, bottom: float, top: float) -> l
 
 
 def _scatter(panels: Sequence[Panel]):
-    import math
-
     figure, axes = _figure(len(panels), 3.3 * len(panels) + 0.3, 3.3)
     for axis, panel in zip(axes, panels, strict=True):
         axis.set_yscale("log")
@@ -334,8 +272,6 @@ def _scatter(panels: Sequence[Panel]):
 
 def _fit(axis, xs: Sequence[float], losses: Sequence[float]) -> None:
     """Draw the least-squares line of loss on score."""
-    import math
-
     count = len(xs)
     middle = sum(xs) / max(count, 1)
     spread = sum((x - middle) ** 2 for x in xs)
@@ -350,8 +286,6 @@ def _fit(axis, xs: Sequence[float], losses: Sequence[float]) -> None:
 
 def _name_points(axis, panel: Panel) -> None:
     """Write names right of points; names of near points stand in a column, apart."""
-    import math
-
     left, right = axis.get_xlim()
     near = 0.26 * (right - left)
     logs = [math.log(point.perplexity) for point in panel.points] or [0.0]

@@ -1,23 +1,24 @@
 """Which findings of the paper appear in a study, computed from its cells.
 
-A claim is data: the rows it is about, and tests of the form "the score at this length is at least
-this share of the score at that length". A test holds, fails or stays undecided by the 95 % interval
-of the difference of the two sides (MOVER, Zou and Donner 2008,
-https://doi.org/10.1002/sim.3095; for perplexities on the logarithm). The shares are choices, made
-once, printed with every statement and the same for every study.
+A claim (`claims.py`) has the rows it is about, and tests of the form "the score at this length is
+at least this share of the score at that length". A test holds, fails or stays undecided by the
+95 % interval of the difference of the two sides (MOVER, Zou and Donner 2008,
+https://doi.org/10.1002/sim.3095; for perplexities on the logarithm).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from ctxbench.report.claims import CLAIMS, HARD, LOSS, NEEDLE, Claim, Test, is_exact
 from ctxbench.report.correlation import panels, scopes
 from ctxbench.report.estimates import Estimate
 from ctxbench.report.layouts import kind_name
 from ctxbench.report.numbers import Measure, Number, Numbers, show, show_interval
 from ctxbench.report.result_files import length_name
-from ctxbench.report.study_files import CLASSES, Column, Row, Study
+from ctxbench.report.study_files import Study
+from ctxbench.report.study_plan import CLASSES, Column, Row
 
 APPEARS, PARTLY, NOT, OPEN, ABSENT = (
     "appears",
@@ -29,38 +30,6 @@ APPEARS, PARTLY, NOT, OPEN, ABSENT = (
 
 
 @dataclass(frozen=True)
-class Test:
-    """One side of a claim.
-
-    Attributes:
-        kinds: of column; the first the study has.
-        at: a length: `window`, `twice` the window, `reference` (of the common budget), `trained`
-            (the row's own), `beyond` (twice that), `longest` measured.
-        relation: `at least` or `at most`.
-        share: of what it is compared with.
-        of: `own` score of the row, or that of the `base` model.
-        of_at: at which length.
-    """
-
-    kinds: tuple[str, ...]
-    at: str
-    relation: str
-    share: float
-    of: str = "own"
-    of_at: str = "window"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A finding of the paper: what it says, about which rows, how it is tested."""
-
-    name: str
-    text: str
-    rows: Callable[[Row], bool]
-    tests: tuple[Test, ...]
-
-
-@dataclass(frozen=True)
 class Finding:
     """A claim judged: the verdict and the sentences it rests on."""
 
@@ -68,78 +37,6 @@ class Finding:
     text: str
     verdict: str
     evidence: tuple[str, ...]
-
-
-_NEEDLE, _HARD, _LOSS = ("needle",), ("ruler", "multiquery"), ("perplexity",)
-
-
-def _exact(row: Row) -> bool:
-    return row.group == "exact" and row.trained and not row.own_budget
-
-
-CLAIMS = (
-    Claim(
-        "base-collapses",
-        "The base model collapses past its window",
-        lambda row: row.method == "none" and not row.trained,
-        (
-            Test(_LOSS, "reference", "at least", 2.0),
-            Test(_NEEDLE, "reference", "at most", 0.25),
-            Test(_HARD, "reference", "at most", 0.25),
-        ),
-    ),
-    Claim(
-        "frozen-ntk-fades",
-        "NTK-Frozen holds to twice the window and fades beyond",
-        lambda row: row.method == "dynamic_ntk" and not row.trained,
-        (
-            Test(_NEEDLE, "twice", "at least", 0.75),
-            Test(_NEEDLE, "longest", "at most", 0.75),
-            Test(_HARD, "longest", "at most", 0.5),
-            Test(_LOSS, "longest", "at least", 1.1),
-        ),
-    ),
-    Claim(
-        "trained-methods-hold",
-        "Fine-tuned exact methods hold to the length they were trained to",
-        _exact,
-        (
-            Test(_LOSS, "trained", "at most", 1.1, "base"),
-            Test(_NEEDLE, "trained", "at least", 0.8, "base"),
-            Test(_HARD, "trained", "at least", 0.5, "base"),
-        ),
-    ),
-    Claim(
-        "ntk-goes-beyond",
-        "Trained NTK goes beyond the length it was trained to",
-        lambda row: _exact(row) and row.method == "dynamic_ntk",
-        (
-            Test(_LOSS, "beyond", "at most", 1.25, of_at="trained"),
-            Test(_NEEDLE, "beyond", "at least", 0.75, of_at="trained"),
-            Test(_HARD, "beyond", "at least", 0.5, of_at="trained"),
-        ),
-    ),
-    Claim(
-        "pi-and-yarn-do-not",
-        "PI and YaRN break beyond the length they were trained to",
-        lambda row: _exact(row) and row.method in ("pi", "yarn"),
-        (
-            Test(_LOSS, "beyond", "at least", 1.5, of_at="trained"),
-            Test(_NEEDLE, "beyond", "at most", 0.5, of_at="trained"),
-            Test(_HARD, "beyond", "at most", 0.5, of_at="trained"),
-        ),
-    ),
-    Claim(
-        "lm-infinite-reads-its-window",
-        "LM-Infinite keeps its perplexity and loses retrieval",
-        lambda row: row.method == "lm_infinite",
-        (
-            Test(_LOSS, "longest", "at most", 1.25),
-            Test(_NEEDLE, "reference", "at most", 0.5),
-            Test(_HARD, "reference", "at most", 0.5),
-        ),
-    ),
-)
 
 
 def findings(numbers: Numbers) -> list[Finding]:
@@ -259,7 +156,7 @@ def _margin(one: Estimate, two: Estimate, share: float, perplexity: bool) -> tup
 def _retrieval(study: Study) -> list[Measure]:
     """Return the needle and the harder retrieval at the reference length."""
     found = []
-    for kinds in (_NEEDLE, _HARD):
+    for kinds in (NEEDLE, HARD):
         columns = [c for c in study.of_kind(*kinds) if c.length == study.reference_length]
         if columns:
             found.append(_measure(columns[0]))
@@ -273,7 +170,7 @@ def _approximate(numbers: Numbers) -> Finding:
     for row in (row for row in study.rows if row.group == "approximate"):
         judged = []
         for measure in _retrieval(study):
-            exact = [numbers.number(r, measure).estimate for r in study.rows if _exact(r)]
+            exact = [numbers.number(r, measure).estimate for r in study.rows if is_exact(r)]
             known = [found for found in exact if found]
             mine = numbers.number(row, measure)
             if not known or mine.estimate is None:
@@ -284,8 +181,8 @@ def _approximate(numbers: Numbers) -> Finding:
             word = {True: "below", False: "above", None: "not told from"}[holds]
             judged.append(holds)
             evidence.append(
-                f"{row.label}, {kind_name(measure.kind)} at {measure.label}: {_said(mine)}; {word} the "
-                f"mean of the fine-tuned exact methods, {show(mean.value, False)} "
+                f"{row.label}, {measure.told}: {_said(mine)}; {word} the mean of the fine-tuned "
+                f"exact methods, {show(mean.value, False)} "
                 f"[{show_interval(mean, False)}]"
             )
         if judged:
@@ -307,7 +204,7 @@ def _control(numbers: Numbers) -> Finding:
     study = numbers.study
     evidence, verdicts = [], []
     for control in (row for row in study.rows if row.group == "control" and row.trained):
-        for row in filter(_exact, study.rows):
+        for row in filter(is_exact, study.rows):
             for measure in _retrieval(study):
                 found = numbers.difference(row, control, measure)
                 if found is None or row.trained_length != control.trained_length:
@@ -315,7 +212,7 @@ def _control(numbers: Numbers) -> Finding:
                 holds = True if found.low > 0 else (False if found.high < 0 else None)
                 verdicts.append(holds)
                 evidence.append(
-                    f"{row.label} less {control.label}, {kind_name(measure.kind)} at {measure.label}: "
+                    f"{row.label} less {control.label}, {measure.told}: "
                     f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}], "
                     f"p {found.p:.2g}"
                 )
@@ -340,7 +237,7 @@ def _same_order(numbers: Numbers) -> Finding:
     """The order of the classes' means, seed by seed."""
     study = numbers.study
     seeds = study.plan.get("seeds") or []
-    losses = [c for c in study.of_kind(*_LOSS) if c.length == study.reference_length][:1]
+    losses = [c for c in study.of_kind(*LOSS) if c.length == study.reference_length][:1]
     evidence, verdicts = [], []
     for measure in [*(_measure(column) for column in losses), *_retrieval(study)]:
         orders = [_order(numbers, measure, seed) for seed in seeds]
@@ -352,7 +249,7 @@ def _same_order(numbers: Numbers) -> Finding:
             f"seed {seed}: " + ", ".join(f"{name} {value}" for name, value in order)
             for seed, order in zip(seeds, orders, strict=True)
         )
-        evidence.append(f"{kind_name(measure.kind)} at {measure.label}: {told}")
+        evidence.append(f"{measure.told}: {told}")
     text = "The order of the classes is the same on every seed"
     return Finding("same-order-on-seeds", text, _over_rows(verdicts), tuple(evidence))
 

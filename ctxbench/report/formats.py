@@ -19,8 +19,9 @@ _LATEX = str.maketrans(
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
         "\\": r"\textbackslash{}",
-        "–": "--",
-        "α": r"$\alpha$",
+        "\u2013": "--",
+        "\u2212": "$-$",
+        "\u03b1": r"$\alpha$",
         ">": r"$>$",
         "<": r"$<$",
     }

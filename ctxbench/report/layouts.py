@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ctxbench.report.study_files import Row, Study
+from ctxbench.report.study_files import Study
+from ctxbench.report.study_plan import Row
 
 KINDS = {
     "perplexity": "Perplexity",
@@ -236,7 +237,7 @@ LAYOUTS = (
             Setting("Options", _options),
             Setting("Len", _length),
             Setting("Tokens", _trained_with("tokens")),
-            Setting("α", _scale),
+            Setting("\u03b1", _scale),
             Setting("Batch", _trained_with("batch_size")),
             Setting("lr", _trained_with("lr")),
             Setting("Schedule", _schedule),

@@ -19,7 +19,8 @@ from ctxbench.report.estimates import (
 )
 from ctxbench.report.layouts import kind_name
 from ctxbench.report.result_files import length_name
-from ctxbench.report.study_files import Cell, Column, Row, Study
+from ctxbench.report.study_files import Cell, Study
+from ctxbench.report.study_plan import Column, Row
 
 EFFECTIVE_SHARE = 0.85
 """Of the base model's score at its own window, which a length must reach to be effective.
@@ -282,4 +283,4 @@ def show_interval(found: Estimate, perplexity: bool) -> str:
     """Return the interval as tables print it; empty where one unit gives none."""
     if found.low != found.low:
         return ""
-    return f"{show(found.low, perplexity)}–{show(found.high, perplexity)}"
+    return f"{show(found.low, perplexity)}\u2013{show(found.high, perplexity)}"

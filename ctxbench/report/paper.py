@@ -13,7 +13,8 @@ from typing import Any
 from ctxbench.assets import PACKAGE
 from ctxbench.report.numbers import Number
 from ctxbench.report.result_files import length_name
-from ctxbench.report.study_files import Row, Study
+from ctxbench.report.study_files import Study
+from ctxbench.report.study_plan import Row
 from ctxbench.report.tables import Entry, Line, Table
 
 
@@ -43,17 +44,18 @@ def read_table(number: int) -> dict[str, Any]:
 def companion(number: int) -> Table:
     """Return a table of the paper in the form of ours."""
     data = read_table(number)
+    decimals = data.get("decimals", 2)
     notes = (*data.get("misprints", ()), *data.get("absent", ()))
     if data["methods_in"] == "columns":
         heads = tuple(("", method["label"]) for method in data["methods"])
-        lines = [_line(row["label"], "", row["values"]) for row in data["rows"]]
-        lines.append(_line("Average", "", data["average"]))
+        lines = [_line(row["label"], "", row["values"], decimals) for row in data["rows"]]
+        lines.append(_line("Average", "", data["average"], decimals))
     else:
         labels = data.get("labels") or [length_name(length) for length in data["columns"]]
         heads = tuple(("", label) for label in labels)
         parts = data.get("parts") or [{"name": "", "rows": data["rows"]}]
         lines = [
-            _line(_label(row), part["name"], row["values"])
+            _line(_label(row), part["name"], row["values"], decimals)
             for part in parts
             for row in part["rows"]
         ]
@@ -69,18 +71,20 @@ def companion(number: int) -> Table:
 
 
 def _label(row: dict[str, Any]) -> str:
-    return f"{row['label']}, α = {row['alpha']}" if "alpha" in row else row["label"]
+    return f"{row['label']}, \u03b1 = {row['alpha']}" if "alpha" in row else row["label"]
 
 
-def _line(label: str, group: str, values: list[Any]) -> Line:
-    return Line(label, group, tuple(_entry(value) for value in values))
+def _line(label: str, group: str, values: list[Any], decimals: int) -> Line:
+    return Line(label, group, tuple(_entry(value, decimals) for value in values))
 
 
-def _entry(value: Any) -> Entry:
+def _entry(value: Any, decimals: int) -> Entry:
+    """Return a number as printed: some have more decimals than their table."""
     if value is None:
         return Entry("", sort=None)
-    text = f"{value:,.0f}" if value >= 1000 else f"{value:g}" if value < 0.01 else f"{value:.2f}"
-    return Entry(text, sort=value)
+    rounded = f"{value:.{decimals}f}"
+    text = f"{value:,}" if isinstance(value, int) else rounded
+    return Entry(text if float(text.replace(",", "")) == value else f"{value:g}", sort=value)
 
 
 _BESIDE = {

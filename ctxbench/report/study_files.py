@@ -14,78 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ctxbench.report.heatmap import task_family
-from ctxbench.report.result_files import find_runs, read_samples
-
-CLASSES = {
-    "frozen": "Exact attention, frozen",
-    "exact": "Exact attention, fine-tuned",
-    "approximate": "Approximate attention",
-    "control": "Controls",
-}
-"""Classes of methods in the order of the paper's Table 1."""
-
-_RUN_KINDS = ("manyshot",)  # samples of one run share their shots: the run is the independent unit
-_TEXT_KINDS = ("perplexity", "nll")  # windows of one text are not independent
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method under one training, the same in every column."""
-
-    name: str
-    label: str
-    group: str
-    method: str
-    options: dict[str, Any] = field(hash=False)
-    trained: bool
-    trained_length: int | None
-    recipe: str | None
-    own_budget: str | None
-    seeds: tuple[int | None, ...]
-
-
-@dataclass(frozen=True)
-class Column:
-    """One measurement: a task, or a group of tasks that is averaged, at one length."""
-
-    name: str
-    kind: str
-    length: int | None
-    shots: int | None
-    tasks: tuple[str, ...]
-    metric: str
-    higher_is_better: bool
-    chance: float | None
-
-    @property
-    def family(self) -> str:
-        """The name of the first task without its length."""
-        return task_family(self.tasks[0])
-
-
-@dataclass(frozen=True)
-class Record:
-    """One sample of one leaf task.
-
-    Attributes:
-        document: what was asked; equal in two rows if they were asked the same.
-        unit: what is independent of other units: the document, its text, or the run of shots.
-        total: of the score, or of the negative log-likelihood in nats.
-        weight: 1, or the number of scored tokens.
-        length: of the prompt as the task names it, tokens.
-        depth: of the needle, 0 to 1.
-        positions: (sum of NLL in nats, tokens) by bucket of positions, for Figure 3.
-    """
-
-    document: str
-    unit: str
-    total: float
-    weight: float
-    length: int | None = None
-    depth: float | None = None
-    positions: tuple[tuple[float, float], ...] = ()
-    bucket: int | None = None
+from ctxbench.report.records import Record, read_leaves
+from ctxbench.report.study_plan import Column, Row, read_column, read_row
 
 
 @dataclass(frozen=True)
@@ -178,9 +108,9 @@ def load_study(folder: Path) -> Study:
         )
     try:
         plan = json.loads(file.read_text(encoding="utf-8"))
-        rows = tuple(_row(row) for row in plan["rows"])
-        columns = tuple(_column(column) for column in plan["columns"])
-        plan["window"] + 0
+        rows = tuple(read_row(row) for row in plan["rows"])
+        columns = tuple(read_column(column) for column in plan["columns"])
+        int(plan["window"])
     except (ValueError, KeyError, TypeError) as damage:
         raise ValueError(
             f"{file} is not the plan of a study ({type(damage).__name__}: {damage}). Run `ctxbench "
@@ -193,36 +123,6 @@ def load_study(folder: Path) -> Study:
         for seed in row.seeds
     }
     return Study(folder, plan, rows, columns, _to_unit(cells))
-
-
-def _row(row: dict[str, Any]) -> Row:
-    if row["class"] not in CLASSES:
-        raise ValueError(f"class {row['class']!r} of {row['name']!r} is none of {list(CLASSES)}")
-    return Row(
-        name=row["name"],
-        label=row.get("label") or row["name"],
-        group=row["class"],
-        method=row["method"],
-        options=row.get("options") or {},
-        trained=bool(row.get("trained")),
-        trained_length=row.get("trained_length"),
-        recipe=row.get("recipe"),
-        own_budget=row.get("own_budget"),
-        seeds=tuple(row.get("seeds") or [None]),
-    )
-
-
-def _column(column: dict[str, Any]) -> Column:
-    return Column(
-        name=column["name"],
-        kind=column["kind"],
-        length=column.get("length"),
-        shots=column.get("shots"),
-        tasks=tuple(column["tasks"]),
-        metric=column["metric"],
-        higher_is_better=bool(column["higher_is_better"]),
-        chance=column.get("chance"),
-    )
 
 
 # ---------------------------------------------------------------------- a cell
@@ -238,7 +138,7 @@ def _cell(folder: Path, row: Row, seed: int | None, column: Column) -> Cell:
     record: dict[str, Any] = {}
     if status == "done":
         try:
-            leaves, record = _read(where, column)
+            leaves, record = read_leaves(where, column)
         except (ValueError, FileNotFoundError) as damage:
             status, reason = "failed", _without(str(damage), folder)
     return Cell(row, seed, column, status, reason, note.get("command"), leaves, record)
@@ -247,73 +147,6 @@ def _cell(folder: Path, row: Row, seed: int | None, column: Column) -> Cell:
 def _without(message: str, folder: Path) -> str:
     """Return a message without the path of the study folder, which differs between machines."""
     return message.replace(f"{folder}/", "").replace(str(folder), "the study folder")
-
-
-def _read(where: Path, column: Column) -> tuple[dict[str, tuple[Record, ...]], dict[str, Any]]:
-    """Return the samples by leaf task, and what the model noted about itself."""
-    run = find_runs([where])[-1]
-    leaves = {}
-    for task in sorted(run.samples):
-        if task in column.tasks or _is_leaf(task, column.tasks, run.content):
-            leaves[task] = tuple(_records(run.samples[task], task, column))
-    if not leaves:
-        raise ValueError(
-            f"There are no samples of {', '.join(column.tasks)} beside {run.path.name}. Intervals "
-            "and paired tests need them: run lm_eval with --log_samples."
-        )
-    return leaves, (run.content.get("config") or {}).get("ctxbench") or {}
-
-
-def _is_leaf(task: str, groups: tuple[str, ...], content: dict[str, Any]) -> bool:
-    """Return whether a task belongs to one of the groups, at any depth."""
-    subtasks = content.get("group_subtasks") or {}
-    inside = [member for group in groups for member in subtasks.get(group, ())]
-    return task in inside or (bool(inside) and _is_leaf(task, tuple(inside), content))
-
-
-def _records(path: Path, task: str, column: Column) -> list[Record]:
-    found = []
-    family = task_family(task)
-    first_filter = None
-    for sample in read_samples(path):
-        first_filter = first_filter or sample.get("filter", "none")
-        if sample.get("filter", "none") != first_filter or column.metric not in sample:
-            continue
-        found.append(_record(sample, family, column))
-    if not found:
-        raise ValueError(f"{path.name} has no sample with the metric {column.metric!r}.")
-    return found
-
-
-def _record(sample: dict[str, Any], family: str, column: Column) -> Record:
-    doc, value = sample.get("doc") or {}, sample[column.metric]
-    document = f"{sample['doc_id']} {sample.get('doc_hash', '')}".strip()
-    unit = f"{family} {sample['doc_id']}"
-    if column.kind in _RUN_KINDS and "run" in doc:
-        unit = f"{family} run {doc['run']}"
-    if column.kind in _TEXT_KINDS and "module" in doc:
-        unit = f"{family} {doc['module']}"
-    positions: tuple[tuple[float, float], ...] = ()
-    if isinstance(value, (int, float)):
-        total, weight = float(value), 1.0
-    elif value and isinstance(value[0], (list, tuple)):
-        positions = tuple((float(nll), float(tokens)) for nll, tokens in value)
-        total, weight = (sum(part) for part in zip(*positions, strict=True))
-        unit = f"{family} {doc.get('document', sample['doc_id'])}"
-    elif len(value) == 2:  # log-likelihood and tokens
-        total, weight = -float(value[0]), float(value[1])
-    else:  # document, negative log-likelihood, tokens
-        unit, total, weight = f"{family} {value[0]}", float(value[1]), float(value[2])
-    return Record(
-        document,
-        unit,
-        total,
-        weight,
-        doc.get("length"),
-        doc.get("depth"),
-        positions,
-        doc.get("bucket"),
-    )
 
 
 def _to_unit(cells: dict[Any, Cell]) -> dict[Any, Cell]:

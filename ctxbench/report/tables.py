@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 
 from ctxbench.report.heatmap import task_family
 from ctxbench.report.layouts import Layout, Pick, kind_name, scale_at
 from ctxbench.report.numbers import EffectiveLength, Measure, Number, Numbers, show, show_interval
 from ctxbench.report.result_files import length_name
-from ctxbench.report.study_files import CLASSES, Column, Row, Study
+from ctxbench.report.study_files import Study
+from ctxbench.report.study_plan import CLASSES, Column, Row
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def fill(layout: Layout, numbers: Numbers) -> list[Table]:
     lengths: list[int | None] = [None]
     if layout.variants:
         picked = [c for p in layout.picks if p.at == "length" for c in study.of_kind(*p.kinds)]
-        lengths = list(sorted({c.length for c in picked if c.length})) or [None]
+        lengths = [*sorted({c.length for c in picked if c.length})] or [None]
     return [_fill(layout, numbers, length) for length in lengths]
 
 
@@ -182,12 +182,14 @@ def _leaf_measures(study: Study, columns: Sequence[Column]) -> list[Measure]:
     leaves: dict[str, Column] = {}
     for column in columns:
         found = {leaf for c in study.cells.values() if c.column is column for leaf in c.leaves}
-        leaves |= {leaf: column for leaf in sorted(found, key=_place(column))}
-    families = [_leaf_label(leaf) for leaf in leaves]
-    common = commonprefix(families).rpartition("_")[0]
+        leaves |= dict.fromkeys(sorted(found, key=_place(column)), column)
+    words = [_leaf_label(leaf).split("_") for leaf in leaves]
+    shared = 0
+    while words and all(len(w) > shared + 1 and w[shared] == words[0][shared] for w in words):
+        shared += 1
     return [
-        Measure(label.removeprefix(common).strip("_") or label, (column,), "", leaf)
-        for label, (leaf, column) in zip(families, leaves.items(), strict=True)
+        Measure("_".join(parts[shared:]), (column,), "", leaf)
+        for parts, (leaf, column) in zip(words, leaves.items(), strict=True)
     ]
 
 

@@ -148,8 +148,9 @@ def _cells_csv(contents: Contents) -> str:
 def _comparisons_csv(contents: Contents) -> str:
     """Return the paired test of every two rows in every column."""
     study = contents.study
-    head = ["column", "row", "less row", "difference", "low", "high", "p", "units"]
-    lines: list[list[object]] = [head]
+    lines: list[list[object]] = [
+        ["column", "row", "less row", "difference", "low", "high", "p", "units"]
+    ]
     for column in study.columns:
         measure = Measure("", (column,))
         for one, other in combinations(study.rows, 2):
