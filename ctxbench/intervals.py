@@ -22,7 +22,8 @@ def wilson_of_mean(mean: float, n: float, z: float = _Z) -> tuple[float, float]:
     middle = mean + z**2 / (2 * n)
     spread = z * math.sqrt(max(mean * (1 - mean), 0.0) / n + z**2 / (4 * n * n))
     scale = 1 + z**2 / n
-    return max((middle - spread) / scale, 0.0), min((middle + spread) / scale, 1.0)
+    low, high = (middle - spread) / scale, (middle + spread) / scale
+    return max(min(low, mean), 0.0), min(max(high, mean), 1.0)  # rounding, at 0 and 1
 
 
 def low(scores: Sequence[float]) -> float:

@@ -241,7 +241,7 @@ def _same_order(numbers: Numbers) -> Finding:
     evidence, verdicts = [], []
     for measure in [*(_measure(column) for column in losses), *_retrieval(study)]:
         orders = [_order(numbers, measure, seed) for seed in seeds]
-        if len(orders) < 2 or not all(orders):
+        if len(orders) < 2 or min(map(len, orders)) < 2:
             continue
         same = len({tuple(name for name, _ in order) for order in orders}) == 1
         verdicts.append(same)

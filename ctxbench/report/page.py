@@ -24,7 +24,7 @@ from ctxbench.report.tables import Entry, Line, Table
 from ctxbench.report.text import ABOUT, facts
 
 _MOST_COMMANDS = 6  # shown in a tooltip; the others are in cells.csv
-_DARK_FROM = 62  # percent, from which a map's cell needs light text
+_HIGH = 76  # percent, from which the other ink has the better contrast on a map's cell
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
@@ -257,7 +257,7 @@ def _about_number(contents: Contents, number: Number):
 
 def _seeds(number: Number) -> str:
     if number.seeds[0][0] is None:
-        return "not trained, so without a seed"
+        return "without a training seed"
     perplexity = number.measure.perplexity
     shown = ", ".join(f"seed {seed}: {show(value, perplexity)}" for seed, value in number.seeds)
     planned = len(number.row.seeds)
@@ -326,7 +326,7 @@ def _map_cell(made: Page, found: Map, length: int, depth: float, edge: str, stop
         [f"95 % interval {100 * low:.0f} to {100 * high:.0f}; {count}, mean over seeds"],
         cells,
     )
-    names = " ".join(filter(None, ("high" if mean >= _DARK_FROM else "", edge)))
+    names = " ".join(filter(None, ("high" if mean >= _HIGH else "", edge)))
     return f'<td {focus}"{number}" class="{names}" style="--v:{mean:.0f}">{mean:.0f}</td>'
 
 

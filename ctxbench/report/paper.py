@@ -1,8 +1,8 @@
 """The paper's own tables, beside ours: results/paper/*.json.
 
 A row of ours is matched with a row of the paper by method and by whether it was trained; of several
-trained ones (NTK-32K, NTK-64K) in the order of their trained lengths. Lengths are matched as
-multiples of the base model's window.
+trained ones (NTK-32K, NTK-64K) in the order of their trained lengths; a control has no match.
+Lengths are matched as multiples of the base model's window.
 """
 
 import json
@@ -103,7 +103,7 @@ def beside(number: Number, study: Study) -> str:
     data = read_table(table)
     theirs = length * data["window"] // study.window
     rows = data.get("rows") or _part(data, number.measure.columns[0].family)["rows"]
-    match = _match(number.row, study, rows)
+    match = None if number.row.group == "control" else _match(number.row, study, rows)
     if match is None or theirs not in data["columns"]:
         return ""
     value = match["values"][data["columns"].index(theirs)]
@@ -117,13 +117,20 @@ def _part(data: dict[str, Any], family: str) -> dict[str, Any]:
 
 
 def _match(row: Row, study: Study, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    theirs = sorted(
-        (r for r in rows if r["method"] == row.method and bool(r["trained_length"]) == row.trained),
-        key=lambda r: r["trained_length"] or 0,
-    )
-    ours = sorted(
-        (r for r in study.rows if r.method == row.method and r.trained == row.trained),
-        key=lambda r: r.trained_length or 0,
-    )
-    place = ours.index(row)
-    return theirs[place] if place < len(theirs) else None
+    theirs = {
+        r["trained_length"] or 0: r
+        for r in rows
+        if r["method"] == _method(row) and bool(r["trained_length"]) == row.trained
+    }
+    ours = {
+        r.trained_length or 0
+        for r in study.rows
+        if _method(r) == _method(row) and r.trained == row.trained
+    }
+    place = sorted(ours).index(row.trained_length or 0)
+    return theirs[sorted(theirs)[place]] if place < len(theirs) else None
+
+
+def _method(row: Row) -> str:
+    """Return the method as the paper's tables name it: a fixed alpha is its NTK, too."""
+    return "dynamic_ntk" if row.method == "ntk" else row.method

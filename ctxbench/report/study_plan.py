@@ -23,7 +23,7 @@ class Row:
     group: str
     method: str
     options: dict[str, Any] = field(hash=False)
-    trained: bool
+    trained: bool  # here, or a checkpoint that was
     trained_length: int | None
     recipe: str | None
     own_budget: str | None
@@ -63,7 +63,7 @@ def read_row(row: dict[str, Any]) -> Row:
         group=row["class"],
         method=row["method"],
         options=row.get("options") or {},
-        trained=bool(row.get("trained")),
+        trained=bool(row.get("trained") or row.get("trained_length")),
         trained_length=row.get("trained_length"),
         recipe=row.get("recipe"),
         own_budget=row.get("own_budget"),

@@ -6,9 +6,9 @@ from ctxbench.report.result_files import length_name
 ABOUT = (
     "Scores are in percent; perplexities are exp of the mean loss. Every number has a 95 % "
     "interval over documents: Wilson's for scores, at the number of independent scores that their "
-    "variance is worth; Student's on the loss for perplexities, with texts as units. Seeds of training are "
-    "averaged per document first, so an interval says how well the documents pin the number, not "
-    "how far another seed would move it: the seeds' own numbers stand beside it.",
+    "variance is worth; Student's on the loss for perplexities, with texts as units. Seeds of "
+    "training are averaged per document first, so an interval says how well the documents pin the "
+    "number, not how far another seed would move it: the seeds' own numbers stand beside it.",
     "Bold is the best only where it is: better than every other row in a paired test on the same "
     "documents (all signs of the units' differences; McNemar's test for right-or-wrong samples), "
     "at 5 % with Holm's correction for the number of rivals, and with each of its seeds better "

@@ -1,11 +1,12 @@
 """A headless Chromium, driven over its debugging pipe with nothing but the standard library."""
 
 import base64
+import fcntl
 import json
 import os
 import select
 import shutil
-import subprocess
+import signal
 import time
 from pathlib import Path
 
@@ -30,15 +31,14 @@ class Browser:
             *("--no-first-run", "--disable-extensions", "--disable-background-networking"),
             *("--hide-scrollbars", "--force-device-scale-factor=1", "about:blank"),
         ]
-        shell = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
-        self._process = subprocess.Popen(
-            ["sh", "-c", shell, "sh", *words],
-            pass_fds=(theirs_in, theirs_out),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(theirs_in)
-        os.close(theirs_out)
+        high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (theirs_in, theirs_out)]
+        actions = [
+            *((os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (1, 2)),
+            *((os.POSIX_SPAWN_DUP2, end, number) for end, number in zip(high, (3, 4), strict=True)),
+        ]
+        self._process = os.posix_spawn(words[0], words, os.environ, file_actions=actions)
+        for end in (theirs_in, theirs_out, *high):
+            os.close(end)
         self._last, self._buffer, self._session = 0, b"", None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
@@ -112,7 +112,10 @@ class Browser:
 
     def hover(self, selector):
         """Move the mouse over the middle of an element."""
-        self.js(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center'}})")
+        self.js(
+            f"document.querySelector({selector!r})"
+            ".scrollIntoView({block: 'center', behavior: 'instant'})"
+        )
         box = self.js(
             f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])"
             f"(document.querySelector({selector!r}).getBoundingClientRect())"
@@ -158,7 +161,7 @@ class Browser:
 
     def close(self):
         """End the browser."""
-        self._process.terminate()
-        self._process.wait(timeout=30)
+        os.kill(self._process, signal.SIGTERM)
+        os.waitpid(self._process, 0)
         os.close(self._in)
         os.close(self._out)
