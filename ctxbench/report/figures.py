@@ -81,14 +81,18 @@ def have_matplotlib() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def plots(numbers: Numbers, panels: Sequence[Panel]) -> list[Plot]:
-    """Draw Figures 2, 3 and 4, as far as the study has what they show.
+def require_matplotlib() -> None:
+    """Check that figures can be drawn.
 
     Raises:
         ValueError: matplotlib is not installed.
     """
     if not have_matplotlib():
         raise ValueError(_HINT)
+
+
+def plots(numbers: Numbers, panels: Sequence[Panel]) -> list[Plot]:
+    """Draw Figures 2, 3 and 4, as far as the study has what they show; needs matplotlib."""
     found = []
     shots = many_shot(numbers)
     if shots:

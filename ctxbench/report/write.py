@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ctxbench.report import heatmap
 from ctxbench.report.contents import Contents, Section, gather
-from ctxbench.report.figures import Plot, have_matplotlib, plots
+from ctxbench.report.figures import Plot, have_matplotlib, plots, require_matplotlib
 from ctxbench.report.formats import csv_text, latex, markdown, write_csv
 from ctxbench.report.numbers import Measure, problem
 from ctxbench.report.page import page
@@ -32,6 +32,8 @@ def write_report(folder: Path, out: Path | None = None, figures: bool = True) ->
         ValueError: its plan is damaged, or matplotlib is asked for and not installed.
     """
     out = out or folder / "report"
+    if figures:
+        require_matplotlib()
     contents = gather(folder)
     drawn = plots(contents.numbers, contents.panels) if figures else []
     texts = {

@@ -185,6 +185,11 @@ def test_prints(browser):
     assert browser.js("document.querySelectorAll('details:not([open])').length") == 0
     browser.js("dispatchEvent(new Event('afterprint'))")
     assert browser.js("document.querySelectorAll('details[open]').length") == 0
+    browser.click(".theme")
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.call("Emulation.setEmulatedMedia", media="print", features=dark)
+    assert browser.js("getComputedStyle(document.body).color") == "rgb(27, 30, 35)", "ink on paper"
+    assert browser.js("getComputedStyle(document.querySelector('nav')).display") == "none"
 
 
 def test_a_narrow_screen_scrolls_tables_not_the_page(browser):
