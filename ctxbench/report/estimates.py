@@ -19,6 +19,7 @@ from ctxbench.intervals import wilson_of_mean
 from ctxbench.report.records import Record
 
 LEVEL = 0.05
+_SMALLEST = 1e-15  # p; below, rounding
 _DRAWS = 9999
 _EXACT = 12  # units up to which every assignment of signs is tried
 
@@ -45,24 +46,29 @@ class Estimate:
     documents: int
 
 
-def student(freedom: int, level: float = LEVEL) -> float:
-    """Return Student's two-sided quantile (Hill 1970's expansion; within 0.4 % from 3 degrees on).
+def student_p(t: float, freedom: int) -> float:
+    """Return the two-sided p of Student's t, exactly (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    angle = math.atan(abs(t) / math.sqrt(freedom))
+    cosine = math.cos(angle)
+    odd = freedom % 2
+    term = cosine if odd else 1.0
+    terms = [term] if freedom > 1 else []
+    for k in range(2 + odd, freedom - 1, 2):
+        term *= cosine**2 * (k - 1) / k
+        terms.append(term)
+    inside = math.sin(angle) * math.fsum(terms)
+    beyond = 1 - (2 / math.pi * (angle + inside) if odd else inside)
+    return max(beyond, _SMALLEST)
 
-    One and two degrees of freedom have closed forms.
-    """
-    tail = level / 2
-    if freedom == 1:
-        return 1 / math.tan(math.pi * tail)
-    if freedom == 2:
-        return (1 - level) * math.sqrt(2 / (level * (2 - level)))
-    z = NormalDist().inv_cdf(1 - tail)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
+
+@cache
+def student(freedom: int) -> float:
+    """Return Student's two-sided 5 % quantile."""
+    low, high = 1.0, 13.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_p(middle, freedom) > LEVEL else (low, middle)
+    return (low + high) / 2
 
 
 def over_seeds(seeds: Iterable[Leaves]) -> dict[str, tuple[Record, ...]]:
@@ -156,7 +162,8 @@ class Difference:
         value: difference of scores, or of mean losses in nats.
         low: lower end of its 95 % interval.
         high: upper end.
-        p: of the sign-flip test on units (for one task of right-or-wrong samples: McNemar's).
+        p: of scores by the sign-flip test on units (for one task of right-or-wrong samples that
+            is McNemar's), of losses by Student's.
         units: independent units.
     """
 
@@ -185,17 +192,22 @@ def difference(one: Leaves, other: Leaves, perplexity: bool) -> Difference | Non
     )
     values = list(parts.values())
     total = math.fsum(values)
-    below, above = _student_spread(values) if perplexity else _newcombe(pairs, weights)
+    if perplexity:
+        spread, p = _student(values)
+        return Difference(total, total - spread, total + spread, p, len(values))
+    below, above = _newcombe(pairs, weights)
     return Difference(total, total - below, total + above, sign_flip(values), len(values))
 
 
-def _student_spread(values: Sequence[float]) -> tuple[float, float]:
+def _student(values: Sequence[float]) -> tuple[float, float]:
+    """Return half the width of the interval of a sum of unit differences, and its p."""
     if len(values) < 2:
-        return math.nan, math.nan
-    middle = fmean(values)
-    variance = len(values) / (len(values) - 1) * math.fsum((v - middle) ** 2 for v in values)
-    spread = student(len(values) - 1) * math.sqrt(variance)
-    return spread, spread
+        return math.nan, 1.0
+    freedom, middle = len(values) - 1, fmean(values)
+    error = math.sqrt((freedom + 1) / freedom * math.fsum((v - middle) ** 2 for v in values))
+    if error == 0:
+        return 0.0, 1.0 if middle == 0 else _SMALLEST
+    return student(freedom) * error, student_p(math.fsum(values) / error, freedom)
 
 
 def _newcombe(

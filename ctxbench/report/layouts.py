@@ -116,7 +116,7 @@ def _scale(study: Study, row: Row) -> str:
 
 
 def _options(study: Study, row: Row) -> str:
-    return " ".join(f"{key}={value}" for key, value in sorted(study.options(row).items()))
+    return " ".join(f"{key}={value}" for key, value in sorted(row.options.items()))
 
 
 def _schedule(study: Study, row: Row) -> str:
@@ -142,7 +142,7 @@ SCALES: dict[str, Callable[[dict[str, Any], int, int], float]] = {
 
 def scale_at(study: Study, row: Row, length: int) -> float | None:
     """Return a row's scale factor at a length; None if it has none or its options are open."""
-    options = study.options(row)
+    options = row.options
     try:
         return float(SCALES[row.method](options, study.window, length))
     except (KeyError, TypeError):
@@ -260,7 +260,7 @@ LAYOUTS = (
         "Scale factor against perplexity",
         "One checkpoint under fixed values of alpha. Lower is better.",
         picks=(Pick(("perplexity",), "lengths"),),
-        settings=(Setting("alpha", lambda study, row: f"{study.options(row)['alpha']:g}"),),
+        settings=(Setting("alpha", lambda study, row: f"{row.options['alpha']:g}"),),
         only=lambda row: "alpha" in row.options,
         absent="No row of this study fixes alpha; `ctxbench study scale-grid` does.",
     ),

@@ -254,7 +254,7 @@ class Numbers:
     @property
     def base(self) -> Row | None:
         """The base model as it is: no method, no training."""
-        rows = (row for row in self.study.rows if row.method == "none" and not row.trained)
+        rows = (r for r in self.study.rows if r.group == "frozen" and r.method == "none")
         return next(rows, None)
 
 

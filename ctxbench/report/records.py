@@ -36,10 +36,8 @@ class Record:
     bucket: int | None = None
 
 
-def read_leaves(
-    where: Path, column: Column
-) -> tuple[dict[str, tuple[Record, ...]], dict[str, Any]]:
-    """Return the samples by leaf task, and what the model noted about itself.
+def read_leaves(where: Path, column: Column) -> dict[str, tuple[Record, ...]]:
+    """Return the samples by leaf task.
 
     Raises:
         FileNotFoundError: there is no results file.
@@ -55,7 +53,7 @@ def read_leaves(
             f"There are no samples of {', '.join(column.tasks)} beside {run.path.name}. Intervals "
             "and paired tests need them: run lm_eval with --log_samples."
         )
-    return leaves, (run.content.get("config") or {}).get("ctxbench") or {}
+    return leaves
 
 
 def _is_leaf(task: str, groups: tuple[str, ...], content: dict[str, Any]) -> bool:

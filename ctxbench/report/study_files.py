@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxbench.report.records import Record, read_leaves
+from ctxbench.report.result_files import read_run
 from ctxbench.report.study_plan import Column, Row, read_column, read_row
 
 
@@ -29,8 +30,6 @@ class Cell:
     reason: str | None
     command: str | None
     leaves: dict[str, tuple[Record, ...]] = field(hash=False)
-    record: dict[str, Any] = field(hash=False)
-    """What the model noted about itself: method, options, lengths."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,6 @@ class Study:
             if found := tuple(column for column in self.columns if column.kind in members):
                 return found
         return ()
-
-    def options(self, row: Row) -> dict[str, Any]:
-        """Return a row's options as the model resolved them; as planned if no cell is done."""
-        records = (c.record for c in self.cells.values() if c.row is row and "options" in c.record)
-        return {**row.options, **next(records, {"options": {}})["options"]}
 
     def row(self, name: str) -> Row:
         """Return a row by its name."""
@@ -108,7 +102,7 @@ def load_study(folder: Path) -> Study:
         )
     try:
         plan = json.loads(file.read_text(encoding="utf-8"))
-        rows = tuple(read_row(row) for row in plan["rows"])
+        rows = tuple(read_row(_resolved(folder, row)) for row in plan["rows"])
         columns = tuple(read_column(column) for column in plan["columns"])
         int(plan["window"])
     except (ValueError, KeyError, TypeError) as damage:
@@ -125,6 +119,22 @@ def load_study(folder: Path) -> Study:
     return Study(folder, plan, rows, columns, _to_unit(cells))
 
 
+def _resolved(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a planned row with what its model said of itself in the first cell that is done.
+
+    A plan may name a preset, or leave method and options to a checkpoint.
+    """
+    for file in sorted((folder / "cells" / str(row["name"])).glob("*/*/results_*.json")):
+        try:
+            noted = read_run(file).content["config"]["ctxbench"]
+            trained = noted["trained_length"]
+        except (ValueError, KeyError, TypeError):
+            continue  # damaged, and said so where the cell is read; or not a model of ours
+        known = {"method": noted["method"], "options": noted["options"]}
+        return {**row, **known, "trained": trained is not None, "trained_length": trained}
+    return row
+
+
 # ---------------------------------------------------------------------- a cell
 
 
@@ -135,13 +145,12 @@ def _cell(folder: Path, row: Row, seed: int | None, column: Column) -> Cell:
         note = json.loads((where / "cell.json").read_text(encoding="utf-8"))
     status, reason = note.get("status", "missing"), note.get("reason")
     leaves: dict[str, tuple[Record, ...]] = {}
-    record: dict[str, Any] = {}
     if status == "done":
         try:
-            leaves, record = read_leaves(where, column)
+            leaves = read_leaves(where, column)
         except (ValueError, FileNotFoundError) as damage:
             status, reason = "failed", _without(str(damage), folder)
-    return Cell(row, seed, column, status, reason, note.get("command"), leaves, record)
+    return Cell(row, seed, column, status, reason, note.get("command"), leaves)
 
 
 def _without(message: str, folder: Path) -> str:

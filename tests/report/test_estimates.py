@@ -14,6 +14,7 @@ from ctxbench.report.estimates import (
     over_seeds,
     sign_flip,
     student,
+    student_p,
 )
 from ctxbench.report.records import Record
 
@@ -29,11 +30,17 @@ def records(values, units=None, weights=None):
 
 @pytest.mark.parametrize(
     ("freedom", "quantile"),
-    # any table of Student's distribution, two-sided 5 %
+    # any table of Student's distribution, two-sided 5 %, three decimals
     [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (30, 2.042), (1000, 1.962)],
 )
 def test_student(freedom, quantile):
-    assert student(freedom) == pytest.approx(quantile, rel=0.004)
+    assert student(freedom) == pytest.approx(quantile, abs=0.0005)
+
+
+@pytest.mark.parametrize(("freedom", "t", "p"), [(5, 4.032, 0.01), (6, 3.707, 0.01), (1, 1.0, 0.5)])
+def test_p_of_student(freedom, t, p):
+    """Quantiles of the same tables at 1 %, and the Cauchy distribution's quartile."""
+    assert student_p(t, freedom) == pytest.approx(p, abs=2e-5)
 
 
 @pytest.mark.parametrize("right", [0, 1, 24, 49, 50])
@@ -153,6 +160,9 @@ def test_difference_of_losses_is_student_s():
     error = math.sqrt(sum((g - mean) ** 2 for g in gaps) / 3 / 4)
     assert found.value == pytest.approx(mean)
     assert found.high - mean == pytest.approx(student(3) * error)
+    assert found.p == pytest.approx(student_p(mean / error, 3))
+    same = difference({"a": records(one)}, {"a": records(one)}, True)
+    assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
 
 
 def test_only_common_documents_are_compared():

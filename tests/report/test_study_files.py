@@ -53,7 +53,7 @@ def test_results_of_lm_eval_itself(tmp_path):
             for file in (runs[method].path, *runs[method].samples.values()):
                 shutil.copy(file, where / file.name)
     study = load_study(tmp_path)
-    assert study.options(study.row("ntk_frozen"))["policy"] == "pinned", "as resolved, not planned"
+    assert study.row("ntk_frozen").options["policy"] == "pinned", "as resolved, not planned"
     for row, found in zip(study.rows, heat_maps(find_runs([GRID])), strict=True):
         for column in study.columns:
             scores = [s for (n, _), v in found.scores.items() if n == column.length for s in v]
