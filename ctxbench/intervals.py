@@ -14,11 +14,16 @@ _Z = 1.959964  # 97.5 % quantile of the normal distribution
 
 def wilson(scores: Sequence[float]) -> tuple[float, float]:
     """Return the lower and upper end of the interval; there is at least one score."""
-    n, mean = len(scores), fmean(scores)
-    middle = mean + _Z**2 / (2 * n)
-    spread = _Z * math.sqrt(mean * (1 - mean) / n + _Z**2 / (4 * n * n))
-    scale = 1 + _Z**2 / n
-    return max((middle - spread) / scale, 0.0), min((middle + spread) / scale, 1.0)
+    return wilson_of_mean(fmean(scores), len(scores))
+
+
+def wilson_of_mean(mean: float, n: float, z: float = _Z) -> tuple[float, float]:
+    """Return the interval of a mean that is worth `n` independent scores; `z` is the quantile."""
+    middle = mean + z**2 / (2 * n)
+    spread = z * math.sqrt(max(mean * (1 - mean), 0.0) / n + z**2 / (4 * n * n))
+    scale = 1 + z**2 / n
+    low, high = (middle - spread) / scale, (middle + spread) / scale
+    return max(min(low, mean), 0.0), min(max(high, mean), 1.0)  # rounding, at 0 and 1
 
 
 def low(scores: Sequence[float]) -> float:

@@ -1,14 +1,40 @@
-"""`ctxbench report`: pictures and tables from result files."""
+"""`ctxbench report DIR`: the report of a study; pictures and small copies of loose results."""
 
 import argparse
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+_COMMANDS = ("study", "heatmap", "compact")
+
 
 def add_parser(subparsers) -> None:
-    """Add `report` to the command line."""
-    parser = subparsers.add_parser("report", help="pictures and tables from result files")
+    """Add `report` to the command line.
+
+    `report DIR` is `report study DIR`: a first word that is neither a command nor an option is a
+    study folder. A folder that is called like a command is given as ./heatmap.
+    """
+    parser = subparsers.add_parser(
+        "report",
+        help="tables, figures and one page from result files",
+        usage="ctxbench report DIR [--out OUT] [--no-figures]\n"
+        "       ctxbench report {heatmap,compact} ...",
+    )
+    parse = parser.parse_known_args
+
+    def parse_known_args(args: Sequence[str] | None = None, namespace=None):
+        words = list(args or ())
+        if words and words[0] not in (*_COMMANDS, "-h", "--help"):
+            words = ["study", *words]
+        return parse(words, namespace)
+
+    parser.parse_known_args = parse_known_args  # type: ignore[method-assign]
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    study = commands.add_parser("study", help="the report of a study folder (the default)")
+    study.add_argument("folder", type=Path, help="what `ctxbench study NAME` wrote")
+    study.add_argument("--out", type=Path, help="folder to write to (FOLDER/report)")
+    study.add_argument("--no-figures", action="store_true", help="no pictures (no matplotlib)")
+    study.set_defaults(run=_study)
     heatmap = commands.add_parser("heatmap", help="score over length and depth of needle tasks")
     heatmap.add_argument("results", nargs="+", type=Path, help="folders or results_*.json files")
     heatmap.add_argument("--metric", default="score", help="of the records (score)")
@@ -23,6 +49,15 @@ def add_parser(subparsers) -> None:
     compact.add_argument("results", nargs="+", type=Path, help="folders or results_*.json files")
     compact.add_argument("--out", type=Path, required=True, help="folder to write to")
     compact.set_defaults(run=_compact)
+
+
+def _study(options: argparse.Namespace) -> int:
+    from ctxbench.report.write import write_report
+
+    for path in write_report(options.folder, options.out, not options.no_figures):
+        if path.name.startswith("report."):
+            print(path)
+    return 0
 
 
 def _heatmap(options: argparse.Namespace) -> int:

@@ -173,7 +173,7 @@ def summary(found: HeatMap) -> str:
 
 
 def _runs_per_cell(maps: Iterable[HeatMap]) -> str:
-    counts = {len(scores) for found in maps for scores in found.scores.values()}
+    counts = {len(scores) for found in maps for scores in found.scores.values() if scores}
     fewest, most = min(counts), max(counts)
     number = str(most) if fewest == most else f"{fewest} to {most}"
     return f"{number} run{'s' * (most > 1)} a cell"
@@ -199,7 +199,7 @@ def draw(maps: Sequence[HeatMap], path: Path) -> None:
         ) from missing
 
     colours = LinearSegmentedColormap.from_list("needle", COLOURS).with_extremes(bad=_MISSING)
-    columns = min(len(maps), 2)
+    columns = min(len(maps), 2 if len(maps) <= 4 else 3)
     rows = -(-len(maps) // columns)
     widest = max(len(found.lengths) for found in maps)
     tallest = max(len(found.depths) for found in maps)

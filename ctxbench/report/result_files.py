@@ -93,10 +93,15 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
             f"No results_*.json in {', '.join(map(str, paths))}. Give the folder that lm_eval "
             "wrote with --output_path."
         )
-    return sorted((_read(file) for file in set(files)), key=lambda run: (run.date, run.path))
+    return sorted((read_run(file) for file in set(files)), key=lambda run: (run.date, run.path))
 
 
-def _read(path: Path) -> Run:
+def read_run(path: Path) -> Run:
+    """Return the run of a results file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         content["results"]

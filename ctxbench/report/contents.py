@@ -1,0 +1,125 @@
+"""Everything a report holds, gathered once from a study; the writers only set it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ctxbench.report.correlation import Panel, correlation_table, panels
+from ctxbench.report.findings import Finding, findings
+from ctxbench.report.heatmap import HeatMap
+from ctxbench.report.layouts import LAYOUTS, Layout
+from ctxbench.report.numbers import Measure, Numbers
+from ctxbench.report.paper import companion
+from ctxbench.report.study_files import Cell, Study, load_study
+from ctxbench.report.study_plan import Row
+from ctxbench.report.tables import Table, fill, ordered
+
+
+@dataclass(frozen=True)
+class Section:
+    """One kind of table: its variants by length, and the paper's tables it is made after."""
+
+    name: str
+    title: str
+    short: str
+    tables: tuple[Table, ...]
+    theirs: tuple[Table, ...]
+
+    @property
+    def shown(self) -> Table:
+        """The first variant; a section without lengths has no other."""
+        return self.tables[0]
+
+
+@dataclass(frozen=True)
+class Map:
+    """A row's heat map, with the cells it was made from."""
+
+    row: Row
+    heat: HeatMap
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A report before it is written."""
+
+    study: Study
+    numbers: Numbers
+    findings: tuple[Finding, ...]
+    sections: tuple[Section, ...]
+    correlations: Section
+    panels: tuple[Panel, ...]
+    maps: tuple[Map, ...]
+
+    @property
+    def reference(self) -> int:
+        """The length whose variant is shown first, tokens."""
+        return self.study.reference_length
+
+    @property
+    def trained_further(self) -> tuple[Map, ...]:
+        """Figure 5: the maps of methods that were trained in more than one way."""
+        trained = [found.row.method for found in self.maps if found.row.trained]
+        return tuple(m for m in self.maps if m.row.trained and trained.count(m.row.method) > 1)
+
+    def variant(self, section: Section) -> Table:
+        """Return the section's table at the reference length, else its first."""
+        at = [table for table in section.tables if table.length == self.reference]
+        return at[0] if at else section.shown
+
+
+def gather(folder) -> Contents:
+    """Read a study folder and compute all that its report says.
+
+    Raises:
+        FileNotFoundError: it is not a study folder.
+        ValueError: its plan is damaged.
+    """
+    study = load_study(folder)
+    numbers = Numbers(study)
+    lengths = sorted({c.length for c in study.of_kind("perplexity") if c.length})
+    by_length = {length: panels(numbers, length) for length in lengths}
+    tables = [correlation_table(found, length) for length, found in by_length.items() if found]
+    return Contents(
+        study,
+        numbers,
+        tuple(findings(numbers)),
+        tuple(_section(layout, numbers) for layout in LAYOUTS),
+        Section("correlation", "Correlations", "Correlations", tuple(tables), ()),
+        tuple(by_length.get(study.reference_length, ())),
+        tuple(_maps(numbers)),
+    )
+
+
+def _section(layout: Layout, numbers: Numbers) -> Section:
+    tables = tuple(fill(layout, numbers))
+    at = [table for table in tables if table.length == numbers.study.reference_length]
+    title = (at or tables)[0].title.partition(" at ")[0]
+    theirs = tuple(companion(number) for number in layout.numbers)
+    return Section(layout.name, title, layout.short, tables, theirs)
+
+
+def _maps(numbers: Numbers) -> Sequence[Map]:
+    """Return the maps of Figure 1: every row's needle over length and depth."""
+    study = numbers.study
+    columns = study.of_kind("needle")
+    columns = tuple(column for column in columns if column.family == columns[0].family)
+    found = []
+    places: dict[tuple[int, float], list[float]] = {}
+    for row in ordered(study.rows):
+        trained = row.trained_length or study.window
+        name = str(study.plan.get("model_name") or study.plan.get("model") or "")
+        heat = HeatMap("needle", name, row.label, "", trained)
+        for column in columns:
+            for leaf in numbers.leaves(row, Measure("", (column,))).values():
+                for record in leaf:
+                    if record.length and record.depth is not None:
+                        place = record.length, round(100 * record.depth, 1)
+                        heat.scores.setdefault(place, []).append(record.total)
+                        places[place] = []
+        if heat.scores:
+            cells = tuple(cell for column in columns for cell in study.seeds(row, column))
+            found.append(Map(row, heat, cells))
+    for made in found:  # what is not there stays visible
+        made.heat.scores.update({p: [] for p in places if p not in made.heat.scores})
+    return found

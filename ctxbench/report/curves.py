@@ -1,0 +1,66 @@
+"""The lines of Figures 2 and 3: accuracy over shots, loss over positions."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ctxbench.report.estimates import estimate
+from ctxbench.report.numbers import Measure, Numbers
+from ctxbench.report.records import Record
+from ctxbench.report.study_plan import Row
+from ctxbench.report.tables import ordered
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One row's line: (x, value, low, high)."""
+
+    row: Row
+    points: tuple[tuple[float, float, float, float], ...]
+
+
+def many_shot(numbers: Numbers) -> list[Curve]:
+    """Return accuracy in percent over shots (Figure 2)."""
+    columns = sorted(
+        (c for c in numbers.study.of_kind("manyshot") if c.shots), key=lambda c: c.shots or 0
+    )
+    curves = []
+    for row in ordered(numbers.study.rows):
+        found = [(c, numbers.number(row, Measure("", (c,))).estimate) for c in columns]
+        points = tuple(
+            (float(c.shots or 0), 100 * e.value, 100 * e.low, 100 * e.high) for c, e in found if e
+        )
+        curves += [Curve(row, points)] if points else []
+    return curves
+
+
+def by_position(numbers: Numbers) -> list[Curve]:
+    """Return loss curves from the longest column of kind `nll` that has positions."""
+    columns = sorted(numbers.study.of_kind("nll"), key=lambda c: -(c.length or 0))[:1]
+    curves = []
+    for row in ordered(numbers.study.rows):
+        leaves = numbers.leaves(row, Measure("", tuple(columns))) if columns else {}
+        records = [record for found in leaves.values() for record in found]
+        curves += [Curve(row, _buckets(records, columns[0].length))] if records else []
+    return [curve for curve in curves if curve.points]
+
+
+def _buckets(records: Sequence[Record], length: int | None) -> tuple:
+    count = min(len(record.positions) for record in records)
+    points = []
+    for b in range(count):
+        parts = [
+            Record(r.document, r.unit, r.positions[b][0], r.positions[b][1])
+            for r in records
+            if r.positions[b][1]
+        ]
+        if not parts:
+            continue
+        found = estimate({"nll": parts}, perplexity=True)
+        size = records[0].bucket or (length or count) / count
+        points.append(((b + 0.5) * size, *_logs(found.value, found.low, found.high)))
+    return tuple(points)
+
+
+def _logs(*values: float) -> tuple[float, ...]:
+    return tuple(math.log(value) for value in values)

@@ -1,0 +1,289 @@
+"""Numbers with 95 % intervals, and paired tests between rows, from samples.
+
+A number is the mean over leaf tasks of (sum of totals) / (sum of weights). Its variance is that of
+a ratio of sums over independent units (Cochran 1977, section 6): documents, the texts they were
+cut from, or runs of shots. Scores get Wilson's interval at the number of independent scores that
+variance is worth, never more than there are documents; with documents as units and one task that
+is the plain Wilson interval. Perplexities get exp(mean +- t * se). Seeds are averaged per document
+before: an interval is about the documents, and the seeds' own numbers are shown beside it.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import NormalDist, fmean
+
+from ctxbench.intervals import wilson_of_mean
+from ctxbench.report.records import Record
+
+LEVEL = 0.05
+_SMALLEST = 1e-15  # p; below, rounding
+_DRAWS = 9999
+_EXACT = 12  # units up to which every assignment of signs is tried
+
+Leaves = Mapping[str, Sequence[Record]]
+"""Samples by leaf task."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its interval.
+
+    Attributes:
+        value: between 0 and 1, or a perplexity.
+        low: lower end; NaN where there is one unit only.
+        high: upper end.
+        units: independent units behind it.
+        documents: documents behind it.
+    """
+
+    value: float
+    low: float
+    high: float
+    units: int
+    documents: int
+
+
+def student_p(t: float, freedom: int) -> float:
+    """Return the two-sided p of Student's t, exactly (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    angle = math.atan(abs(t) / math.sqrt(freedom))
+    cosine = math.cos(angle)
+    odd = freedom % 2
+    term = cosine if odd else 1.0
+    terms = [term] if freedom > 1 else []
+    for k in range(2 + odd, freedom - 1, 2):
+        term *= cosine**2 * (k - 1) / k
+        terms.append(term)
+    inside = math.sin(angle) * math.fsum(terms)
+    beyond = 1 - (2 / math.pi * (angle + inside) if odd else inside)
+    return max(beyond, _SMALLEST)
+
+
+@cache
+def student(freedom: int) -> float:
+    """Return Student's two-sided 5 % quantile."""
+    low, high = 1.0, 13.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_p(middle, freedom) > LEVEL else (low, middle)
+    return (low + high) / 2
+
+
+def over_seeds(seeds: Iterable[Leaves]) -> dict[str, tuple[Record, ...]]:
+    """Return samples averaged over seeds, per document, as far as all seeds have it."""
+    together: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    count = 0
+    for leaves in seeds:
+        count += 1
+        for leaf, records in leaves.items():
+            for record in records:
+                together[leaf][record.document].append(record)
+    return {
+        leaf: tuple(_mean(same) for same in documents.values() if len(same) == count)
+        for leaf, documents in together.items()
+    }
+
+
+def _mean(same: list[Record]) -> Record:
+    first = same[0]
+    totals, weights = fmean(r.total for r in same), fmean(r.weight for r in same)
+    positions = tuple(
+        (fmean(nll for nll, _ in parts), fmean(tokens for _, tokens in parts))
+        for parts in zip(*(r.positions for r in same), strict=True)
+    )
+    return Record(
+        first.document,
+        first.unit,
+        totals,
+        weights,
+        first.length,
+        first.depth,
+        positions,
+        first.bucket,
+    )
+
+
+def estimate(leaves: Leaves, perplexity: bool) -> Estimate:
+    """Return the number of some leaf tasks, weighted equally, with its interval."""
+    means = {leaf: _leaf_mean(records) for leaf, records in leaves.items()}
+    value = fmean(means.values())
+    weights = _weights(leaves)
+    residuals = _by_unit(
+        (record.unit, weights[leaf] * (record.total - means[leaf] * record.weight))
+        for leaf, records in leaves.items()
+        for record in records
+    )
+    documents = sum(len(records) for records in leaves.values())
+    units = len(residuals)
+    variance = math.fsum(r * r for r in residuals.values())
+    if perplexity:
+        spread = math.nan
+        if units > 1:
+            spread = student(units - 1) * math.sqrt(variance * units / (units - 1))
+        ends = math.exp(value - spread), math.exp(value + spread)
+        return Estimate(math.exp(value), *ends, units, documents)
+    worth = value * (1 - value) / variance if variance > 0 else math.inf
+    clustered = units < documents
+    quantile = student(units - 1) if clustered and units > 1 else NormalDist().inv_cdf(0.975)
+    ends = wilson_of_mean(value, min(worth, documents), quantile)
+    return Estimate(value, *ends, units, documents)
+
+
+def _leaf_mean(records: Sequence[Record]) -> float:
+    return math.fsum(r.total for r in records) / math.fsum(r.weight for r in records)
+
+
+def _weights(leaves: Leaves) -> dict[str, float]:
+    """Return what one unit of weight in a leaf contributes to the number."""
+    return {
+        leaf: 1 / (math.fsum(r.weight for r in records) * len(leaves))
+        for leaf, records in leaves.items()
+    }
+
+
+def _by_unit(parts: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Sum values by unit; exactly, so that their order does not matter."""
+    sums: dict[str, list[float]] = defaultdict(list)
+    for unit, value in parts:
+        sums[unit].append(value)
+    return {unit: math.fsum(values) for unit, values in sorted(sums.items())}
+
+
+# ---------------------------------------------------------------- paired tests
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One row minus another on the documents both have.
+
+    Attributes:
+        value: difference of scores, or of mean losses in nats.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        p: of scores by the sign-flip test on units (for one task of right-or-wrong samples that
+            is McNemar's), of losses by Student's.
+        units: independent units.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    units: int
+
+
+def difference(one: Leaves, other: Leaves, perplexity: bool) -> Difference | None:
+    """Return the paired difference, None if the two have no document in common.
+
+    The interval is that of Newcombe 1998 (method 10: Wilson's intervals of both sides and their
+    correlation over units), which does not shrink to nothing where every sample agrees; for losses
+    it is Student's.
+    """
+    pairs = _common(one, other)
+    if not pairs:
+        return None
+    weights = _weights({leaf: [a for a, _ in same] for leaf, same in pairs.items()})
+    parts = _by_unit(
+        (a.unit, weights[leaf] * (a.total - b.total))
+        for leaf, same in pairs.items()
+        for a, b in same
+    )
+    values = list(parts.values())
+    total = math.fsum(values)
+    if perplexity:
+        spread, p = _student(values)
+        return Difference(total, total - spread, total + spread, p, len(values))
+    below, above = _newcombe(pairs, weights)
+    return Difference(total, total - below, total + above, sign_flip(values), len(values))
+
+
+def _student(values: Sequence[float]) -> tuple[float, float]:
+    """Return half the width of the interval of a sum of unit differences, and its p."""
+    if len(values) < 2:
+        return math.nan, 1.0
+    freedom, middle = len(values) - 1, fmean(values)
+    error = math.sqrt((freedom + 1) / freedom * math.fsum((v - middle) ** 2 for v in values))
+    if error == 0:
+        return 0.0, 1.0 if middle == 0 else _SMALLEST
+    return student(freedom) * error, student_p(math.fsum(values) / error, freedom)
+
+
+def _newcombe(
+    pairs: Mapping[str, Sequence[tuple[Record, Record]]], weights: Mapping[str, float]
+) -> tuple[float, float]:
+    """Return how far the interval of a difference of scores reaches down and up."""
+    sides = [{leaf: [pair[i] for pair in same] for leaf, same in pairs.items()} for i in (0, 1)]
+    one, two = (estimate(side, perplexity=False) for side in sides)
+    by_unit = [
+        _by_unit(
+            (r.unit, weights[leaf] * r.total) for leaf, records in side.items() for r in records
+        )
+        for side in sides
+    ]
+    shared = max(correlation(list(by_unit[0].values()), list(by_unit[1].values())), 0.0)
+    reach = (
+        (one.value - one.low, two.high - two.value),
+        (one.high - one.value, two.value - two.low),
+    )
+    down, up = (math.sqrt(max(a * a + b * b - 2 * shared * a * b, 0.0)) for a, b in reach)
+    return down, up
+
+
+def correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Return the linear correlation; 0 where one side does not vary."""
+    x, y = fmean(xs), fmean(ys)
+    spread = math.sqrt(math.fsum((a - x) ** 2 for a in xs) * math.fsum((b - y) ** 2 for b in ys))
+    if spread < 1e-12 * max(1.0, len(xs)) ** -2:
+        return 0.0
+    return math.fsum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / spread
+
+
+def _common(one: Leaves, other: Leaves) -> dict[str, list[tuple[Record, Record]]]:
+    pairs = {}
+    for leaf in one:
+        theirs = {record.document: record for record in other.get(leaf, ())}
+        same = [(r, theirs[r.document]) for r in one[leaf] if r.document in theirs]
+        if same:
+            pairs[leaf] = same
+    return pairs
+
+
+def sign_flip(values: Sequence[float]) -> float:
+    """Return the two-sided p of a sum being so far from 0 if every value's sign were a coin's.
+
+    All assignments are tried up to 12 values that are not 0; beyond that 9999 drawn ones, always
+    the same, so that a report can be repeated.
+    """
+    import numpy as np
+
+    nonzero = np.array([v for v in values if abs(v) > 1e-15])
+    if not len(nonzero):
+        return 1.0
+    seen = abs(nonzero.sum()) * (1 - 1e-9)  # equal sums differ by rounding
+    sums = np.abs(_signs(len(nonzero)) @ nonzero)
+    if len(nonzero) <= _EXACT:
+        return float((sums >= seen).mean())
+    return float((1 + (sums >= seen).sum()) / (1 + len(sums)))
+
+
+@cache
+def _signs(count: int):
+    """Return assignments of signs, [assignments, count]."""
+    import numpy as np
+
+    if count <= _EXACT:
+        bits = np.arange(2**count)[:, None] >> np.arange(count)
+        return 1.0 - 2.0 * (bits & 1)
+    drawn = np.random.Generator(np.random.PCG64(count)).integers(0, 2, (_DRAWS, count))
+    return 1.0 - 2.0 * drawn
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Return Holm's adjusted p of several tests."""
+    adjusted, largest = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = largest
+    return adjusted

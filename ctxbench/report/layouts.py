@@ -1,0 +1,278 @@
+"""The tables of the paper, declared: title, rows, columns, how cells average.
+
+Lu et al. 2024, https://arxiv.org/abs/2409.12181. A layout says what to show; `tables.py` fills any
+of them from any study. Where a study lacks a benchmark, `kinds` names what may stand in, and the
+table says so. Tables that are one thing on two models (2 and 5, 3 and 6) or at five lengths (12 to
+16) are one layout.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ctxbench.report.study_files import Study
+from ctxbench.report.study_plan import Row
+
+KINDS = {
+    "perplexity": "Perplexity",
+    "needle": "Needle",
+    "multiquery": "Four of eight",
+    "manyshot": "Many-shot",
+    "longbench": "LongBench",
+    "ruler": "RULER",
+    "nll": "Loss by position",
+}
+"""What a kind of column is called; one of your own by its name."""
+
+
+def kind_name(kind: str) -> str:
+    """Return what a kind of column is called."""
+    return KINDS.get(kind, kind.replace("_", " ").capitalize())
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Which columns of a study make up one or more measures of a table.
+
+    Attributes:
+        kinds: the first that the study has is taken; `a+b` is both.
+        spread: `lengths` or `shots`: one measure a column; `leaves`: one a leaf task; `together`:
+            one measure, the mean over everything picked.
+        at: `all` lengths, the table's own `length` (its variant), or the `most` shots.
+        label: in the head, where it is not the length, the shots or the leaf.
+    """
+
+    kinds: tuple[str, ...]
+    spread: str = "together"
+    at: str = "all"
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A measure that is not measured: a property of the row.
+
+    Attributes:
+        label: in the head.
+        read: (study, row) -> text.
+    """
+
+    label: str
+    read: Callable[[Study, Row], str]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One table of the report.
+
+    Attributes:
+        name: of its files.
+        short: in a menu.
+        numbers: of the paper's tables it is made after.
+        title: what it shows.
+        caption: how to read it, how cells average.
+        picks: its measures.
+        settings: properties of the rows, before the measures.
+        only: which rows; all without it.
+        transposed: methods across, measures downwards, as the paper has its subtask tables.
+        average: a last measure, the mean of the others.
+        variants: one table per length the study has (else one table).
+        effective: a last column: the effective length.
+        scales: one column per length with the scale factor in place of measures.
+        absent: what to say where no row of a study has it.
+    """
+
+    name: str
+    short: str
+    numbers: tuple[int, ...]
+    title: str
+    caption: str
+    picks: tuple[Pick, ...] = ()
+    settings: tuple[Setting, ...] = ()
+    only: Callable[[Row], bool] = field(default=lambda row: True)
+    transposed: bool = False
+    average: bool = False
+    variants: bool = False
+    effective: bool = False
+    scales: bool = False
+    absent: str = "No row of this study has it."
+
+
+def _length(study: Study, row: Row) -> str:
+    return f"{row.trained_length or study.window:,}"
+
+
+def _trained_with(key: str) -> Callable[[Study, Row], str]:
+    def read(study: Study, row: Row) -> str:
+        value = study.training(row).get(key, "")
+        return f"{value:,}" if isinstance(value, int) else str(value)
+
+    return read
+
+
+def _scale(study: Study, row: Row) -> str:
+    scale = scale_at(study, row, row.trained_length or study.window)
+    return "" if scale is None else f"{scale:g}"
+
+
+def _options(study: Study, row: Row) -> str:
+    return " ".join(f"{key}={value}" for key, value in sorted(row.options.items()))
+
+
+def _schedule(study: Study, row: Row) -> str:
+    if row.own_budget:
+        return f"its own: {row.own_budget}"
+    return "common" if row.trained else "none"
+
+
+SCALES: dict[str, Callable[[dict[str, Any], int, int], float]] = {
+    "none": lambda options, window, length: 1.0,
+    "pi": lambda options, window, length: options["factor"],
+    "yarn": lambda options, window, length: options["factor"],
+    "longlora": lambda options, window, length: options["factor"],
+    "ntk": lambda options, window, length: options["alpha"],
+    "dynamic_ntk": lambda options, window, length: (
+        options["factor"] * max(length, options.get("floor") or 0, window) / window
+        - (options["factor"] - 1)
+    ),
+}
+"""The scale factor of Tables 7 and 8 (options, window, length): a division of positions for `pi`,
+`yarn` and `longlora`, the alpha of the rotary base for the NTK methods."""
+
+
+def scale_at(study: Study, row: Row, length: int) -> float | None:
+    """Return a row's scale factor at a length; None if it has none or its options are open."""
+    options = row.options
+    try:
+        return float(SCALES[row.method](options, study.window, length))
+    except (KeyError, TypeError):
+        return None
+
+
+LAYOUTS = (
+    Layout(
+        "overview",
+        "Overview",
+        (1,),
+        "Overview",
+        "Every method at one length: perplexity there, the needle over all lengths and depths, the "
+        "most shots, LongBench over its tasks, RULER over its subtasks there.",
+        picks=(
+            Pick(("perplexity",), at="length", label="Perplexity"),
+            Pick(("needle",), label="Needle"),
+            Pick(("manyshot",), at="most", label="Many-shot"),
+            Pick(("longbench",), label="LongBench"),
+            Pick(("ruler", "multiquery"), at="length", label=""),
+        ),
+        variants=True,
+        effective=True,
+    ),
+    Layout(
+        "perplexity",
+        "Perplexity",
+        (2, 5),
+        "Perplexity by length",
+        "Lower is better. exp of the mean loss over all scored tokens.",
+        picks=(Pick(("perplexity",), "lengths"),),
+        settings=(Setting("Len", _length),),
+    ),
+    Layout(
+        "ruler",
+        "RULER",
+        (3, 6),
+        "{kind} by length",
+        "Mean over its subtasks, each weighing the same.",
+        picks=(Pick(("ruler", "multiquery"), "lengths"),),
+        settings=(Setting("Len", _length),),
+        effective=True,
+    ),
+    Layout(
+        "needle",
+        "Needle",
+        (),
+        "Needle by length",
+        "Mean over depths, each weighing the same (the maps of Figure 1, as numbers).",
+        picks=(Pick(("needle",), "lengths"),),
+        settings=(Setting("Len", _length),),
+        effective=True,
+    ),
+    Layout(
+        "subtasks",
+        "Subtasks",
+        (12, 13, 14, 15, 16),
+        "{kind} by subtask",
+        "Methods across, subtasks downwards, one table a length; the last line is the mean.",
+        picks=(Pick(("ruler", "needle+multiquery"), "leaves", at="length"),),
+        transposed=True,
+        average=True,
+        variants=True,
+    ),
+    Layout(
+        "longbench",
+        "LongBench",
+        (4, 11),
+        "{kind} by task",
+        "Methods across, tasks downwards; the last line is the plain mean, as the paper's.",
+        picks=(Pick(("longbench", "manyshot"), "leaves"),),
+        transposed=True,
+        average=True,
+    ),
+    Layout(
+        "manyshot",
+        "Many-shot",
+        (),
+        "Many-shot learning by number of shots",
+        "Accuracy (the curves of Figure 2, as numbers).",
+        picks=(Pick(("manyshot",), "shots"),),
+        settings=(Setting("Len", _length),),
+    ),
+    Layout(
+        "training",
+        "Training",
+        (7,),
+        "Training",
+        "The common budget is the same for every method; a row with its own schedule says so.",
+        settings=(
+            Setting("Method", lambda study, row: row.method),
+            Setting("Options", _options),
+            Setting("Len", _length),
+            Setting("Tokens", _trained_with("tokens")),
+            Setting("\u03b1", _scale),
+            Setting("Batch", _trained_with("batch_size")),
+            Setting("lr", _trained_with("lr")),
+            Setting("Schedule", _schedule),
+        ),
+        only=lambda row: row.trained,
+    ),
+    Layout(
+        "scales",
+        "Scales",
+        (8,),
+        "Scale factors at inference",
+        "By evaluated length: what positions are divided by (PI, YaRN, LongLoRA), or alpha (NTK).",
+        only=lambda row: row.method in SCALES,
+        scales=True,
+    ),
+    Layout(
+        "scale-grid",
+        "Scale grid",
+        (9,),
+        "Scale factor against perplexity",
+        "One checkpoint under fixed values of alpha. Lower is better.",
+        picks=(Pick(("perplexity",), "lengths"),),
+        settings=(Setting("alpha", lambda study, row: f"{row.options['alpha']:g}"),),
+        only=lambda row: "alpha" in row.options,
+        absent="No row of this study fixes alpha; `ctxbench study scale-grid` does.",
+    ),
+    Layout(
+        "longlora",
+        "LongLoRA",
+        (10,),
+        "LongLoRA, checked",
+        "Our LongLoRA beside the published and the reproduced numbers of the paper.",
+        picks=(Pick(("perplexity",), "lengths"),),
+        settings=(Setting("Len", _length),),
+        only=lambda row: row.method == "longlora",
+        absent="This study has no LongLoRA.",
+    ),
+)

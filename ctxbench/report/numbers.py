@@ -1,0 +1,286 @@
+"""From a study to its numbers: measures, marks of the best, effective lengths.
+
+A measure is something a row can have a number of: a column, a leaf task of a column, or the mean
+over several columns. Tables, figures and findings all read their numbers here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+from ctxbench.report.estimates import (
+    LEVEL,
+    Difference,
+    Estimate,
+    difference,
+    estimate,
+    holm,
+    over_seeds,
+)
+from ctxbench.report.layouts import kind_name
+from ctxbench.report.result_files import length_name
+from ctxbench.report.study_files import Cell, Study
+from ctxbench.report.study_plan import Column, Row
+
+EFFECTIVE_SHARE = 0.85
+"""Of the base model's score at its own window, which a length must reach to be effective.
+
+RULER (https://arxiv.org/abs/2404.06654) asks for Llama-2-7B's score at its 4k window.
+"""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a row has a number of.
+
+    Attributes:
+        label: in a table's head.
+        group: above it, where a table has several.
+        columns: their mean over leaf tasks is the number.
+        leaf: only this leaf task.
+    """
+
+    label: str
+    columns: tuple[Column, ...]
+    group: str = ""
+    leaf: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of its columns."""
+        return self.columns[0].kind
+
+    @property
+    def told(self) -> str:
+        """What it is, in words: kind, leaf task, length or shots."""
+        name = self.label if self.leaf else kind_name(self.kind)
+        shots = {column.shots for column in self.columns if column.shots}
+        if len(shots) == 1:
+            return f"{name}, {shots.pop()} shots"
+        if self.length:
+            return f"{name} at {length_name(self.length)}"
+        return f"{name}, mean over {len(self.columns)} columns"
+
+    @property
+    def perplexity(self) -> bool:
+        """Whether it is exp of a mean loss, of which less is better."""
+        return not self.columns[0].higher_is_better
+
+    @property
+    def length(self) -> int | None:
+        """Its length if it has one."""
+        lengths = {column.length for column in self.columns}
+        return lengths.pop() if len(lengths) == 1 else None
+
+
+@dataclass(frozen=True)
+class Number:
+    """A row's number of a measure, or why there is none.
+
+    Attributes:
+        estimate: over the seeds that are done in all columns.
+        seeds: number by seed.
+        cells: everything it was made from.
+        state: `done`, `failed` or `missing`.
+        mark: `best` if it is better than every other row's; `tied` if no test tells it from the
+            best one.
+        rivals: labels of the rows it is not told from, where it leads or is tied.
+    """
+
+    row: Row
+    measure: Measure
+    estimate: Estimate | None
+    seeds: tuple[tuple[int | None, float], ...]
+    cells: tuple[Cell, ...]
+    state: str
+    mark: str = ""
+    rivals: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is failed or missing, and why."""
+        return tuple(problem(cell) for cell in self.cells if cell.status != "done")
+
+
+def problem(cell: Cell) -> str:
+    """Say in one line what is wrong with a cell."""
+    seed = "" if cell.seed is None else f", seed {cell.seed}"
+    reason = f": {cell.reason}" if cell.reason else ""
+    return f"{cell.row.label}{seed}, {cell.column.name}: {cell.status}{reason}"
+
+
+@dataclass(frozen=True)
+class EffectiveLength:
+    """How far a row goes in one kind of column.
+
+    Attributes:
+        value: longest length up to which the score stays at the threshold; None: not the first.
+        low: the same for the lower ends of the intervals.
+        threshold: score, 0 to 1.
+        reached: whether `value` is the longest length measured, so that it may be longer.
+    """
+
+    value: int | None
+    low: int | None
+    threshold: float
+    reached: bool
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers of a study."""
+
+    study: Study
+    _memory: dict = field(default_factory=dict, hash=False, compare=False)
+
+    def number(self, row: Row, measure: Measure) -> Number:
+        """Return a row's number of a measure."""
+        return self._once(("number", row.name, measure), lambda: self._number(row, measure))
+
+    def _once(self, key, make):
+        if key not in self._memory:
+            self._memory[key] = make()
+        return self._memory[key]
+
+    def _number(self, row: Row, measure: Measure) -> Number:
+        by_seed = self._by_seed(row, measure)
+        cells = tuple(c for column in measure.columns for c in self.study.seeds(row, column))
+        if not by_seed:
+            failed = any(cell.status == "failed" for cell in cells)
+            return Number(row, measure, None, (), cells, "failed" if failed else "missing")
+        seeds = tuple(
+            (seed, estimate(leaves, measure.perplexity).value) for seed, leaves in by_seed.items()
+        )
+        pooled = estimate(self.leaves(row, measure), measure.perplexity)
+        return Number(row, measure, pooled, seeds, cells, "done")
+
+    def _by_seed(self, row: Row, measure: Measure) -> dict[int | None, dict]:
+        """Return samples by leaf task of every seed that is done in all columns."""
+        found = {}
+        for seed in row.seeds:
+            cells = [self.study.cells[row.name, seed, column.name] for column in measure.columns]
+            leaves = {
+                leaf: records
+                for cell in cells
+                for leaf, records in cell.leaves.items()
+                if measure.leaf in (None, leaf)
+            }
+            if leaves and all(cell.status == "done" for cell in cells):
+                found[seed] = leaves
+        return found
+
+    def of_cell(self, cell: Cell) -> Estimate | None:
+        """Return the number of one cell, None if it is not done."""
+        return estimate(cell.leaves, not cell.column.higher_is_better) if cell.leaves else None
+
+    def leaves(self, row: Row, measure: Measure) -> dict:
+        """Return a row's samples by leaf task, averaged over seeds; empty if there are none."""
+        return self._once(
+            ("leaves", row.name, measure),
+            lambda: over_seeds(self._by_seed(row, measure).values()),
+        )
+
+    # ------------------------------------------------------------- comparisons
+
+    def difference(self, one: Row, other: Row, measure: Measure) -> Difference | None:
+        """Return the paired difference of two rows, None if they share no document."""
+        return self._once(
+            ("difference", one.name, other.name, measure),
+            lambda: difference(
+                self.leaves(one, measure), self.leaves(other, measure), measure.perplexity
+            ),
+        )
+
+    def marked(self, rows: Sequence[Row], measure: Measure) -> dict[str, Number]:
+        """Return the rows' numbers, the best marked.
+
+        The best is the row that beats every other: in a paired test, with Holm's correction for
+        the number of rivals, and with each of its seeds above each of theirs. Rows with a schedule
+        of their own do not compete.
+        """
+        numbers = {row.name: self.number(row, measure) for row in rows}
+        done = [n for n in numbers.values() if n.estimate and not n.row.own_budget]
+        if len(done) < 2:
+            return numbers
+        sign = -1 if measure.perplexity else 1
+        lead = max(done, key=lambda n: sign * n.estimate.value if n.estimate else 0)
+        rivals = [n for n in done if n is not lead]
+        adjusted = holm([self._p(lead.row, rival.row, measure) for rival in rivals])
+        tied = [
+            rival
+            for rival, p in zip(rivals, adjusted, strict=True)
+            if p > LEVEL or not _every_seed(lead, rival, sign)
+        ]
+        names = tuple(rival.row.label for rival in tied)
+        numbers[lead.row.name] = _with_mark(lead, "tied" if tied else "best", names)
+        for rival in tied:
+            numbers[rival.row.name] = _with_mark(rival, "tied", (lead.row.label,))
+        return numbers
+
+    def _p(self, one: Row, other: Row, measure: Measure) -> float:
+        found = self.difference(one, other, measure)
+        return found.p if found else 1.0
+
+    # -------------------------------------------------------- effective length
+
+    def effective_length(self, row: Row, columns: Sequence[Column]) -> EffectiveLength | None:
+        """Return how far a row goes; None where the base or the row has no scores."""
+        by_length = sorted(
+            (column for column in columns if column.length), key=lambda c: c.length or 0
+        )
+        threshold = self._threshold(by_length)
+        numbers = [self.number(row, Measure("", (column,))).estimate for column in by_length]
+        if threshold is None or not numbers or numbers[0] is None:
+            return None
+        value = low = None
+        for column, found in zip(by_length, numbers, strict=True):
+            if found is None or found.value < threshold:
+                break
+            value = column.length
+        for column, found in zip(by_length, numbers, strict=True):
+            if found is None or found.low < threshold:
+                break
+            low = column.length
+        return EffectiveLength(value, low, threshold, value == by_length[-1].length)
+
+    def _threshold(self, by_length: Sequence[Column]) -> float | None:
+        inside = [c for c in by_length if c.length and c.length <= self.study.window]
+        base = self.base
+        if not inside or base is None:
+            return None
+        found = self.number(base, Measure("", (inside[-1],))).estimate
+        return found.value * EFFECTIVE_SHARE if found else None
+
+    @property
+    def base(self) -> Row | None:
+        """The base model as it is: no method, no training."""
+        rows = (r for r in self.study.rows if r.group == "frozen" and r.method == "none")
+        return next(rows, None)
+
+
+def _with_mark(number: Number, mark: str, rivals: tuple[str, ...]) -> Number:
+    return Number(**{**number.__dict__, "mark": mark, "rivals": rivals})
+
+
+def _every_seed(lead: Number, rival: Number, sign: int) -> bool:
+    """Return whether each seed of one is better than each of the other."""
+    return all(sign * a > sign * b for _, a in lead.seeds for _, b in rival.seeds)
+
+
+@cache
+def _digits(value: float) -> int:
+    return 2 if value < 100 else (1 if value < 1000 else 0)
+
+
+def show(value: float, perplexity: bool) -> str:
+    """Return a number as tables print it: a perplexity, or a score in percent."""
+    if value != value:
+        return "?"
+    return f"{value:.{_digits(value)}f}" if perplexity else f"{100 * value:.1f}"
+
+
+def show_interval(found: Estimate, perplexity: bool) -> str:
+    """Return the interval as tables print it; empty where one unit gives none."""
+    if found.low != found.low:
+        return ""
+    return f"{show(found.low, perplexity)}\u2013{show(found.high, perplexity)}"

@@ -1,0 +1,259 @@
+"""Every table of the paper from study folders that have all its cells."""
+
+import json
+from statistics import fmean
+
+import pytest
+
+from ctxbench.report.layouts import LAYOUTS, SCALES
+from ctxbench.report.numbers import Measure, Numbers
+from ctxbench.report.paper import beside
+from ctxbench.report.study_files import load_study
+from ctxbench.report.tables import fill
+from tests.report.synthetic import LONGBENCH, SUBTASKS, column, mini_plan, row, write_study
+
+
+@pytest.fixture(scope="module")
+def paper(paper_study):
+    return Numbers(load_study(paper_study))
+
+
+@pytest.fixture(scope="module")
+def mini(mini_study):
+    return Numbers(load_study(mini_study))
+
+
+def layout(name):
+    return next(layout for layout in LAYOUTS if layout.name == name)
+
+
+def table(name, numbers, length=None):
+    return next(found for found in fill(layout(name), numbers) if found.length == length)
+
+
+def entries(found):
+    return {
+        (line.label, label): entry
+        for line in found.lines
+        for (_, label), entry in zip(found.heads, line.entries, strict=True)
+    }
+
+
+def test_all_tables_of_the_paper_are_declared():
+    assert sorted(n for layout in LAYOUTS for n in layout.numbers) == list(range(1, 17))
+
+
+@pytest.mark.parametrize("name", [layout.name for layout in LAYOUTS])
+@pytest.mark.parametrize("study", ["paper", "mini"])
+def test_every_table_is_filled(name, study, request):
+    numbers = request.getfixturevalue(study)
+    for found in fill(layout(name), numbers):
+        if name == "scale-grid":
+            assert not found.lines
+            assert "scale-grid" in found.notes[0]
+            continue
+        assert found.lines
+        assert {len(line.entries) for line in found.lines} == {len(found.heads)}
+        assert any(entry.text for line in found.lines for entry in line.entries)
+        for line in found.lines:
+            for entry in line.entries:
+                if entry.state == "done":
+                    assert entry.interval, (found.title, line.label)
+
+
+def test_heads(paper):
+    heads = [label for _, label in table("overview", paper, 32768).heads]
+    assert heads == ["Perplexity", "Needle", "Many-shot", "LongBench", "RULER", "Effective"]
+    perplexity = table("perplexity", paper).heads
+    lengths = ["2k", "4k", "8k", "16k", "32k", "64k"]
+    assert perplexity == (
+        ("", "Len"),
+        *(("PG19", length) for length in lengths),
+        *(("Proof-pile", length) for length in lengths),
+    )
+    subtasks = fill(layout("subtasks"), paper)
+    assert [found.length for found in subtasks] == [4096, 8192, 16384, 32768, 65536]
+    assert [line.label for line in subtasks[0].lines] == [*SUBTASKS, "Mean"]
+    longbench = table("longbench", paper)
+    assert [line.label for line in longbench.lines] == [*LONGBENCH, "Mean"]
+    assert [label for _, label in longbench.heads] == [
+        *("Base", "NTK-Frozen", "PI", "YaRN", "CLEX", "NTK-8x", "NTK-16x"),
+        *("LM-Infinite", "Self-Extend", "LongLoRA", "Landmark", "No change"),
+    ]
+
+
+def test_how_cells_average(paper):
+    by_subtask = entries(table("subtasks", paper, 8192))
+    for method in ("PI", "NTK-Frozen"):
+        mean = fmean(by_subtask[subtask, method].sort for subtask in SUBTASKS)
+        assert by_subtask["Mean", method].sort == pytest.approx(mean)
+        assert entries(table("ruler", paper))[method, "8k"].sort == pytest.approx(mean)
+    by_task = entries(table("longbench", paper))
+    mean = fmean(by_task[task, "PI"].sort for task in LONGBENCH)
+    assert entries(table("overview", paper, 4096))["PI", "LongBench"].sort == pytest.approx(mean)
+
+
+def test_the_overview_takes_the_needle_over_all_lengths_and_the_most_shots(mini):
+    by_length = entries(table("needle", mini))
+    overview = entries(table("overview", mini, 1024))
+    mean = fmean(by_length["PI", n].sort for n in ("128", "256", "512", "1k", "2k", "4k"))
+    assert overview["PI", "Needle"].sort == pytest.approx(mean)
+    for head, name, label in (("Many-shot", "manyshot", "128"), ("Perplexity", "perplexity", "1k")):
+        one, other = overview["PI", head], entries(table(name, mini))["PI", label]
+        assert (one.text, one.interval, one.mark) == (other.text, other.interval, other.mark)
+
+
+def test_stand_ins_are_said(mini):
+    found = table("ruler", mini)
+    assert found.title == "Four of eight by length"
+    assert "Four of eight stands in for RULER, which this study does not have." in found.notes
+    assert "LongBench is not measured in this study." in table("overview", mini, 2048).notes
+    assert "RULER is not measured at this length." in table("overview", mini, 128).notes
+
+
+def test_failed_and_missing_cells_are_shown_with_the_reason(mini):
+    perplexity, needle = (entries(table(name, mini)) for name in ("perplexity", "needle"))
+    failed, missing = perplexity["CLEX", "4k"], needle["LongLoRA", "4k"]
+    assert (failed.text, missing.text) == ("failed", "missing")
+    assert failed.number.problems[0] == (
+        "CLEX, seed 0, ppl_4k: failed: out of memory: 3 GB asked, 2 GB there"
+    )
+    assert missing.number.problems[0] == "LongLoRA, seed 0, needle_4k: missing: not run"
+    one = needle["Landmark", "2k"]
+    assert (one.state, one.number.seeds[0][0], len(one.number.seeds)) == ("done", 0, 1)
+    assert len(one.number.problems) == 1
+
+
+# ------------------------------------------------------------------- the best
+
+
+def two_rows(tmp_path, difference, samples=60, seeds=(0, 1)):
+    """A study of two rows, one better by a share of documents."""
+    plan = mini_plan(lengths=(256,), seeds=seeds)
+    plan["rows"] = [row(name, name, "exact", "pi", 1024, seeds) for name in ("good", "worse")]
+    plan["columns"] = [column("needle_256", "needle", "mini_needle_256", length=256)]
+    folder = write_study(tmp_path / f"{difference}{seeds}", plan, samples=samples)
+    for name in ("good", "worse"):
+        for seed in seeds:
+            for file in (folder / "cells" / name / f"seed-{seed}").rglob("samples_*"):
+                lines = [json.loads(line) for line in file.read_text().splitlines()]
+                for number, line in enumerate(lines):
+                    wrong = name == "worse" and number < difference[seeds.index(seed)] * samples
+                    line["score"] = float(not wrong and number % 7 != 6)
+                file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return Numbers(load_study(folder))
+
+
+@pytest.mark.parametrize(
+    ("difference", "mark"),
+    [((0.3, 0.3), "best"), ((0.03, 0.03), "tied"), ((0.5, 0.0), "tied")],
+)
+def test_the_best_is_marked_only_where_it_is(tmp_path, difference, mark):
+    """Clearly better; not told apart; better on one seed and equal on the other."""
+    numbers = two_rows(tmp_path, difference)
+    measure = Measure("", numbers.study.columns)
+    good, worse = numbers.marked(numbers.study.rows, measure).values()
+    assert good.mark == mark
+    assert worse.mark == ("" if mark == "best" else "tied")
+    assert good.rivals == (() if mark == "best" else ("worse",))
+
+
+def test_a_row_with_a_schedule_of_its_own_does_not_compete(tmp_path):
+    plan = mini_plan(lengths=(256,), seeds=(0,))
+    plan["rows"] = [
+        row("own", "own", "exact", "dynamic_ntk", 2048, (0,), own="twice the tokens"),
+        row("base", "base", "frozen", "none"),
+        row("bad", "bad", "approximate", "landmark", 2048, (0,)),
+    ]
+    plan["columns"] = [column("needle_256", "needle", "mini_needle_256", length=256)]
+    numbers = Numbers(load_study(write_study(tmp_path, plan, samples=60)))
+    marked = numbers.marked(numbers.study.rows, Measure("", numbers.study.columns))
+    assert [number.mark for number in marked.values()] == ["", "best", ""]
+
+
+def test_less_perplexity_is_better(mini):
+    for name in ("perplexity", "overview"):
+        found = entries(table(name, mini, None if name == "perplexity" else 2048))
+        marked = [key[0] for key, e in found.items() if e.mark and key[1] in ("2k", "Perplexity")]
+        assert marked
+        assert "Base" not in marked
+
+
+# ----------------------------------------------------------- effective lengths
+
+
+def test_effective_length(mini):
+    found = entries(table("needle", mini))
+    assert found["Base", "Effective"].text == "256 [256]"
+    assert found["NTK-16x", "Effective"].text == ">4k [4k]"
+    assert found["LongLoRA", "Effective"].text == "none [none]"
+    length = mini.effective_length(mini.study.row("pi"), mini.study.of_kind("needle"))
+    assert (length.value, length.low, length.reached) == (2048, 2048, False)
+    base = mini.number(mini.study.row("base"), Measure("", (mini.study.of_kind("needle")[1],)))
+    assert length.threshold == pytest.approx(0.85 * base.estimate.value)
+
+
+def test_the_lower_bound_uses_the_intervals(tmp_path):
+    """Ten right of ten: the lower end, .72, is below .85."""
+    plan = mini_plan(lengths=(128, 256), seeds=(0,))
+    plan["rows"] = plan["rows"][:1]
+    numbers = Numbers(load_study(write_study(tmp_path, plan, samples=10)))
+    length = numbers.effective_length(numbers.study.rows[0], numbers.study.of_kind("needle"))
+    assert (length.value, length.low) == (256, None)
+
+
+# --------------------------------------------------------------------- scales
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("pi", {"factor": 4.0}),
+        ("yarn", {"factor": 4.0}),
+        ("ntk", {"alpha": 13.0}),
+        ("dynamic_ntk", {"factor": 2.0}),
+        ("dynamic_ntk", {"factor": 4.0, "floor": 1024}),
+    ],
+)
+@pytest.mark.parametrize("length", [128, 512, 1024, 4096])
+def test_scales_are_what_the_methods_compute(method, options, length):
+    """Table 8's factor, from the lowest rotary frequency of the method itself."""
+    from transformers import LlamaConfig
+
+    from ctxbench import get_method
+
+    config = LlamaConfig(hidden_size=128, num_attention_heads=2, max_position_embeddings=256)
+    before, _ = get_method("none", length=256).frequencies(config, 256)
+    after, _ = get_method(method, **options, length=max(length, 1024)).frequencies(config, length)
+    scale = SCALES[method](options, 256, length)
+    # NTK multiplies the base by alpha^(d/(d-2)), so the lowest frequency falls by alpha
+    assert float(before[-1] / after[-1]) == pytest.approx(scale, rel=1e-6)
+
+
+def test_the_grid_of_scales_has_a_row_for_each_alpha(tmp_path):
+    plan = mini_plan(lengths=(256, 1024), seeds=(0,))
+    plan["rows"] = [row(f"a{a}", f"NTK, {a}", "frozen", "ntk", alpha=float(a)) for a in (1, 3, 7)]
+    found = table("scale-grid", Numbers(load_study(write_study(tmp_path, plan, samples=6))))
+    assert [label for _, label in found.heads] == ["alpha", "256", "1k"]
+    assert [line.entries[0].text for line in found.lines] == ["1", "3", "7"]
+    assert found.numbers == (9,)
+
+
+# ------------------------------------------------------------------- the paper
+
+
+def test_the_paper_s_number_at_the_same_multiple_of_the_window(mini):
+    """1k of a window of 256 is 16k of one of 4096."""
+    study = mini.study
+
+    def said(row, kind, length):
+        column = next(c for c in study.of_kind(kind) if c.length == length)
+        return beside(mini.number(study.row(row), Measure("", (column,))), study)
+
+    assert said("pi", "perplexity", 1024) == "PI 6.08 (perplexity at 16k, Table 2)"
+    assert said("ntk_8x", "perplexity", 4096) == "NTK-32K 5.76 (perplexity at 64k, Table 2)"
+    assert said("ntk_16x", "multiquery", 4096) == "NTK-64K 49.31 (RULER at 64k, Table 3)"
+    assert said("ntk_frozen", "perplexity", 2048).startswith("NTK-Frozen 14.52")
+    assert said("base", "perplexity", 2048) == "", "the paper has no number there"
+    assert said("control", "perplexity", 256) == "", "the paper has no such row"
+    assert said("pi", "needle", 1024) == ""
