@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands."""
     from ctxbench.report import cli as report_cli
+    from ctxbench.study import cli as study_cli
     from ctxbench.tasks import data_cli
     from ctxbench.train.tokens import cli as tokens_cli
 
@@ -41,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     path = commands.add_parser("tasks-path", help="print the folder for lm_eval --include_path")
     path.set_defaults(run=_tasks_path)
     tokens_cli.add_parser(data_cli.add_parser(commands))
+    study_cli.add_parsers(commands)
     report_cli.add_parser(commands)
     commands.add_parser(
         "lm-eval", help="run lm_eval with our model and tasks registered (no start-up file needed)"

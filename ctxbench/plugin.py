@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import os
 import sys
 
 from ctxbench.assets import tasks_path
@@ -39,7 +40,11 @@ def _register_model() -> None:
 
 
 def _register_tasks(manager) -> None:
-    """Let every TaskManager that includes the built-in tasks include ours, before the user's."""
+    """Let every TaskManager that includes the built-in tasks include ours, before the user's.
+
+    `CTXBENCH_TASKS_ONLY=1` leaves the built-in tasks out, whose thousands of files take longer to
+    read than the rest of a start.
+    """
     if hasattr(manager, "discover_plugin_task_paths"):
         return
     cls = manager.TaskManager
@@ -55,6 +60,7 @@ def _register_tasks(manager) -> None:
                 [given] if isinstance(given, (str, bytes)) or hasattr(given, "joinpath") else given
             )
             include_path = [str(tasks_path()), *(own or [])]
+            include_defaults = os.environ.get("CTXBENCH_TASKS_ONLY") != "1"
         original(self, verbosity, include_path, include_defaults, *args, **kwargs)
         self.include_path = given
 

@@ -26,7 +26,10 @@ ALLOWED = {
     "train": {"assets", "stdlib_corpus", "methods", "models.loading", "train", "__init__"},
     "intervals": set(),
     "report": {"assets", "intervals", "report"},
-    "study": {"assets", "study"},
+    "study": {
+        *("assets", "study", "methods.options", "methods.registry"),
+        *("train.config", "train.estimate"),
+    },
     "listing": {"assets", "methods", "train.recipes"},
 }
 

@@ -19,6 +19,8 @@ TAIL = 64
 """Tokens of plain text between the last needle and the question, and scored by `mini_ppl`."""
 ANSWER = 8
 """Tokens left for the answer of a needle."""
+BUCKET = 64
+"""Positions per point of the loss by position."""
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,53 @@ def perplexity(
             }
         )
     return _test_split(docs)
+
+
+def windows(*, ctx_length: int, samples: int = 12, **metadata: Any) -> dict[str, Any]:
+    """Return the shards of a windows task: one per module, disjoint windows over its middle.
+
+    The same tokens are scored at every length, all but the first of each window.
+
+    Args:
+        ctx_length: tokens per window; divides `LONGEST`.
+        samples: modules, at most all that are long enough.
+        metadata: `tokenizer` or `pretrained` names the tokenizer.
+
+    Returns:
+        `{"test": shards, "ids": all token ids}`, as `ctxbench.tasks.perplexity.build.shards`.
+    """
+    import numpy as np
+    from datasets import Dataset
+
+    from ctxbench.tasks.perplexity.build import bytes_per_token
+
+    name = tokenizer_name(**{"pretrained": "mini", **metadata})
+    encode = load_tokenizer(name)
+    rows, parts = [], []
+    for number, document in enumerate(documents(name)[:samples]):
+        ids = encode(document.text, add_special_tokens=False).input_ids
+        middle = (len(ids) - LONGEST) // 2
+        parts.append(np.asarray(ids[middle : middle + LONGEST], dtype=np.int64))
+        starts = range(number * LONGEST, (number + 1) * LONGEST, ctx_length)
+        rows.append(
+            {
+                "source": "stdlib",
+                "module": document.name,
+                "document": number,
+                "protocol": "overlap",
+                "stride": ctx_length,
+                "chunk": 0,
+                "bucket": BUCKET,
+                "windows": [(start, start + 1, start + ctx_length) for start in starts],
+                "skipped": 0,
+            }
+        )
+    ids = np.concatenate(parts)
+    ratio = bytes_per_token(ids, encode)
+    return {
+        "test": Dataset.from_list([{**row, "bytes_per_token": ratio} for row in rows]),
+        "ids": ids,
+    }
 
 
 def _test_split(docs: list[dict]) -> dict[str, Any]:

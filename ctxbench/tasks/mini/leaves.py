@@ -11,6 +11,7 @@ FAMILIES = {
     "mini_needle_hard": ("needle", {"ctx_distractors": 15}, 256),
     "mini_multiquery": ("multiquery", {}, 256),
     "mini_ppl": ("ppl", {}, 128),
+    "mini_windows": ("windows", {}, 128),
 }
 """Name: (base file, constants, shortest length that fits)."""
 

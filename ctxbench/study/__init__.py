@@ -1,0 +1,1 @@
+"""The protocol as data (rows x columns) and the runner that survives interruption."""

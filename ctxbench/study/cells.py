@@ -1,0 +1,177 @@
+"""Cells on disk. What has its final name is whole: everything is written aside, then renamed.
+
+train/ROW/seed-K/trained.json       the training is finished
+runs/ROW/seed-K/GROUP/              a finished run of lm_eval, not yet divided into cells
+cells/ROW/seed-K/COLUMN/            a finished cell
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ctxbench.study.commands import seed_folder
+from ctxbench.study.config import Column, Row
+
+_PER_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples",
+             "task_hashes", "groups", "group_subtasks")  # fmt: skip
+"""Parts of lm-eval's results file that are mappings by task or group."""
+_LONGEST = 200  # characters of a text in a record that is kept
+
+
+def cell_folder(root: Path, row: Row, seed: int | None, column: Column) -> Path:
+    """Return the folder of a cell."""
+    return root / "cells" / row.name / seed_folder(seed) / column.name
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the content of a JSON file."""
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def read_note(folder: Path) -> dict[str, Any] | None:
+    """Return a cell's `cell.json`, None where the cell is missing."""
+    file = folder / "cell.json"
+    return read_json(file) if file.is_file() else None
+
+
+def write_cell(folder: Path, note: dict[str, Any], files: dict[str, str]) -> None:
+    """Make a cell of its note and its files' texts, replacing one that is there."""
+    building = _aside(folder)
+    building.mkdir(parents=True)
+    for name, text in {**files, "cell.json": _json(note)}.items():
+        _write(building / name, text)
+    if folder.exists():  # a failed one
+        shutil.rmtree(folder)
+    commit(building, folder)
+
+
+def write_note(file: Path, note: dict[str, Any]) -> None:
+    """Write one JSON file, whole or not at all."""
+    building = _aside(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _write(building, _json(note))
+    os.replace(building, file)
+    _sync(file.parent)
+
+
+def commit(building: Path, folder: Path) -> None:
+    """Give a finished folder its final name, on disk when this returns."""
+    _sync(building)
+    building.rename(folder)
+    _sync(folder.parent)
+
+
+def clean(root: Path) -> None:
+    """Remove what a killed study left half-written."""
+    for part in ("cells", "runs"):
+        for folder in (root / part).glob("*/*/.*.partial"):
+            shutil.rmtree(folder)
+    for file in root.glob(".*.partial"):
+        file.unlink()
+
+
+def partial(folder: Path) -> Path:
+    """Return the name under which a folder is being written."""
+    return folder.with_name(f".{folder.name}.partial")
+
+
+def divide(run: Path, columns: Sequence[Column]) -> dict[str, dict[str, str]]:
+    """Return the files of every column's cell out of a run of lm_eval, without prompts.
+
+    Args:
+        run: folder that lm_eval wrote to.
+        columns: measured in it.
+
+    Returns:
+        Column name -> file name -> text.
+
+    Raises:
+        ValueError: the run lacks what a column asked for.
+    """
+    found = sorted(run.rglob("results_*.json"))
+    if not found:
+        raise ValueError("lm_eval wrote no results file.")
+    content = read_json(found[-1])
+    date = found[-1].stem.removeprefix("results_")
+    samples = {
+        file.name.removeprefix("samples_").removesuffix(f"_{date}.jsonl"): file
+        for file in sorted(found[-1].parent.glob(f"samples_*_{date}.jsonl"))
+    }
+    cells = {}
+    for column in columns:
+        names = _members(column.tasks, content.get("group_subtasks") or {})
+        leaves = [name for name in samples if name in names]
+        if not leaves:
+            raise ValueError(f"lm_eval wrote no samples of {', '.join(column.tasks)}.")
+        files = {found[-1].name: json.dumps(_only(content, names), indent=2, ensure_ascii=False)}
+        for leaf in leaves:
+            lines = samples[leaf].read_text(encoding="utf-8").splitlines()
+            files[samples[leaf].name] = "".join(_lean(line) for line in lines)
+        cells[column.name] = files
+    return cells
+
+
+def _members(tasks: Sequence[str], subtasks: dict[str, list[str]]) -> set[str]:
+    """Return tasks and everything in them that are groups."""
+    found, todo = set(), list(tasks)
+    while todo:
+        name = todo.pop()
+        found.add(name)
+        todo += [member for member in subtasks.get(name, ()) if member not in found]
+    return found
+
+
+def _only(content: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """Return a results file's content with these tasks alone."""
+    return {
+        key: {n: v for n, v in value.items() if n in names}
+        if key in _PER_TASK and isinstance(value, dict)
+        else value
+        for key, value in content.items()
+    }
+
+
+def _lean(line: str) -> str:
+    """Return a sample's line without the prompt: arguments and long texts of the document.
+
+    Hashes of document and prompt stay, and the cell's command makes the prompts again.
+    """
+    sample = json.loads(line)
+    kept = {k: v for k, v in sample.items() if k not in ("arguments", "resps")}
+    kept["doc"] = {
+        key: value
+        for key, value in (sample.get("doc") or {}).items()
+        if len(json.dumps(value)) <= _LONGEST
+    }
+    return json.dumps(kept, ensure_ascii=False) + "\n"
+
+
+def _aside(path: Path) -> Path:
+    building = partial(path)
+    if building.is_dir():
+        shutil.rmtree(building)
+    return building
+
+
+def _json(note: dict[str, Any]) -> str:
+    return json.dumps(note, indent=1, ensure_ascii=False) + "\n"
+
+
+def _write(file: Path, text: str) -> None:
+    with open(file, "w", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

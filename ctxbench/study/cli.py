@@ -1,0 +1,172 @@
+"""`ctxbench study` and `ctxbench plan`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def add_parsers(subparsers) -> None:
+    """Add `study` and `plan` to the command line."""
+    study = subparsers.add_parser(
+        "study", help="run a whole study: train, measure, report; goes on where it was killed"
+    )
+    _common(study)
+    study.add_argument("--output", type=Path, help="folder of the study (studies/NAME)")
+    study.add_argument("--rows", help="run these rows now, comma-separated; the others later")
+    study.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: GPUs if any"
+    )
+    study.add_argument("--processes", type=int, help="commands at a time on CPUs (cores)")
+    study.add_argument("--retry-failed", action="store_true", help="run failed cells again")
+    study.add_argument("--no-report", action="store_true", help="stop before the report")
+    study.set_defaults(run=_study)
+    plan = subparsers.add_parser(
+        "plan", help="what a study will cost: cells, tokens, memory, hours, and what is missing"
+    )
+    _common(plan)
+    plan.add_argument("--gpu", default="A100", help="A100, H100 or H200 (A100)")
+    plan.add_argument("--gpus", type=int, default=8, help="GPUs at once (8)")
+    plan.add_argument("--price", type=float, help="per GPU hour, in any currency")
+    plan.add_argument("--mfu", type=float, default=0.4, help="share of the peak reached (0.4)")
+    plan.set_defaults(run=_plan)
+
+
+def _common(parser) -> None:
+    parser.add_argument("name", nargs="?", help="a study or a .yaml file; none lists the studies")
+    parser.add_argument("--quick", action="store_true", help="the study's own small version")
+    parser.add_argument("--model", help="in place of the study's: folder or hub id")
+    parser.add_argument("--window", help="of the model, tokens, if it is not here to be read")
+    parser.add_argument("--length", help="window at evaluation, tokens, such as 32k")
+    parser.add_argument("--data", nargs="+", help="training data, as for ctxbench-train --data")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of the trained rows")
+
+
+def _load(options: argparse.Namespace):
+    from ctxbench.study.config import load_study
+
+    names = ("model", "window", "length", "seeds")
+    overrides: dict[str, Any] = {n: v for n in names if (v := getattr(options, n)) is not None}
+    if options.data:
+        overrides["train"] = {"data": options.data}
+    return load_study(options.name, quick=options.quick, overrides=overrides)
+
+
+def _list() -> int:
+    from ctxbench.study.config import FOLDER, list_studies
+    from ctxbench.study.fields import read_yaml
+
+    for name in list_studies():
+        title = read_yaml(FOLDER / f"{name}.yaml").get("title", "")
+        print(f"  {name.ljust(22)}{title}")
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    if options.name is None:
+        return _list()
+    from ctxbench.study.plan import describe_plan, make_plan
+
+    study = _load(options)
+    plan = make_plan(study, gpu=options.gpu, mfu=options.mfu)
+    print("\n".join(describe_plan(plan, gpus=options.gpus, price=options.price)))
+    return 0
+
+
+def _study(options: argparse.Namespace) -> int:
+    if options.name is None:
+        return _list()
+    from filelock import FileLock, Timeout
+
+    from ctxbench.methods.options import near_names
+    from ctxbench.study import folder
+    from ctxbench.study.launcher import Launcher
+    from ctxbench.study.runner import Runner
+
+    began = time.monotonic()
+    study = _load(options)
+    rows = options.rows.split(",") if options.rows else []
+    for row in rows:
+        if row not in (known := [r.name for r in study.rows]):
+            raise ValueError(
+                f"--rows names {row!r}{near_names(row, known)} Rows: {', '.join(known)}. Correct it."
+            )
+    root = options.output or Path("studies") / study.name
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(root / ".lock", timeout=0):
+            folder.prepare(study, root)
+            if options.retry_failed:
+                print(f"{folder.retry_failed(root)} failed cells are run again.")
+            devices = _devices(options)
+            print(f"{study.title}: {_counts(folder.count(study, root))}; {len(devices)} at a time")
+            with Launcher(root, _environment(study, devices), warm=not devices[0]) as launcher:
+                Runner(study, root, devices, rows).run(launcher)
+    except Timeout:
+        raise ValueError(
+            f"Another `ctxbench study` writes to {root}. One process works on a folder. Wait for "
+            "it, end it, or give another --output."
+        ) from None
+    found = folder.count(study, root)
+    print(f"{_counts(found)} in {(time.monotonic() - began) / 60:.1f} minutes: {root}")
+    for name in found["failed"]:
+        print(f"  failed: {name}")
+    if found["failed"]:
+        print("`--retry-failed` runs them again; logs/ holds what they printed.")
+    reported = True if options.no_report else _report(root)
+    return int(bool(found["failed"]) or not reported)
+
+
+def _counts(found: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(f"{len(names)} cells {status}" for status, names in found.items() if names)
+
+
+def _devices(options: argparse.Namespace) -> list[dict[str, str]]:
+    """Return what each command at a time adds to its environment: a GPU; nothing for a core."""
+    if options.device != "cpu":
+        import torch
+
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = visible.split(",") if visible else map(str, range(torch.cuda.device_count()))
+        if torch.cuda.is_available():
+            return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
+        if options.device == "cuda":
+            raise ValueError(
+                "--device cuda was given and torch finds no GPU. A study runs on CPUs too. Leave "
+                "--device out, or mend the installation."
+            )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return [{} for _ in range(options.processes or cores or 1)]
+
+
+def _environment(study, devices: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the environment of all commands."""
+    from ctxbench.assets import BUNDLED_MODELS
+
+    found = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    if not study.other_tasks:
+        found["CTXBENCH_TASKS_ONLY"] = "1"
+    if study.model in BUNDLED_MODELS:
+        found |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    if not devices[0]:  # a core each
+        found |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return found
+
+
+def _report(root: Path) -> bool:
+    """Write the report; say plainly if it could not be written."""
+    command = [sys.executable, "-m", "ctxbench.cli", "report", str(root)]
+    done = subprocess.run(command, check=False)
+    if done.returncode:
+        print(
+            f"The cells are done, the report is not: `ctxbench report {root}` ended with status "
+            f"{done.returncode}. Run it again by itself.",
+            file=sys.stderr,
+        )
+    return done.returncode == 0

@@ -1,0 +1,251 @@
+"""What a study will cost, from the model's shape alone, and what it lacks here.
+
+Operations as in `ctxbench.train.estimate`: forward and backward `6 N + 6 L d S` per token, forward
+alone a third of it. Generated tokens are counted as read ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctxbench.assets import BUNDLED_MODELS, find_data
+from ctxbench.methods.options import near_names
+from ctxbench.study.config import Row, Study
+from ctxbench.train.config import TrainConfig, as_dict, make_config
+from ctxbench.train.estimate import Estimate, estimate
+
+PEAK_TERAFLOPS = {"A100": 312, "H100": 989, "H200": 989}
+"""Dense bfloat16, from NVIDIA's data sheets."""
+CORE_GIGAFLOPS = 60
+"""Assumed of one CPU core on a model of the bundled size; measured: 45 to 90."""
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Part:
+    """A training, or the measurement of one kind of column, of one row.
+
+    Attributes:
+        row: its label.
+        what: `train`, or the kind of column.
+        times: seeds.
+        tokens: trained or read, per seed.
+        flops: per seed.
+        memory: bytes at once over all devices of a command; 0 where it is not estimated.
+    """
+
+    row: str
+    what: str
+    times: int
+    tokens: float
+    flops: float
+    memory: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study's cost.
+
+    Attributes:
+        study: planned.
+        gpu: whose peak is assumed; None: a CPU core.
+        flops_per_second: of one device, assumed.
+        parts: in the order of the rows.
+        missing: what is not here, as lines.
+    """
+
+    study: Study
+    gpu: str | None
+    flops_per_second: float
+    parts: tuple[Part, ...]
+    missing: tuple[str, ...]
+
+    def hours(self, *, training: bool) -> float:
+        """Return device hours of the trainings, or of the measurements."""
+        parts = [part for part in self.parts if (part.what == "train") == training]
+        return sum(part.flops * part.times for part in parts) / self.flops_per_second / 3600
+
+
+def make_plan(study: Study, *, gpu: str = "A100", mfu: float = 0.4) -> Plan:
+    """Return what a study will cost.
+
+    Args:
+        study: to plan.
+        gpu: a key of `PEAK_TERAFLOPS`; not used for a bundled model, which runs on CPU cores.
+        mfu: share of the peak that is reached.
+
+    Raises:
+        ValueError: an unknown GPU; the model is neither here nor described by `shape`.
+    """
+    if gpu not in PEAK_TERAFLOPS:
+        raise ValueError(
+            f"--gpu {gpu!r} is not known{near_names(gpu, PEAK_TERAFLOPS)} Known: "
+            f"{', '.join(PEAK_TERAFLOPS)}. Give one of these, and --mfu to match yours."
+        )
+    on_cpu = study.model in BUNDLED_MODELS
+    rate = CORE_GIGAFLOPS * 1e9 if on_cpu else PEAK_TERAFLOPS[gpu] * 1e12 * mfu
+    with _model(study) as model:
+        parts = [part for row in study.rows for part in _parts(study, row, _Costs(model))]
+    return Plan(study, None if on_cpu else gpu, rate, tuple(parts), tuple(_missing(study)))
+
+
+def describe_plan(plan: Plan, *, gpus: int, price: float | None) -> list[str]:
+    """Return the plan as lines of text."""
+    study = plan.study
+    number = sum(len(study.columns_of(row)) * len(study.seeds_of(row)) for row in study.rows)
+    trained = sum(part.tokens * part.times for part in plan.parts if part.what == "train")
+    read = sum(part.tokens * part.times for part in plan.parts if part.what != "train")
+    lines = [
+        f"{study.name}: {study.title}",
+        f"{len(study.rows)} rows x {len(study.columns)} columns, {number} cells",
+        f"{trained:.4g} tokens to train, {read:.4g} tokens to read",
+        "",
+        f"{'row'.ljust(24)}{'what'.ljust(14)}{'times'.rjust(6)}{'tokens'.rjust(11)}"
+        f"{'GFLOP/token'.rjust(13)}{_unit(plan).rjust(16)}{'GiB'.rjust(8)}",
+    ]
+    for part in plan.parts:
+        hours = part.flops * part.times / plan.flops_per_second / 3600
+        memory = f"{part.memory / _GIB:.0f}" if part.memory >= _GIB else ""
+        per_token = part.flops / part.tokens / 1e9 if part.tokens else 0.0
+        lines.append(
+            f"{part.row.ljust(24)}{part.what.ljust(14)}{part.times:>6}{part.tokens:>11.3g}"
+            f"{per_token:>13.3g}{hours * (1 if plan.gpu else 60):>16.3g}{memory:>8}"
+        )
+    lines += ["", *_totals(plan, gpus, price), "", "Missing here:"]
+    return lines + [f"  {line}" for line in plan.missing or ("nothing",)]
+
+
+def _totals(plan: Plan, gpus: int, price: float | None) -> list[str]:
+    training, measuring = plan.hours(training=True), plan.hours(training=False)
+    total = training + measuring
+    if plan.gpu is None:
+        return [
+            f"About {60 * training:.0f} core-minutes of training and {60 * measuring:.0f} of "
+            f"measuring at an assumed {CORE_GIGAFLOPS} GFLOP/s a core, without start-up."
+        ]
+    lines = [
+        f"About {training:.0f} {plan.gpu} hours of training and {measuring:.0f} of measuring at "
+        f"{plan.flops_per_second / 1e12:.0f} TFLOP/s a GPU: {total / gpus:.0f} hours on {gpus}."
+    ]
+    cost = "Give --price for the cost." if price is None else f"Cost: {total * price:,.0f}"
+    return [*lines, cost if price is None else f"{cost} at {price:g} a GPU hour."]
+
+
+def _unit(plan: Plan) -> str:
+    return f"{plan.gpu} hours" if plan.gpu else "core-minutes"
+
+
+# ----------------------------------------------------------------------- parts
+
+
+class _Costs:
+    """Estimates of one model, each made once."""
+
+    def __init__(self, model: str):
+        self.model = model
+        self._known: dict[str, Estimate] = {}
+
+    def of(self, config: TrainConfig) -> Estimate:
+        key = json.dumps(as_dict(config), sort_keys=True)
+        if key not in self._known:
+            self._known[key] = estimate(config)
+        return self._known[key]
+
+    def read(self, length: int) -> float:
+        """Return operations per token of reading prompts of a length.
+
+        Linear in the length, so two estimates serve all.
+        """
+        short, long = (self._forward(tokens) for tokens in (1024, 2048))
+        return short + (long - short) * (length - 1024) / 1024
+
+    def _forward(self, length: int) -> float:
+        values = {"model": self.model, "data": ["x"], "output": "x", "length": length}
+        return self.of(make_config(None, {**values, "batch_size": 1})).flops / 3
+
+
+def _parts(study: Study, row: Row, costs: _Costs) -> Iterator[Part]:
+    seeds = study.seeds_of(row)
+    if row.train is not None:
+        config = study.training(row, seeds[0] or 0, "x")
+        values = as_dict(config) | {"model": costs.model}
+        config = make_config(None, {k: v for k, v in values.items() if v is not None})
+        cost = costs.of(config)
+        tokens = config.steps * config.tokens_per_step
+        memory = sum(cost.memory.values())
+        yield Part(row.label, "train", len(seeds), tokens, tokens * cost.flops, memory)
+    for kind in dict.fromkeys(column.kind for column in study.columns_of(row)):
+        tokens = flops = 0.0
+        seen = set()
+        for column in study.columns_of(row):
+            if column.kind != kind or column.tasks in seen:
+                continue
+            seen.add(column.tasks)
+            length = column.length or study.length
+            tokens += column.requests * length
+            flops += column.requests * length * costs.read(length)
+        if tokens:
+            yield Part(row.label, kind, len(seeds), tokens, flops)
+
+
+@contextmanager
+def _model(study: Study) -> Iterator[str]:
+    """Give a model whose config can be read: the study's, or a folder made of its `shape`."""
+    if study.model in BUNDLED_MODELS or Path(study.model).is_dir() or not study.shape:
+        yield study.model
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps(study.shape), encoding="utf-8")
+        yield folder
+
+
+# --------------------------------------------------------------------- missing
+
+
+def _missing(study: Study) -> Iterator[str]:
+    """Yield what is not on this machine."""
+    models = [study.model, *(row.checkpoint for row in study.rows if row.checkpoint)]
+    for model in dict.fromkeys(models):
+        if not _is_here(model):
+            yield f"model {model}: not in the hub's cache; it is downloaded at first use"
+    for row in study.rows:
+        if row.train is not None:
+            yield from _missing_data(study.training(row, 0, "x"))
+            break
+    for needs in dict.fromkeys(column.needs for column in study.columns if column.needs):
+        if find_data(*needs) is None:
+            yield f"data {' or '.join(needs)}: not in CTXBENCH_DATA"
+    if study.model not in BUNDLED_MODELS:
+        import torch
+
+        if not torch.cuda.is_available():
+            yield "a GPU"
+
+
+def _missing_data(config: TrainConfig) -> Iterator[str]:
+    for source in config.data:
+        path = source.split(":")[0].split("@")[0]
+        if path != "stdlib" and not Path(path).exists():
+            yield f"training data {path}: no such file or folder here (--data)"
+
+
+def _is_here(model: str) -> bool:
+    if model in BUNDLED_MODELS or Path(model).is_dir():
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        return isinstance(try_to_load_from_cache(model, "config.json"), str | os.PathLike)
+    except ValueError:  # not the form of a hub id
+        return False
+
+
+def rows_of(plan: Plan, what: str) -> Sequence[Part]:
+    """Return the parts of one kind: `train` or a kind of column."""
+    return [part for part in plan.parts if part.what == what]

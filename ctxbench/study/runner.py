@@ -1,0 +1,280 @@
+"""Runs a study: trains what must be trained, measures everything, loses nothing to a kill.
+
+Whatever has its final name is whole (`cells.py`), so that going on is starting again: what is
+there is kept, the rest is run. A run of lm_eval is the unit that a kill can cost; it always holds
+the same columns, so its numbers do not depend on what happened before.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ctxbench.study import cells
+from ctxbench.study.commands import (
+    EVALUATE,
+    Command,
+    evaluate_command,
+    groups,
+    seed_folder,
+    train_command,
+    train_folder,
+)
+from ctxbench.study.config import Column, Row, Study
+from ctxbench.study.launcher import Launcher
+
+_KILLED_TIMES = 3  # starts of a command that was killed, before its cells count as failed
+_INTERRUPTED = (143,)  # ctxbench-train after SIGTERM: saved, not finished
+_REASON_LINES, _REASON_CHARACTERS = 3, 600
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command: a training, or a run of lm_eval for some columns.
+
+    Attributes:
+        row: it is for.
+        seed: of the row.
+        columns: measured, () for a training.
+        name: of its run folder and log.
+        command: to run.
+        devices: GPUs or cores it needs.
+    """
+
+    row: Row
+    seed: int | None
+    columns: tuple[Column, ...]
+    name: str
+    command: Command
+    devices: int = 1
+
+    def __str__(self) -> str:
+        """Return what is shown of it."""
+        seed = "" if self.seed is None else f" seed {self.seed}"
+        what = "train" if not self.columns else f"{len(self.columns)} columns"
+        if len(self.columns) == 1:
+            what = self.columns[0].name
+        return f"{self.row.label}{seed}: {what}"
+
+
+@dataclass
+class Runner:
+    """Runs what is missing of a study.
+
+    Attributes:
+        study: to run.
+        root: its folder.
+        devices: one environment per GPU or core.
+        rows: names of the rows to run; all by default.
+        programs: module name -> module that is run in its place (tests).
+        say: shows a line.
+    """
+
+    study: Study
+    root: Path
+    devices: Sequence[Mapping[str, str]]
+    rows: Sequence[str] = ()
+    programs: Mapping[str, str] = field(default_factory=dict)
+    say: object = print
+    _kills: dict[str, int] = field(default_factory=dict)
+
+    def run(self, launcher: Launcher) -> None:
+        """Run every missing cell of the chosen rows, several commands at a time."""
+        cells.clean(self.root)
+        ready = [job for row, seed in self._pairs() for job in self._jobs(row, seed)]
+        ready.sort(key=lambda job: bool(job.columns))  # trainings first: they are the long ones
+        free = list(range(len(self.devices)))
+        running: dict[int, tuple[Job, list[int], float]] = {}
+        number, done = 0, 0
+        while ready or running:
+            while (job := _next(ready, len(free), bool(running))) is not None:
+                ready.remove(job)
+                used = [free.pop(0) for _ in range(min(job.devices, len(self.devices)))]
+                running[number] = (job, used, time.monotonic())
+                self._start(launcher, number, job, used)
+                number += 1
+            ended, status = launcher.wait()
+            job, used, began = running.pop(ended)
+            free = sorted([*free, *used])
+            seconds = time.monotonic() - began
+            following = self._finish(job, status, seconds)
+            done += 1
+            left = len(ready) + len(running) + len(following)
+            word = "done" if status == 0 else f"ended with status {status}"
+            self.say(f"[{done}, {left} to go] {job}: {word} in {seconds:.0f} s")  # type: ignore
+            ready = [*following, *ready]
+            ready.sort(key=lambda job: bool(job.columns))
+
+    # ----------------------------------------------------------------- planning
+
+    def _pairs(self) -> Iterator[tuple[Row, int | None]]:
+        for row in self.study.rows:
+            if not self.rows or row.name in self.rows:
+                for seed in self.study.seeds_of(row):
+                    yield row, seed
+
+    def _jobs(self, row: Row, seed: int | None) -> list[Job]:
+        """Return what can be started for a row and seed: its training, or its measurements."""
+        missing = [c for c in self.study.columns_of(row) if self._note(row, seed, c) is None]
+        if not missing:
+            return []
+        if row.train is None or self._trained(row, seed).is_file():
+            return self._measurements(row, seed)
+        assert seed is not None
+        devices = int(self.study.train.get("processes") or row.train.get("processes") or 1)
+        return [Job(row, seed, (), "train", train_command(self.study, row, seed), devices)]
+
+    def _measurements(self, row: Row, seed: int | None) -> list[Job]:
+        jobs = []
+        for number, group in enumerate(groups(self.study, row)):
+            whole = self._measurement(row, seed, group, f"group-{number}")
+            if self._collect(whole):
+                continue
+            missing = tuple(c for c in group if self._note(row, seed, c) is None)
+            if len(missing) == len(group):
+                jobs.append(whole)
+            else:  # the group failed as a whole and its columns were being run one by one
+                jobs += self._one_by_one(row, seed, missing)
+        return jobs
+
+    def _one_by_one(self, row: Row, seed: int | None, columns: Sequence[Column]) -> list[Job]:
+        jobs = [self._measurement(row, seed, (c,), f"column-{c.name}") for c in columns]
+        return [job for job in jobs if not self._collect(job)]
+
+    def _measurement(
+        self, row: Row, seed: int | None, columns: tuple[Column, ...], name: str
+    ) -> Job:
+        output = cells.partial(self._run_folder(row, seed, name)).relative_to(self.root)
+        command = evaluate_command(self.study, row, seed, columns, str(output))
+        if self.study.cache:
+            at = command.arguments.index("--model_args") + 1
+            cached = f"{command.arguments[at]},cache=answers"
+            command = Command(
+                EVALUATE, (*command.arguments[:at], cached, *command.arguments[at + 1 :])
+            )
+        return Job(row, seed, columns, name, command)
+
+    # ------------------------------------------------------------------ running
+
+    def _start(self, launcher: Launcher, number: int, job: Job, used: list[int]) -> None:
+        environment = dict(self.devices[used[0]])
+        if len(used) > 1 and (visible := "CUDA_VISIBLE_DEVICES") in environment:
+            environment[visible] = ",".join(self.devices[i][visible] for i in used)
+        if job.columns:
+            building = cells.partial(self._run_folder(job.row, job.seed, job.name))
+            if building.exists():
+                shutil.rmtree(building)
+            building.mkdir(parents=True)
+        program = self.programs.get(job.command.module, job.command.module)
+        launcher.start(number, Command(program, job.command.arguments), self._log(job), environment)
+
+    def _finish(self, job: Job, status: int, seconds: float) -> list[Job]:
+        """Commit what a command made; return the jobs that can follow."""
+        if status < 0 or status in _INTERRUPTED:
+            key = f"{job.row.name} {job.seed} {job.name}"
+            self._kills[key] = self._kills.get(key, 0) + 1
+            if self._kills[key] < _KILLED_TIMES:
+                return [job]
+        if not job.columns:
+            return self._finish_training(job, status, seconds)
+        run = self._run_folder(job.row, job.seed, job.name)
+        reason = None if status == 0 else self._reason(job, status)
+        if reason is None:
+            try:
+                cells.divide(cells.partial(run), job.columns)
+            except (ValueError, KeyError) as error:
+                reason = f"{error} {self._reason(job, status)}"
+        if reason is None:
+            cells.write_note(cells.partial(run) / "seconds.json", {"seconds": seconds})
+            cells.commit(cells.partial(run), run)
+            assert self._collect(job)
+            return []
+        shutil.rmtree(cells.partial(run), ignore_errors=True)
+        if len(job.columns) > 1:
+            return self._one_by_one(job.row, job.seed, job.columns)
+        self._fail(job.row, job.seed, job.columns, reason, seconds)
+        return []
+
+    def _finish_training(self, job: Job, status: int, seconds: float) -> list[Job]:
+        row, seed = job.row, job.seed
+        if status != 0:
+            reason = f"The training failed: {self._reason(job, status)}"
+            self._fail(row, seed, self.study.columns_of(row), reason, seconds)
+            return []
+        marker = self._trained(row, seed)
+        cells.write_note(marker, {"command": str(job.command), "seconds": seconds})
+        shutil.rmtree(marker.parent / "checkpoints", ignore_errors=True)
+        return self._measurements(row, seed)
+
+    def _collect(self, job: Job) -> bool:
+        """Make cells of a finished run, if there is one; say whether there was."""
+        run = self._run_folder(job.row, job.seed, job.name)
+        if not run.is_dir():
+            return False
+        seconds = cells.read_json(run / "seconds.json")["seconds"]
+        files = cells.divide(run, job.columns)
+        for column in job.columns:
+            if self._note(job.row, job.seed, column) is None:
+                note = self._new_note(job.row, job.seed, column, "done", None, seconds)
+                folder = cells.cell_folder(self.root, job.row, job.seed, column)
+                cells.write_cell(folder, note, files[column.name])
+        shutil.rmtree(run)
+        return True
+
+    def _fail(
+        self, row: Row, seed: int | None, columns: Sequence[Column], reason: str, seconds: float
+    ) -> None:
+        for column in columns:
+            if self._note(row, seed, column) is None:
+                note = self._new_note(row, seed, column, "failed", reason, seconds)
+                cells.write_cell(cells.cell_folder(self.root, row, seed, column), note, {})
+
+    # ------------------------------------------------------------------- places
+
+    def _new_note(
+        self, row: Row, seed: int | None, column: Column, status: str, reason: str | None,
+        seconds: float,
+    ) -> dict:  # fmt: skip
+        return {
+            "row": row.name,
+            "seed": seed,
+            "column": column.name,
+            "status": status,
+            "reason": reason,
+            "command": str(evaluate_command(self.study, row, seed, [column])),
+            "seconds": round(seconds, 1),
+        }
+
+    def _note(self, row: Row, seed: int | None, column: Column) -> dict | None:
+        return cells.read_note(cells.cell_folder(self.root, row, seed, column))
+
+    def _trained(self, row: Row, seed: int | None) -> Path:
+        return self.root / train_folder(row, seed) / "trained.json"
+
+    def _run_folder(self, row: Row, seed: int | None, name: str) -> Path:
+        return self.root / "runs" / row.name / seed_folder(seed) / name
+
+    def _log(self, job: Job) -> Path:
+        return self.root / "logs" / job.row.name / seed_folder(job.seed) / f"{job.name}.log"
+
+    def _reason(self, job: Job, status: int) -> str:
+        """Return the end of a command's log, without paths of this machine."""
+        text = self._log(job).read_text(encoding="utf-8", errors="replace")
+        text = text.replace(f"{self.root.resolve()}/", "")
+        lines = [re.sub(r".*\r", "", line).rstrip() for line in text.splitlines()]
+        told = [line for line in lines if line and not line.startswith(" ")][-_REASON_LINES:]
+        end = f"killed by signal {-status}" if status < 0 else f"status {status}"
+        return f"{' / '.join(told)[-_REASON_CHARACTERS:]} ({end})"
+
+
+def _next(ready: Sequence[Job], free: int, busy: bool) -> Job | None:
+    """Return the first job that fits the free devices; one that needs all waits for all."""
+    for job in ready:
+        if job.devices <= free or (not busy and free):
+            return job
+    return None
