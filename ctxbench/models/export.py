@@ -2,8 +2,8 @@
 
 What a method computes is its table of frequencies by request length. Where that table is constant
 up to the window, or has one step at the original window, a stock type says it: `default` with
-another base, `linear`, `yarn`, `llama3`, or `longrope` with one divisor per pair. Nothing here knows
-a method's name.
+another base, `linear`, `yarn`, `llama3`, or `longrope` with one divisor per pair. What is written
+follows from the table, not from a method's name.
 """
 
 from __future__ import annotations
@@ -229,7 +229,9 @@ def _local_copy(path: str, revision: str | None) -> Path:
         from huggingface_hub import snapshot_download
 
         folder = Path(
-            snapshot_download(path, revision=revision, ignore_patterns=[f"*{s}" for s in _NOT_COPIED])
+            snapshot_download(
+                path, revision=revision, ignore_patterns=[f"*{s}" for s in _NOT_COPIED]
+            )
         )
     if not any(folder.glob("*.safetensors")):
         raise ValueError(

@@ -54,8 +54,10 @@ def stock_frequencies(rope: dict, dim: int, length: int) -> torch.Tensor:
     if kind == "yarn":
 
         def dimension(turns):
-            return dim * math.log(original / (turns * 2 * math.pi)) / (
-                2 * math.log(rope["rope_theta"])
+            return (
+                dim
+                * math.log(original / (turns * 2 * math.pi))
+                / (2 * math.log(rope["rope_theta"]))
             )
 
         low = max(math.floor(dimension(rope["beta_fast"])), 0)
