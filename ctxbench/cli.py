@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands."""
+    from ctxbench.models import cli as models_cli
     from ctxbench.report import cli as report_cli
     from ctxbench.study import cli as study_cli
     from ctxbench.tasks import data_cli
@@ -44,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     tokens_cli.add_parser(data_cli.add_parser(commands))
     study_cli.add_parsers(commands)
     report_cli.add_parser(commands)
+    models_cli.add_parsers(commands)
     commands.add_parser(
         "lm-eval", help="run lm_eval with our model and tasks registered (no start-up file needed)"
     )

@@ -121,9 +121,22 @@ class Landmark(AttentionMethod):
     # ------------------------------------------------------------- the token
 
     def edit_tokenizer(self, tokenizer):
-        """Add the token, where the tokenizer's next number is the one that was chosen."""
+        """Add the token, where the tokenizer's next number is the one that was chosen.
+
+        Raises:
+            ValueError: the number is that of a word, or of another special token.
+        """
         if len(tokenizer) == self.token_id:
             tokenizer.add_special_tokens({"additional_special_tokens": [TOKEN]})
+        elif len(tokenizer) > self.token_id:
+            there = tokenizer.convert_ids_to_tokens(self.token_id)
+            usual = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
+            if there in usual or there not in tokenizer.get_added_vocab():
+                raise ValueError(
+                    f"method=landmark: token_id={self.token_id} is {there!r} in this tokenizer, "
+                    f"not the landmark ({TOKEN}). Give the tokenizer that was trained with it, or "
+                    f"token_id={len(tokenizer)} for a new token."
+                )
 
     def edit_model(self, model: Any):
         """Add the token's embeddings if it has none, and install the attention."""

@@ -30,6 +30,7 @@ from ctxbench.methods.options import near_names, parse_length
 from ctxbench.methods.record import read_record
 from ctxbench.methods.registry import method_and_options, method_class
 from ctxbench.models.answers import AnswerCache, fingerprint, weights_hash
+from ctxbench.models.checks import ChatCheck, check_bos, check_tokenizer
 from ctxbench.models.generating import Generator, Prompt
 from ctxbench.models.loading import (
     check_dtype,
@@ -154,6 +155,11 @@ class CtxExt(_HFLM):
                 "together, so each would do the work of all. Launch with torchrun or accelerate "
                 "launch --multi_gpu (on CPUs too), one process per device."
             )
+        check_tokenizer(self.hf_model, self.tokenizer)
+        check_bos(
+            self.hf_model.config, self.tokenizer, self.tok_encode("A text."), self.add_bos_token
+        )
+        self.chat = ChatCheck(self.tokenizer)
         self.stride = parse_length(stride) if stride is not None else None
         if self.stride is not None and self.stride > self.max_length:
             raise ValueError(
@@ -509,21 +515,33 @@ class CtxExt(_HFLM):
 
     # ------------------------------------------------------------- generation
 
+    def apply_chat_template(self, *args: Any, **kwargs: Any) -> str:
+        """Return a conversation as one prompt; see HFLM."""
+        self.chat.applying()
+        return super().apply_chat_template(*args, **kwargs)
+
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
         """Return the continuation of each prompt up to a stop string."""
+        self.chat.generating()
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(repr(sorted(request.args[1].items())), []).append(number)
+        # every group's arguments are looked at before the first group costs time
+        asked = {key: self._generation(requests[numbers[0]]) for key, numbers in groups.items()}
         texts: dict[int, str] = {}
-        for numbers in groups.values():
+        for key, numbers in groups.items():
             group = [requests[i] for i in numbers]
-            texts.update(zip(numbers, self._generate_group(group), strict=True))
+            texts.update(zip(numbers, self._generate_group(group, *asked[key]), strict=True))
         return [texts[number] for number in range(len(requests))]
 
-    def _generate_group(self, requests) -> list[str]:
-        """Continue prompts that share generation arguments."""
+    def _generation(self, request) -> tuple[dict[str, Any], list[str], str]:
+        """Return arguments for transformers, stop strings, and what to do with long prompts.
+
+        Raises:
+            ValueError: they make no sense, or leave no room for a prompt.
+        """
         eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)  # type: ignore[arg-type]
-        options: dict[str, Any] = dict(normalize_gen_kwargs(requests[0].args[1], self.max_gen_toks))
+        options: dict[str, Any] = dict(normalize_gen_kwargs(request.args[1], self.max_gen_toks))
         until = handle_stop_sequences(options.pop("until", None), eos=eos)
         new_tokens = int(options.pop("max_gen_toks"))
         overflow = options.pop("ctx_overflow", "left" if self.truncation else "error")
@@ -532,7 +550,23 @@ class CtxExt(_HFLM):
                 f"ctx_overflow={overflow!r} is not allowed; it is one of {', '.join(OVERFLOW)}. "
                 "Mend the task's generation_kwargs."
             )
-        options = {**_sampling(options), "max_new_tokens": new_tokens}
+        if self._room(new_tokens) < 1:
+            raise ValueError(
+                f"Task {request.task_name or '?'} generates up to {new_tokens} tokens, which "
+                f"leaves no room for a prompt in the window of {self.max_length} tokens. Give a "
+                "larger length."
+            )
+        return {**_sampling(options), "max_new_tokens": new_tokens}, until, overflow
+
+    def _room(self, new_tokens: int) -> int:
+        """Return how many tokens a prompt may have."""
+        return self.max_length - new_tokens + self.special_tokens
+
+    def _generate_group(
+        self, requests, options: dict[str, Any], until: list[str], overflow: str
+    ) -> list[str]:
+        """Continue prompts that share generation arguments."""
+        new_tokens = options["max_new_tokens"]
         prompts = [self._prompt(r, new_tokens, overflow) for r in requests]
         sampled = bool(options.get("do_sample"))
         keys = [AnswerCache.key("generate", list(p.ids), p.length, options, until) for p in prompts]
@@ -560,13 +594,7 @@ class CtxExt(_HFLM):
 
     def _prompt(self, request, new_tokens: int, overflow: str) -> Prompt:
         ids = self.tok_encode(request.args[0])
-        room = self.max_length - new_tokens + self.special_tokens
-        if room < 1:
-            raise ValueError(
-                f"Task {request.task_name or '?'} generates up to {new_tokens} tokens, which "
-                f"leaves no room for a prompt in the window of {self.max_length} tokens. Give a "
-                "larger length."
-            )
+        room = self._room(new_tokens)
         excess = len(ids) - room
         if excess > 0 and overflow in ("left", "middle"):
             self._count_truncated(excess)

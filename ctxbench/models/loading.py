@@ -15,6 +15,7 @@ from ctxbench.methods.base import Method
 from ctxbench.methods.options import coerce_options, parse_length
 from ctxbench.methods.record import KEY, Record, base_config, read_record, write_record
 from ctxbench.methods.registry import get_method, method_and_options, method_class
+from ctxbench.models.checks import check_named_method, check_positions, check_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -84,6 +85,8 @@ def choose_method(
         )
     base = _unscaled(config) if scaling and chosen.own_scaling else config
     chosen = chosen.resolve(base)
+    if method is None:
+        check_named_method(base, chosen)
     return _with_record(chosen.for_training(base) if training else chosen, base)
 
 
@@ -124,6 +127,7 @@ def extend(
         chosen.edit_tokenizer(tokenizer)
     edited_config(model.config, chosen, record)
     attach(model, chosen)
+    check_positions(model)
     return model
 
 
@@ -184,6 +188,7 @@ def load_model(
     tokenizer = load_tokenizer(path, revision=revision, trust_remote_code=trust_remote_code)
     chosen.edit_tokenizer(tokenizer)
     finish_loading(model, chosen, path)
+    check_tokenizer(model, tokenizer)
     if device is not None:
         model.to(device)  # type: ignore[arg-type]
     return model.eval(), tokenizer
@@ -194,6 +199,7 @@ def finish_loading(model: PreTrainedModel, method: Method, path: str) -> None:
     import torch
 
     attach(model, method)
+    check_positions(model)
     tensors = method.state_tensors(model)
     file = Path(path) / STATE_FILE
     if not file.exists():

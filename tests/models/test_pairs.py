@@ -15,8 +15,9 @@ from tests.tasks.reference_lm import tiny_model
 CONTINUATIONS = [" human title", " a", "b", "\n", " ", "==", "\n\nQ", "é", "12", " human"]
 
 
-def lm_with(tokenizer):
-    return CtxExt(tiny_model(len(tokenizer)).float(), tokenizer=tokenizer, device="cpu")
+def lm_with(tokenizer, **kwargs):
+    model = tiny_model(len(tokenizer)).float()
+    return CtxExt(model, tokenizer=tokenizer, device="cpu", **kwargs)
 
 
 @pytest.mark.parametrize("name", ["mini", "tok", "llama_tokenizer"])
@@ -27,7 +28,8 @@ def test_pairs_equal_those_of_lm_eval(name, request):
     if name == "llama_tokenizer":
         pytest.importorskip("sentencepiece")
     tokenizer = AutoTokenizer.from_pretrained(path)
-    lm = lm_with(tokenizer)
+    # tokenizer.model alone does not say that Llama adds BOS
+    lm = lm_with(tokenizer, add_bos_token=False if name == "llama_tokenizer" else None)
     contexts = [
         "Question: who wrote it ?\nType: human\n==\n" * 80 + f"Question: {end}"
         for end in ("what is x ?\nType:", "what ?\nType: ", "no", "café\n\n", "=\n=")
