@@ -31,6 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     from ctxbench.report import cli as report_cli
     from ctxbench.tasks import data_cli
     from ctxbench.train.tokens import cli as tokens_cli
+    from ctxbench.validate import cli as validate_cli
 
     parser = argparse.ArgumentParser(prog="ctxbench", description=__doc__)
     parser.add_argument("--version", action="version", version=f"ctxbench {__version__}")
@@ -42,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     path.set_defaults(run=_tasks_path)
     tokens_cli.add_parser(data_cli.add_parser(commands))
     report_cli.add_parser(commands)
+    validate_cli.add_parser(commands)
     commands.add_parser(
         "lm-eval", help="run lm_eval with our model and tasks registered (no start-up file needed)"
     )

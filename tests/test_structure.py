@@ -28,6 +28,7 @@ ALLOWED = {
     "report": {"assets", "intervals", "report"},
     "study": {"assets", "study"},
     "listing": {"assets", "methods", "train.recipes"},
+    "validate": {"assets", "listing", "methods", "models", "tasks.tokenizer", "train", "validate"},
 }
 
 
