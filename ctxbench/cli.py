@@ -33,6 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     from ctxbench.study import cli as study_cli
     from ctxbench.tasks import data_cli
     from ctxbench.train.tokens import cli as tokens_cli
+    from ctxbench.validate import cli as validate_cli
 
     parser = argparse.ArgumentParser(prog="ctxbench", description=__doc__)
     parser.add_argument("--version", action="version", version=f"ctxbench {__version__}")
@@ -46,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     study_cli.add_parsers(commands)
     report_cli.add_parser(commands)
     models_cli.add_parsers(commands)
+    validate_cli.add_parser(commands)
     commands.add_parser(
         "lm-eval", help="run lm_eval with our model and tasks registered (no start-up file needed)"
     )

@@ -31,6 +31,7 @@ ALLOWED = {
         *("train.config", "train.estimate"),
     },
     "listing": {"assets", "methods", "train.recipes"},
+    "validate": {"assets", "listing", "methods", "models", "tasks.tokenizer", "train", "validate"},
 }
 
 

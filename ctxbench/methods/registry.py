@@ -105,13 +105,16 @@ def _files() -> dict[str, Path]:
 
 @lru_cache(maxsize=256)
 def _defines_method(file: Path, modified: int) -> bool:
-    """Return whether a file has a class derived from a `*Method` that is no `*Method` itself."""
-    return _method_class_name(file.read_text(encoding="utf-8")) is not None
+    """Return whether a file has a class derived from a `*Method`."""
+    return _method_class_name(file) is not None
 
 
-def _method_class_name(source: str) -> str | None:
-    for node in ast.parse(source).body:
-        if not isinstance(node, ast.ClassDef) or node.name.endswith("Method"):
+def _method_class_name(file: Path) -> str | None:
+    """Return the first class derived from a `*Method`; our own `*Method`s are bases of others."""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        if file.parent == _FOLDER and node.name.endswith("Method"):
             continue
         bases = [base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "")
                  for base in node.bases]  # fmt: skip
@@ -133,7 +136,7 @@ def _load(name: str, file: Path) -> Any:
             module = importlib.util.module_from_spec(spec)
             sys.modules[key] = module
             spec.loader.exec_module(module)
-    cls = getattr(module, _method_class_name(file.read_text(encoding="utf-8")) or "")
+    cls = getattr(module, _method_class_name(file) or "")
     if not (isinstance(cls, type) and is_dataclass(cls)):
         raise ValueError(f"{file}: {cls.__name__} must be a @dataclass(frozen=True, kw_only=True).")
     setattr(cls, "name", name)  # noqa: B010

@@ -1,0 +1,110 @@
+"""`ctxbench validate`: run the contract against a method or a task folder."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ctxbench.assets import tasks_path
+from ctxbench.methods.options import near_names
+from ctxbench.methods.registry import add_method_folder, list_methods, list_presets
+from ctxbench.validate.checks import FAILED, Checks, report, run_check
+
+
+def add_parser(commands: Any) -> None:
+    """Add `validate` to the parser of `ctxbench`."""
+    parser = commands.add_parser(
+        "validate", help="check a method or a task folder of your own against the contract"
+    )
+    parser.add_argument("what", help="a method's name or .py file, or a folder of task files")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="of the method"
+    )
+    parser.add_argument("--architecture", default="llama", help="of the tiny model (llama)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check what was named, print what was found; return 1 if anything failed.
+
+    Raises:
+        ValueError: there is nothing of that name.
+    """
+    given = dict(_pair(text) for text in options.option)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed is here
+    checks, subject = find(options.what, given, options.architecture)
+    with _quiet():
+        outcomes = [run_check(check, subject) for check in checks.values()]
+        title = subject.title
+    print(title)
+    print(report(outcomes))
+    return int(any(outcome.status == FAILED for outcome in outcomes))
+
+
+def find(what: str, options: dict[str, str], architecture: str) -> tuple[Checks, Any]:
+    """Return the checks and the subject for a method's name or file, or a task folder.
+
+    Raises:
+        ValueError: it is none of these; the message lists near names.
+    """
+    folder = tasks_path() / what if (tasks_path() / what).is_dir() else Path(what)
+    if folder.is_dir():
+        from ctxbench.validate import task_checks
+
+        return task_checks.CHECKS, task_checks.Subject(folder.resolve())
+    return _method(what, options, architecture)
+
+
+def _method(what: str, options: dict[str, str], architecture: str) -> tuple[Checks, Any]:
+    name = what
+    if what.endswith(".py"):
+        if not Path(what).is_file():
+            raise ValueError(f"There is no file {what}. Give the file that defines a method.")
+        add_method_folder(Path(what).parent)
+        name = Path(what).stem
+        if name not in list_methods():
+            raise ValueError(
+                f"{what} defines no method: there is no class derived from Method, PositionMethod "
+                "or AttentionMethod. See CONTRIBUTING.md."
+            )
+    known = [*list_methods(), *list_presets()]
+    if name not in known:
+        raise ValueError(
+            f"{what} is neither a method nor a task folder{near_names(what, known)} Give a name of "
+            "`ctxbench ls`, a method's .py file, or a folder of task files."
+        )
+    from ctxbench.validate import method_checks, tiny
+
+    if architecture not in tiny.ARCHITECTURES:
+        raise ValueError(
+            f"--architecture {architecture} is not known{near_names(architecture, tiny.ARCHITECTURES)}"
+            f" Give one of {', '.join(tiny.ARCHITECTURES)}."
+        )
+    subject = method_checks.Subject(name, options, architecture)
+    return method_checks.CHECKS, subject
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--option {text!r} is not NAME=VALUE. Give for example factor=8.")
+    return name, value
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave the list of checks alone on the screen: no progress bars, no advice of libraries."""
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,33 @@
+"""Interpolate the slow half: fast rotary pairs keep their frequency, slow ones are divided by s.
+
+Angle of pair j at position p: `p * theta_j` for `j < d / 4`, else `p * theta_j / s`. The shortest
+complete method, for CONTRIBUTING.md; a cruder YaRN (https://arxiv.org/abs/2309.00071).
+"""
+
+from dataclasses import dataclass, replace
+
+from ctxbench.methods.base import check_positive, length_ratio
+from ctxbench.methods.rotary import PositionMethod, inverse_frequencies, rotary_base, rotary_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class MyMethod(PositionMethod):
+    """Divide the slower half of the frequencies by `factor`.
+
+    Attributes:
+        factor: s; default `length / original length`.
+    """
+
+    factor: float | None = None
+
+    def resolve(self, config):
+        """Set the factor."""
+        method = super().resolve(config)
+        check_positive(self, factor=1)
+        return replace(method, factor=self.factor or length_ratio(self, config, "factor"))
+
+    def scaled(self, config, current_length):
+        """Return the frequencies, the slower half divided."""
+        theta = inverse_frequencies(rotary_dim(config), rotary_base(config))
+        theta[len(theta) // 2 :] /= self.factor
+        return theta, 1.0

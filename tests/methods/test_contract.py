@@ -1,0 +1,61 @@
+"""Every method keeps the contract: the checks of `ctxbench validate`, on more architectures."""
+
+import pytest
+
+import ctxbench
+from ctxbench.validate.checks import FAILED, run_check
+from ctxbench.validate.method_checks import CHECKS, Subject
+from ctxbench.validate.tiny import ARCHITECTURES
+
+LONGROPE = {"long_factor": [1.0 + pair for pair in range(8)]}
+HALF_ROTATED = {"long_factor": [1.0 + pair for pair in range(4)]}  # phi turns 8 of 16 dimensions
+OPTIONS = {"longrope": LONGROPE}
+
+VARIANTS = {
+    "yarn-paper": ("yarn", {"ramp": "paper"}),
+    "yarn-dynamic": ("yarn", {"dynamic": True}),
+    "dynamic_ntk-floor": ("dynamic_ntk", {"factor": 4, "floor": 128}),
+    "lm_infinite": ("lm_infinite", {"window": 12, "sinks": 3}),
+    "streaming_llm": ("streaming_llm", {"window": 11, "sinks": 3}),
+    "self_extend": ("self_extend", {"window": 12, "group": 8}),
+    "rerope": ("rerope", {"window": 12}),
+    "dca": ("dca", {"chunk": 16, "window": 4}),
+    "landmark": ("landmark", {"block": 8, "top_k": 1, "trained_length": 32}),
+}
+"""Options beside the defaults: shorter than the texts, so that the method is at work."""
+
+SUBJECTS = {name: Subject(name, OPTIONS.get(name, {})) for name in ctxbench.list_methods()}
+SUBJECTS |= {f"{key}, short": Subject(*value) for key, value in VARIANTS.items()}
+SEAMS = ("yarn", "dynamic_ntk", "self_extend")  # one of each seam into transformers
+ELSEWHERE = {
+    f"{name} on {kind}": Subject(name, {"window": 12} if name == "self_extend" else {}, kind)
+    for name in SEAMS
+    for kind in ARCHITECTURES
+    if kind != "llama"
+} | {
+    f"{name} on phi": Subject(name, HALF_ROTATED if name == "longrope" else {}, "phi")
+    for name in ("none", "pi", "ntk", "abf", "llama3", "longrope", "clex")
+}
+MODEL_CHECKS = ("config", "identity", "save_load", "cached", "batch", "reuse_key")
+
+BY_DEFINITION = {
+    ("landmark, short", "cached"): "a token fed alone is a chunk of its own (landmark.py)",
+}
+"""What a method's definition forbids; its docstring says so."""
+
+
+@pytest.mark.filterwarnings("ignore:method=self_extend. group=:UserWarning")
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_contract(subject, check):
+    outcome = run_check(CHECKS[check], SUBJECTS[subject])
+    expected = (subject, check) in BY_DEFINITION
+    assert (outcome.status == FAILED) == expected, outcome.detail
+
+
+@pytest.mark.filterwarnings("ignore:method=self_extend. group=:UserWarning")
+@pytest.mark.parametrize("check", MODEL_CHECKS)
+@pytest.mark.parametrize("subject", ELSEWHERE)
+def test_contract_on_other_architectures(subject, check):
+    outcome = run_check(CHECKS[check], ELSEWHERE[subject])
+    assert outcome.status != FAILED, outcome.detail
