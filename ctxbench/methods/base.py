@@ -178,6 +178,10 @@ class Method:
 
     # --------------------------------------------------------------- training
 
+    def training_span(self, length: int) -> int:
+        """Return over how many tokens attention runs in a training row of `length` tokens."""
+        return length
+
     def edit_batch(
         self, batch: dict[str, "torch.Tensor"], generator: "torch.Generator"
     ) -> dict[str, "torch.Tensor"]:

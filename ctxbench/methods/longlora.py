@@ -68,6 +68,10 @@ class LongLoRA(PositionInterpolation, Method):
         model.ctxbench_hook = model.base_model.register_forward_pre_hook(tell, with_kwargs=True)
         model.set_attn_implementation(IMPLEMENTATION)
 
+    def training_span(self, length: int):
+        """Return the length of a group."""
+        return int(self.ratio * length)
+
     def trainable(self, model: Any):
         """Return the model with adapters, unless the rank is 0."""
         if not self.rank:

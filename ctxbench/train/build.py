@@ -25,6 +25,8 @@ from ctxbench.train.induction import induction_start
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from ctxbench.methods.base import Method
+
 _MUON_REST = 0.3
 """Learning rate of AdamW, for embeddings and vectors, beside Muon's."""
 
@@ -48,7 +50,7 @@ def build_model(config: TrainConfig) -> tuple[PreTrainedModel, PreTrainedTokeniz
             **options,
         )
     else:
-        model, tokenizer = _from_nothing(config, options)
+        model, tokenizer = _from_nothing(config)
     checkpoint_activations(model, config.activation_checkpointing)
     return model.train(), tokenizer
 
@@ -136,19 +138,28 @@ def _in_layers(name: str) -> bool:
     return ".layers." in name or ".h." in name
 
 
-def _from_nothing(config: TrainConfig, options: dict):
+def empty_model(config: TrainConfig) -> tuple[PreTrainedModel, Method]:
+    """Return a model with its method and weights that are not set; its tokenizer is not read.
+
+    On the device `meta` (`with torch.device("meta")`) it costs nothing.
+    """
     from transformers import AutoModelForCausalLM
 
-    path = resolve_model(config.model)
-    model_config = load_config(path)
+    options = {"length": config.length, "training": True, **config.options}
+    model_config = load_config(resolve_model(config.model))
     method, record = choose_method(model_config, config.method, **options)
     edited_config(model_config, method, record)
     model = AutoModelForCausalLM.from_config(
         model_config, dtype=torch.float32, attn_implementation=config.attention
     )
+    attach(model, method)
+    return model, method
+
+
+def _from_nothing(config: TrainConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    model, method = empty_model(config)
     if config.init == "induction":
         induction_start(model, torch.Generator().manual_seed(config.seed))
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(resolve_model(config.model))
     method.edit_tokenizer(tokenizer)
-    attach(model, method)
     return model, tokenizer
