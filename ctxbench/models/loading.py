@@ -185,7 +185,12 @@ def load_model(
         trust_remote_code=trust_remote_code,
         **{name: value for name, value in kwargs.items() if value is not None},
     )
-    tokenizer = load_tokenizer(path, revision=revision, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(
+        path,
+        config=config,  # Phi-3 refuses what is on the disk for methods it does not have
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
     chosen.edit_tokenizer(tokenizer)
     finish_loading(model, chosen, path)
     check_tokenizer(model, tokenizer)

@@ -82,10 +82,11 @@ def _method(what: str, options: dict[str, str], architecture: str) -> tuple[Chec
         )
     from ctxbench.validate import method_checks, tiny
 
-    if architecture not in tiny.ARCHITECTURES:
+    kinds = list(tiny.ARCHITECTURES)
+    if architecture not in kinds:
         raise ValueError(
-            f"--architecture {architecture} is not known{near_names(architecture, tiny.ARCHITECTURES)}"
-            f" Give one of {', '.join(tiny.ARCHITECTURES)}."
+            f"--architecture {architecture} is not known{near_names(architecture, kinds)} "
+            f"Give one of {', '.join(kinds)}."
         )
     subject = method_checks.Subject(name, options, architecture)
     return method_checks.CHECKS, subject

@@ -117,7 +117,7 @@ def options(subject: Subject) -> None:
     """It is a frozen, keyword-only dataclass whose options survive config.json."""
     cls = method_class(subject.method.name)
     parameters = cls.__dict__.get("__dataclass_params__")
-    own = [f for f in fields(cls) if f.name in cls.__dict__.get("__annotations__", {})]
+    own = [f for f in fields(cls) if f.name in inspect.get_annotations(cls)]
     if parameters is None or not parameters.frozen or not all(f.kw_only for f in own):
         raise Broken(f"{cls.__name__} is no @dataclass(frozen=True, kw_only=True) itself")
     bare = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]

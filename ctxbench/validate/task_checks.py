@@ -1,4 +1,4 @@
-"""What every task folder owes: it is built with the bundled tokenizer and asked with a dummy model."""
+"""What every task folder owes, checked with the bundled tokenizer and a dummy model."""
 
 from __future__ import annotations
 
@@ -40,10 +40,13 @@ class Subject:
         """The YAML files with a task or group, includes merged, functions as their names."""
         from lm_eval.tasks._yaml_loader import load_yaml
 
-        found = {
+        read = {
             file: load_yaml(file, resolve_func=False, recursive=True)
             for file in sorted(self.folder.rglob("*.yaml"))
             if not file.name.startswith("_")
+        }
+        found = {
+            file: content for file, content in read.items() if {"task", "group"} & set(content)
         }
         if not found:
             raise ValueError(
@@ -148,8 +151,8 @@ def one_length_a_leaf(subject: Subject) -> None:
         length, said = length_of(content), _LENGTH.findall(name)
         if length is not None and length not in [parse_length(text) for text in said]:
             raise Broken(f"{name} has ctx_length {length}, which its name does not say")
-        other = seen.setdefault(repr((content.get("custom_dataset"), sorted(constants.items()),
-                                      content.get("process_results"), content.get("class"))), name)  # fmt: skip
+        shared = [content.get(key) for key in ("custom_dataset", "process_results", "class")]
+        other = seen.setdefault(repr((shared, sorted(constants.items()))), name)
         if other != name and constants:
             raise Broken(f"{name} and {other} are the same task")
 

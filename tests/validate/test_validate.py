@@ -1,0 +1,179 @@
+"""`ctxbench validate`: the examples pass, and each promise broken is found by the check of it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ctxbench import listing
+from ctxbench.methods import registry
+from ctxbench.validate import cli, method_checks, task_checks
+from ctxbench.validate.checks import FAILED, NOT_APPLICABLE, PASSED, Check, report, run_check
+
+ROOT = Path(__file__).resolve().parents[2]
+METHOD, TASK = ROOT / "examples" / "my_method.py", ROOT / "examples" / "my_task"
+
+
+@pytest.fixture
+def own_folders(monkeypatch):
+    """Method folders added in a test are forgotten after it."""
+    monkeypatch.setattr(registry, "_EXTRA", [])
+
+
+# ------------------------------------------------------------------- methods
+
+FOLLOWS_LENGTH = "    length_dependent = True\n"
+BY_LENGTH = ("/= self.factor", "/= self.factor * current_length / 64")
+BROKEN = {
+    "documented": [("(https://arxiv.org/abs/2309.00071)", "")],
+    "documented-option": [("        factor: s;", "        It divides;")],
+    "options": [("@dataclass(frozen=True, kw_only=True)", "@dataclass(frozen=True)")],
+    "options-json": [("    factor: float", "    x: set = ()\n    factor: float")],
+    "config": ["def edit_config(self, config):\n        pass"],
+    "config-record": [("return theta, 1.0", "return theta / config.max_position_embeddings, 1.0"),
+                      "def frequencies(self, config, length):\n"
+                      "        return self.resolve(config).scaled(config, length)"],
+    "identity": [("/= self.factor", "/= self.factor + 0.1")],
+    "save_load": ["def plain_checkpoint(self, config):\n        return True"],
+    "save_load-state": ["def edit_model(self, model):\n        super().edit_model(model)\n"
+                        "        model.lm_head.weight.data *= 2"],
+    "release": ["def release_model(self, model):\n        pass"],
+    "runs_at_length": [("return theta, 1.0", "return theta * float('nan'), 1.0")],
+    "cached": [BY_LENGTH, "def begin_request(self, model, lengths):\n"
+               "        from contextlib import nullcontext\n        return nullcontext()"],
+    "batch": [BY_LENGTH, FOLLOWS_LENGTH, "def begin_request(self, model, lengths):\n"
+              "        return super().begin_request(model, [max(lengths)] * len(lengths))"],
+    "stateless": [("theta = ", "SEEN.append(current_length)\n        theta = "),
+                  ("/= self.factor", "/= self.factor * max(SEEN)"),
+                  ("@dataclass", "SEEN = []\n\n\n@dataclass"), FOLLOWS_LENGTH],
+    "reuse_key": [BY_LENGTH, FOLLOWS_LENGTH,
+                  "def reuse_key(self, config, length):\n        return 0"],
+    "edit_batch": ["def edit_batch(self, batch, generator):\n        import torch\n"
+                   "        return {**batch, 'noise': torch.rand(2)}"],
+    "edit_batch-in-place": ["def edit_batch(self, batch, generator):\n"
+                            "        batch['labels'] += 1\n        return batch"],
+    "trains": ["def trainable(self, model):\n        return model.requires_grad_(False)"],
+}  # fmt: skip
+"""Check broken -> replacements in the example, and methods added to its class."""
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_method_is_found(name, tmp_path, own_folders):
+    text = METHOD.read_text()
+    for change in BROKEN[name]:
+        if isinstance(change, str):
+            text += change if change.startswith("    ") else f"\n    {change}\n"
+        else:
+            assert change[0] in text
+            text = text.replace(*change)
+    file = tmp_path / f"broken_{name.replace('-', '_')}.py"
+    file.write_text(text)
+    checks, subject = cli.find(str(file), {}, "llama")
+    outcome = run_check(checks[name.partition("-")[0]], subject)
+    assert outcome.status == FAILED
+    assert outcome.detail
+
+
+def test_a_class_called_method_is_a_method(tmp_path, own_folders):
+    shutil.copy(METHOD, tmp_path)
+    registry.add_method_folder(tmp_path)
+    assert registry.method_class("my_method").__name__ == "MyMethod"
+    assert "rotary" not in registry.list_methods()
+
+
+# --------------------------------------------------------------------- tasks
+
+BROKEN_TASKS = {
+    "schema": ("my_recall_256.yaml", "test_split:", "tset_split:"),
+    "names": ("my_recall_256.yaml", "task: my_recall_256", "task: hellaswag"),
+    "one_length_a_leaf": ("my_recall_256.yaml", "ctx_length: 256", "ctx_length: 128"),
+    "one_length_a_leaf-prefix": ("my_recall_256.yaml", "{ctx_length", "{length: 1, ctx_length"),
+    "metric": ("my_recall_256.yaml", "metric: score", "metric: 256"),
+    "generation_budget": ("my_recall_256.yaml", "max_gen_toks: 8", "max_gen_toks: 80"),
+    "generation_budget-none": ("my_recall_256.yaml", ", max_gen_toks: 8", ""),
+    "takes_metadata": ("build.py", ", **metadata):", "):"),
+    "deterministic": ("build.py", "random.Random(seed)", "random"),
+    "runs": ("build.py", '"score"', '"scroe"'),
+    "readme": ("README.md", "# my_recall: ", "# "),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_TASKS)
+def test_a_broken_task_is_found(name, tmp_path):
+    folder = tmp_path / "my_task"
+    shutil.copytree(TASK, folder)
+    file, old, new = BROKEN_TASKS[name]
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new))
+    checks, subject = cli.find(str(folder), {}, "llama")
+    outcome = run_check(checks[name.partition("-")[0]], subject)
+    assert outcome.status == FAILED, outcome
+
+
+@pytest.mark.parametrize("check", task_checks.CHECKS)
+def test_the_example_task_passes(check):
+    outcome = run_check(task_checks.CHECKS[check], task_checks.Subject(TASK))
+    assert outcome.status == PASSED, outcome.detail
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", listing.task_names())
+def test_our_task_families_pass(family):
+    checks, subject = cli.find(family, {}, "llama")
+    outcomes = {name: run_check(check, subject) for name, check in checks.items()}
+    assert [o for o in outcomes.values() if o.status == FAILED] == []
+
+
+# -------------------------------------------------------------- what it says
+
+
+def test_every_check_says_what_it_checks_and_what_to_do():
+    for check in [*method_checks.CHECKS.values(), *task_checks.CHECKS.values()]:
+        assert check.promise.endswith(".")
+        assert check.remedy.endswith(".")
+
+
+def test_the_report_is_one_line_each_with_what_to_do():
+    def promise(subject):
+        """It holds."""
+        if subject == "bad":
+            raise TypeError("unusable")
+
+    check = Check("promise", promise, "mend it.")
+    good, bad = run_check(check, "good"), run_check(check, "bad")
+    assert (good.status, bad.status) == (PASSED, FAILED)
+    assert "unusable (test_validate.py:" in bad.detail
+    lines = report([good, bad]).splitlines()
+    assert lines[0].split() == ["passed", "promise", "It", "holds."]
+    assert lines[2].strip() == "What to do: mend it."
+    assert lines[3] == "1 passed, 1 failed"
+    assert NOT_APPLICABLE not in report([good])
+
+
+def test_the_command(tmp_path):
+    (tmp_path / "half.py").write_text(METHOD.read_text().replace("/= self.factor", "/= 2"))
+    run = [sys.executable, "-m", "ctxbench.cli", "validate"]
+    good = subprocess.run([*run, str(METHOD)], capture_output=True, text=True)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert good.stdout.splitlines()[-1] == "13 passed, 0 failed"
+    bad = subprocess.run([*run, str(tmp_path / "half.py")], capture_output=True, text=True)
+    assert bad.returncode == 1
+    assert "factor=1 against the base model: logits differ by" in bad.stdout
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("yrn", "neither a method nor a task folder; did you mean yarn"),
+        ("nowhere.py", "There is no file nowhere.py"),
+        (str(ROOT / "ctxbench" / "assets.py"), "defines no method"),
+        (str(ROOT / "train"), "has no task file"),
+    ],
+)
+def test_what_is_not_there_is_said(what, words, own_folders):
+    with pytest.raises(ValueError, match=words):
+        cli.find(what, {}, "llama")[1].title  # noqa: B018
