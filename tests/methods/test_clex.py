@@ -194,7 +194,9 @@ def test_what_training_draws(sampling, length):
 
 
 def test_pieces_begin_with_documents_too():
-    method = get_method("clex", length=256, max_factor=1).resolve(config_of(CONFIG))
+    method = get_method("clex", length=256, max_factor=1, sampling="matched").resolve(
+        config_of(CONFIG)
+    )
     documents = torch.cat((torch.arange(100), torch.arange(412)))[None]
     batch = {"input_ids": torch.zeros(1, 512), "position_ids": documents}
     found = method.edit_batch(batch, torch.Generator())["position_ids"][0]
@@ -202,7 +204,7 @@ def test_pieces_begin_with_documents_too():
 
 
 def test_pieces_do_not_see_each_other():
-    model = extend(tiny_model("llama"), "clex", length=64, max_factor=1).train()
+    model = extend(tiny_model("llama"), "clex", length=64, max_factor=1, sampling="matched").train()
     ids = tokens(1, 128)
     batch = model.ctxbench_method.edit_batch({"input_ids": ids}, torch.Generator())
     with torch.no_grad():
@@ -212,7 +214,9 @@ def test_pieces_do_not_see_each_other():
 
 
 def test_drawn_positions_reach_the_rotation_and_gradients_the_weights():
-    model = extend(tiny_model("llama"), "clex", length=256, max_factor=4).train()
+    model = extend(
+        tiny_model("llama"), "clex", length=256, max_factor=4, sampling="matched"
+    ).train()
     rotary, ids = model.base_model.rotary_emb, tokens(2, 128)
     method = model.ctxbench_method
     for step in range(20):
