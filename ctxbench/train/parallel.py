@@ -39,6 +39,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         project_dir=config.output,
         **(_sharding(config) if config.shard > 1 else {}),
     )
+    os.environ.pop("ACCELERATE_USE_FSDP", None)  # the plugin's, and read as the launcher's
     asked, found = config.processes, accelerator.num_processes
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if (asked is not None and asked != found) or launched != found:
