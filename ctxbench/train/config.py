@@ -13,16 +13,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from ctxbench.methods.options import near_names, parse_length
+from ctxbench.train.convert import convert, items, parse_tokens, scalar
 from ctxbench.train.recipes import read_recipe
-
-_TOKEN_SUFFIX = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +231,10 @@ def make_config(recipe: str | None = None, values: Mapping[str, Any] | None = No
         merged["options"] = {**from_recipe["options"], **values["options"]}
     hints = typing.get_type_hints(TrainConfig)
     config = TrainConfig(
-        **{name: _convert(name, value, hints[name]) for name, value in merged.items()}
+        **{
+            name: _SPECIAL[name](value) if name in _SPECIAL else convert(name, value, hints[name])
+            for name, value in merged.items()
+        }
     )
     _check_ignored(config, set(from_recipe), set(values))
     _check_values(config)
@@ -241,77 +242,6 @@ def make_config(recipe: str | None = None, values: Mapping[str, Any] | None = No
 
 
 # ----------------------------------------------------------------- converting
-
-
-def parse_tokens(value: int | str) -> int:
-    """Return a number of tokens from `1000000000`, `1B`, `655360` or `0.5M` (decimal suffixes).
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    text = str(value).strip().lower().replace("_", "")
-    scale = _TOKEN_SUFFIX.get(text[-1:], 1)
-    try:
-        count = float(text[:-1]) * scale if scale > 1 else float(text)
-    except ValueError:
-        count = 0.0
-    if count < 1 or count != int(count):
-        raise ValueError(
-            f"tokens={value!r} is not a number of tokens. Allowed: a whole number, or with K, M, B "
-            "or T for 10^3, 10^6, 10^9, 10^12. Give for example 1B."
-        )
-    return int(count)
-
-
-_SPECIAL: dict[str, Callable[[Any], Any]] = {
-    "length": parse_length,
-    "tokens": parse_tokens,
-    "eval_lengths": lambda value: tuple(parse_length(item) for item in _items(value)),
-    "stages": lambda value: tuple(_stage(item) for item in value),
-    "options": lambda value: dict(value),
-}
-
-
-def _convert(name: str, value: Any, hint: Any) -> Any:
-    if name in _SPECIAL:
-        return _SPECIAL[name](value)
-    optional = isinstance(hint, types.UnionType)
-    if optional and value is None:
-        return None
-    kind = typing.get_args(hint)[0] if optional else hint
-    try:
-        if typing.get_origin(kind) is Literal:
-            if value not in typing.get_args(kind):
-                raise ValueError
-            return value
-        if typing.get_origin(kind) is tuple:
-            return tuple(_scalar(item, typing.get_args(kind)[0]) for item in _items(value))
-        return _scalar(value, kind)
-    except (TypeError, ValueError):
-        choices = " or ".join(map(str, typing.get_args(kind)))
-        readable = choices if typing.get_origin(kind) is Literal else str(hint)
-        readable = readable.removeprefix("<class '").removesuffix("'>")
-        raise ValueError(
-            f"{name}={value!r} is not allowed; {name} must be {readable}. Give such a value or "
-            "leave it out."
-        ) from None
-
-
-def _scalar(value: Any, kind: type) -> Any:
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise ValueError
-        return value
-    if isinstance(value, bool) or value is None:
-        raise ValueError
-    if kind is int and float(value) != int(float(value)):
-        raise ValueError
-    return int(float(value)) if kind is int else kind(value)
-
-
-def _items(value: Any) -> list[Any]:
-    """Return the items of a list, or the one item of a scalar (a YAML `data: stdlib`)."""
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _stage(item: Any) -> Stage:
@@ -322,9 +252,18 @@ def _stage(item: Any) -> Stage:
         )
     return Stage(
         length=parse_length(item["length"]),
-        steps=_scalar(item["steps"], int),
-        data=tuple(_items(item["data"])),
+        steps=scalar(item["steps"], int),
+        data=tuple(items(item["data"])),
     )
+
+
+_SPECIAL: dict[str, Callable[[Any], Any]] = {
+    "length": parse_length,
+    "tokens": parse_tokens,
+    "eval_lengths": lambda value: tuple(parse_length(item) for item in items(value)),
+    "stages": lambda value: tuple(_stage(item) for item in value),
+    "options": lambda value: dict(value),
+}
 
 
 # ------------------------------------------------------------------- checking

@@ -151,7 +151,7 @@ def train(config: TrainConfig, *, recipe: str | None = None, command: str = "") 
             if ranks.main:
                 _append(output / "metrics.jsonl", metrics)
             due = config.save_every and _is_due(done, config.save_every, config.steps)
-            if due or stop:
+            if (due or stop) and not ranks.deepspeed:
                 state = run_state(trained, average, optimizers)
                 save_checkpoint(
                     output / "checkpoints",
@@ -163,7 +163,8 @@ def train(config: TrainConfig, *, recipe: str | None = None, command: str = "") 
                 )
             if stop:
                 accelerator.wait_for_everyone()
-                progress.say(f"SIGTERM: saved at step {done} of {config.steps}.")
+                saved = "not saved" if ranks.deepspeed else "saved"
+                progress.say(f"SIGTERM: {saved} at step {done} of {config.steps}.")
                 raise SystemExit(STOPPED)
 
     average.install(trained)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import DistributedType
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -38,6 +39,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         project_dir=config.output,
         **(_sharding(config) if config.shard > 1 else {}),
     )
+    os.environ.pop("ACCELERATE_USE_FSDP", None)  # the plugin's, and read as the launcher's
     asked, found = config.processes, accelerator.num_processes
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if (asked is not None and asked != found) or launched != found:
@@ -66,13 +68,16 @@ class Ranks:
         data: number of groups that each work on rows of their own.
         data_rank: of this process's group.
         sequence: the processes that share its rows.
-        sharded: whether weights are cut over processes.
+        sharded: whether weights are cut over processes by FSDP2.
+        deepspeed: whether DeepSpeed runs the optimizer.
     """
 
     def __init__(self, accelerator: Accelerator, config: TrainConfig):
         self.accelerator = accelerator
         self.world, self.rank = accelerator.num_processes, accelerator.process_index
         self.sharded = accelerator.is_fsdp2
+        self.deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
+        self.config = config
         size = config.sequence_parallel
         self.data, self.data_rank = self.world // size, self.rank // size
         group = None
@@ -92,17 +97,27 @@ class Ranks:
         Sharding takes the weights from host memory layer by layer: the whole model is never on one
         GPU.
         """
+        if self.deepspeed:
+            self._tell_deepspeed()
         if not self.sharded:
             network.to(self.accelerator.device)
         wrapped, *prepared = self.accelerator.prepare(network, *optimizers)
         return wrapped, prepared
 
+    def _tell_deepspeed(self) -> None:
+        settings: Any = self.accelerator.state.deepspeed_plugin.deepspeed_config  # type: ignore[union-attr]
+        settings["train_micro_batch_size_per_gpu"] = self.config.micro_batch_size
+        settings["gradient_clipping"] = self.config.clip
+        settings["gradient_accumulation_steps"] = 1  # the loop weighs and counts itself
+
     def holds_back(self, last: bool) -> bool:
         """Return whether gradients stay here after a micro-step, until the last one.
 
-        Sharded ones do not: held back they would be whole on every GPU.
+        Sharded ones do not: held back they would be whole on every GPU. DeepSpeed steps in the
+        backward pass in which Accelerate says that gradients are synchronised.
         """
-        return not last and not self.sharded
+        self.accelerator.sync_gradients = last
+        return not last and not self.sharded and not self.deepspeed
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum over processes."""
@@ -141,15 +156,28 @@ def _sharding(config: TrainConfig) -> dict[str, Any]:
     return {"fsdp_plugin": plugin, "parallelism_config": sizes}
 
 
+def _uses(name: str) -> bool:
+    """Return whether accelerate launch chose something."""
+    return os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1")
+
+
 def _check_launcher(config: TrainConfig) -> None:
     """Refuse what accelerate launch was told and this run would not do."""
-    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1"):
+    for name in ("FSDP", "MEGATRON_LM"):
+        if _uses(name):
             raise ValueError(
                 f"accelerate launch chose {name}, which ctxbench-train does not run. It runs on "
                 "one process, with DDP, or with FSDP2 that it sets up itself. Use --multi_gpu in "
                 "the accelerate config and --shard N here."
             )
+    plain = config.save_every == 0 and not config.ema_decay and config.optimizer == "adamw"
+    if _uses("DEEPSPEED") and not (plain and config.shard == 1):
+        raise ValueError(
+            "Under DeepSpeed, whose optimizer keeps its state to itself, ctxbench-train writes no "
+            "checkpoints and no moving average. Give --save-every 0 --ema-decay 0 --optimizer "
+            "adamw --shard 1, or use --multi_gpu in the accelerate config and --shard N, which has "
+            "them."
+        )
     for name, ours in (("MIXED_PRECISION", config.dtype), ("GRADIENT_ACCUMULATION_STEPS", "1")):
         theirs = os.environ.get(f"ACCELERATE_{name}", ours)
         if theirs not in (ours, "no", "1"):

@@ -4,7 +4,6 @@ A run is settings of `small_config`; with `stop` it is interrupted before that s
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -25,7 +24,6 @@ def forget_run() -> None:
 
     AcceleratorState._reset_state(reset_partial_state=False)
     GradientState._reset_state()
-    os.environ.pop("ACCELERATE_USE_FSDP", None)
 
 
 if __name__ == "__main__":

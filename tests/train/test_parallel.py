@@ -4,12 +4,15 @@ import json
 import math
 import shutil
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
 
 from ctxbench import load_model
 from ctxbench.train.loop import train
+from ctxbench.train.sequence import SequenceParallel
+from tests.methods.tiny import tiny_model
 from tests.train.ranks import launch_ranks
 from tests.train.small import METHODS, losses, small_config, small_data, small_model
 
@@ -17,6 +20,7 @@ pytestmark = pytest.mark.filterwarnings(  # peft 0.21 asks transformers 5.23 by 
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )
 
+ACCELERATE = Path(__file__).resolve().parents[2] / "train" / "accelerate"
 HEADS = {"hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 2}
 COMMON = {
     "micro_batch_size": 1, "ema_decay": 0.5, "activation_checkpointing": "selective",
@@ -120,3 +124,53 @@ def test_four_processes_have_the_losses_of_one(folder, two_processes):
         check(folder, name, kind)
     for name in FAST:
         check(folder, name, "four")
+
+
+def test_heads_that_do_not_divide_are_refused():
+    model = tiny_model("llama")
+    heads = model.config.num_attention_heads
+    with pytest.raises(ValueError, match=rf"has {heads} heads.*Allowed: 1, 2, 4"):
+        SequenceParallel(heads + 1).install(model)
+    with pytest.raises(ValueError, match=r"treats in 2 blocks.*Allowed: 1, 2\."):
+        SequenceParallel(heads).install(model, head_blocks=2)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"shard": 2, "batch_size": 4}, "shard=2 needs as many GPUs; this run has 1 process"),
+        ({"sequence_parallel": 2}, "sequence_parallel=2 does not divide the 1 processes"),
+    ],
+    ids=str,
+)
+def test_what_one_process_cannot_do(folder, values, message):
+    with pytest.raises(ValueError, match=message):
+        train(small_config(folder, **values, output=str(folder / "never")))
+
+
+def test_muon_is_not_sharded(folder):
+    with pytest.raises(ValueError, match="Muon needs whole matrices"):
+        small_config(folder, shard=2, optimizer="muon")
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("ACCELERATE_USE_FSDP", "chose FSDP, which ctxbench-train does not run.*--shard N"),
+        ("ACCELERATE_USE_DEEPSPEED", "writes no checkpoints and no moving average"),
+    ],
+)
+def test_launchers_that_are_not_followed(folder, monkeypatch, variable, message):
+    monkeypatch.setenv(variable, "true")
+    config = small_config(folder, save_every=5, output=str(folder / "never"))
+    with pytest.raises(ValueError, match=message):
+        train(config)
+
+
+@pytest.mark.parametrize("file", sorted(ACCELERATE.glob("*.yaml")), ids=lambda file: file.stem)
+def test_launch_configs_are_accelerates(file):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(file))
+    assert config.mixed_precision == "no"
+    assert config.num_processes in (1, 2, 8, 32)
