@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent / "studies"
 BUDGET = (
     *("data", "init", "length", "tokens", "batch_size", "stages", "optimizer", "lr", "betas"),
     *("eps", "weight_decay", "clip", "schedule", "warmup", "warmup_shape", "hold", "final_lr"),
-    *("ema_decay", "document_mask"),
+    *("ema_decay", "document_mask", "own_lr"),
 )
 """Fields of a training run that must be equal for methods to compare."""
 _CHANGES = ("base", "keep_rows", "keep_columns", "quick")

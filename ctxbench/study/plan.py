@@ -96,7 +96,8 @@ def make_plan(study: Study, *, gpu: str = "A100", mfu: float = 0.4) -> Plan:
     on_cpu = study.model in BUNDLED_MODELS
     rate = CORE_GIGAFLOPS * 1e9 if on_cpu else PEAK_TERAFLOPS[gpu] * 1e12 * mfu
     with _model(study) as model:
-        parts = [part for row in study.rows for part in _parts(study, row, _Costs(model))]
+        costs = _Costs(model)
+        parts = [part for row in study.rows for part in _parts(study, row, costs)]
     return Plan(study, None if on_cpu else gpu, rate, tuple(parts), tuple(_missing(study)))
 
 

@@ -32,7 +32,7 @@ def test_operations_per_trained_token(plan, label, gflop):
 
 
 def test_hours_of_a_billion_tokens(plan):
-    """18.2 hours on 8 A100 at 40 % for 1e9 tokens at 32k; the recipe has 30720 rows: 0.66 % more."""
+    """18.2 hours on 8 A100 at 40 % for 1e9 tokens at 32k; the recipe has 30720 rows, 0.66 % more."""
     (part,) = [part for part in plan.of("train") if part.row == "PI"]
     assert part.tokens == 120 * 256 * 32768
     hours = part.flops / (8 * 312e12 * 0.4) / 3600
@@ -42,7 +42,7 @@ def test_hours_of_a_billion_tokens(plan):
 
 
 def test_reading_a_window(plan):
-    """A third of training: 2 N_mm + 2 L d S; one window of 32768 is 715 TFLOP with 2 N = 12.95e9."""
+    """A third of training: 2 N_mm + 2 L d S; a window of 32768 is 715 TFLOP with 2 N = 12.95e9."""
     (base,) = [part for part in plan.of("ruler") if part.row == "Base"]
     lengths = [4096 * 2**i for i in range(5)]
     tokens = [6500 * length for length in lengths]
