@@ -7,7 +7,6 @@ the same columns, so its numbers do not depend on what happened before.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import time
