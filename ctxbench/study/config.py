@@ -20,6 +20,12 @@ from ctxbench.study.fields import build, check_keys, read_yaml
 from ctxbench.train.config import TrainConfig, make_config
 
 FOLDER = Path(__file__).parent / "studies"
+BUDGET = (
+    *("data", "init", "length", "tokens", "batch_size", "stages", "optimizer", "lr", "betas"),
+    *("eps", "weight_decay", "clip", "schedule", "warmup", "warmup_shape", "hold", "final_lr"),
+    *("ema_decay", "document_mask", "own_lr"),
+)
+"""Fields of a training run that must be equal for methods to compare."""
 _CHANGES = ("base", "keep_rows", "keep_columns", "quick")
 
 
@@ -66,7 +72,7 @@ class Family:
 
     Attributes:
         kind: what the report takes them for.
-        task: name with `{length}` (32k) or `{shots}`, or a name without either.
+        task: name with `{length}` (32k) or `{shots}`, or without either; several with commas.
         lengths: tokens.
         shots: numbers of shots.
         metric: of lm-eval's results.
@@ -189,6 +195,8 @@ class _File:
     train: dict = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
     notes: tuple[str, ...] = ()
+    untrained: bool = True
+    untrained_columns: tuple[str, ...] | None = None
     together: Literal["row", "kind", "column"] = "kind"
     cache: bool = True
     model_args: dict = field(default_factory=dict)
@@ -273,7 +281,7 @@ def _over(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _keep(content: dict[str, Any]) -> dict[str, Any]:
-    """Apply `keep_rows` and `keep_columns`."""
+    """Return the content after `keep_rows` and `keep_columns`."""
     for key, what in (("keep_rows", "rows"), ("keep_columns", "columns")):
         if (names := content.pop(key, None)) is not None:
             for name in names:
@@ -310,9 +318,11 @@ def _resolve(file: _File, name: str, where: str) -> Study:
             group="control",
             train=None,
             own_budget=None,
+            trained_length=None,
+            columns=file.untrained_columns,
         )
         for row in rows
-        if row.train is not None and row.untrained and row.group != "control"
+        if row.train is not None and row.untrained and file.untrained and row.group != "control"
     ]
     window = file.window or _window(file.model)
     longest = max((column.length or 0 for column in columns), default=0)
@@ -338,19 +348,34 @@ def _resolve(file: _File, name: str, where: str) -> Study:
 
 
 def _trained(row: Row, file: _File, where: str) -> Row:
-    """Return the row with what its recipe says: method, options, length."""
+    """Return the row with what its recipe says: method, options, length.
+
+    Raises:
+        ValueError: its training is not the common one and it does not say why.
+    """
     if row.train is None:
         return row
-    values = {"model": file.model, **file.train, **row.train, "output": "x"}
-    if row.method is not None:
-        values |= {"method": row.method, "options": row.options}
+    own: dict[str, Any] = {} if row.method is None else {"method": row.method}
+    own |= {"options": row.options} if row.options else {}
     try:
-        config = make_config(values.pop("recipe", None), values)
+        common = _config(file, {})
+        config = _config(file, {**row.train, **own})
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"{where}: {error}") from error
+    different = [name for name in BUDGET if getattr(config, name) != getattr(common, name)]
+    if different and not row.own_budget:
+        raise ValueError(
+            f"{where} trains with another {', '.join(different)} than the common budget. Such a "
+            "row says why with own_budget, which the report shows. Add it or leave the change out."
+        )
     return dataclasses.replace(
         row, method=config.method, options=config.options, trained_length=config.length
     )
+
+
+def _config(file: _File, own: Mapping[str, Any]) -> TrainConfig:
+    values = {"model": file.model, **file.train, **own, "output": "x"}
+    return make_config(values.pop("recipe", None), values)
 
 
 def _columns(name: str, family: Family) -> list[Column]:
@@ -367,7 +392,7 @@ def _columns(name: str, family: Family) -> list[Column]:
             kind=family.kind,
             length=length,
             shots=shots,
-            tasks=(family.task.format(length=suffix, shots=shots),),
+            tasks=tuple(family.task.format(length=suffix, shots=shots).replace(" ", "").split(",")),
             metric=family.metric,
             higher_is_better=family.higher_is_better,
             chance=family.chance,
@@ -382,7 +407,7 @@ def _columns(name: str, family: Family) -> list[Column]:
 
 def _at(value: Any, suffix: str) -> Any:
     """Return a value that may be given per length or shots (`4k: 10`)."""
-    return value.get(suffix) if isinstance(value, dict) else value
+    return {str(k): v for k, v in value.items()}.get(suffix) if isinstance(value, dict) else value
 
 
 def length_name(tokens: int) -> str:
@@ -425,11 +450,6 @@ def _check_row(study: Study, row: Row, where: str) -> None:
         raise ValueError(
             f"{where} has both train and checkpoint. A row is trained here or published. Leave "
             "out one."
-        )
-    if row.train and not row.own_budget:
-        raise ValueError(
-            f"{where} changes {', '.join(row.train)} of the common budget. Such a row says why "
-            "with own_budget, which the report shows. Add it or leave the changes out."
         )
     kinds = {column.kind for column in study.columns}
     check_keys(dict.fromkeys(row.columns or ()), kinds, f"{where}, columns")

@@ -9,18 +9,17 @@ from typing import Any
 
 from ctxbench.study import cells
 from ctxbench.study.commands import seed_folder
-from ctxbench.study.config import Row, Study
+from ctxbench.study.config import BUDGET, Row, Study
+from ctxbench.train.config import make_config
 
 
 def describe(study: Study) -> dict[str, Any]:
     """Return `study.json`: what the report reads, and every setting that decides a number."""
     budget: dict[str, Any] = {}
-    trained = [row for row in study.rows if row.train is not None]
-    if trained:
-        common = next((row for row in trained if not row.train), trained[0])
-        config = study.training(common, study.seeds[0], "x")
-        names = ("method", "options", "output", "seed", "model")
-        settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in names}
+    if study.train and any(row.train is not None for row in study.rows):
+        values = {"model": study.model, **study.train, "output": "x"}
+        config = make_config(values.pop("recipe", None), values)
+        settings = {name: getattr(config, name) for name in BUDGET}
         budget = {"name": study.train.get("recipe") or "defaults", **settings}
     found = {
         "name": study.name,

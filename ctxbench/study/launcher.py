@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -68,8 +69,10 @@ class Launcher:
 
     def close(self) -> None:
         """End the supervisor and whatever still runs."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
         self.process.wait()
 
     def __enter__(self) -> Launcher:

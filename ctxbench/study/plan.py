@@ -6,6 +6,7 @@ alone a third of it. Generated tokens are counted as read ones.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tempfile
@@ -66,6 +67,10 @@ class Plan:
     parts: tuple[Part, ...]
     missing: tuple[str, ...]
 
+    def of(self, what: str) -> list[Part]:
+        """Return the parts of one kind: `train` or a kind of column."""
+        return [part for part in self.parts if part.what == what]
+
     def hours(self, *, training: bool) -> float:
         """Return device hours of the trainings, or of the measurements."""
         parts = [part for part in self.parts if (part.what == "train") == training]
@@ -91,7 +96,8 @@ def make_plan(study: Study, *, gpu: str = "A100", mfu: float = 0.4) -> Plan:
     on_cpu = study.model in BUNDLED_MODELS
     rate = CORE_GIGAFLOPS * 1e9 if on_cpu else PEAK_TERAFLOPS[gpu] * 1e12 * mfu
     with _model(study) as model:
-        parts = [part for row in study.rows for part in _parts(study, row, _Costs(model))]
+        costs = _Costs(model)
+        parts = [part for row in study.rows for part in _parts(study, row, costs)]
     return Plan(study, None if on_cpu else gpu, rate, tuple(parts), tuple(_missing(study)))
 
 
@@ -106,19 +112,26 @@ def describe_plan(plan: Plan, *, gpus: int, price: float | None) -> list[str]:
         f"{len(study.rows)} rows x {len(study.columns)} columns, {number} cells",
         f"{trained:.4g} tokens to train, {read:.4g} tokens to read",
         "",
-        f"{'row'.ljust(24)}{'what'.ljust(14)}{'times'.rjust(6)}{'tokens'.rjust(11)}"
+        f"{'training'.ljust(24)}{'times'.rjust(6)}{'tokens'.rjust(11)}"
         f"{'GFLOP/token'.rjust(13)}{_unit(plan).rjust(16)}{'GiB'.rjust(8)}",
     ]
-    for part in plan.parts:
-        hours = part.flops * part.times / plan.flops_per_second / 3600
-        memory = f"{part.memory / _GIB:.0f}" if part.memory >= _GIB else ""
-        per_token = part.flops / part.tokens / 1e9 if part.tokens else 0.0
-        lines.append(
-            f"{part.row.ljust(24)}{part.what.ljust(14)}{part.times:>6}{part.tokens:>11.3g}"
-            f"{per_token:>13.3g}{hours * (1 if plan.gpu else 60):>16.3g}{memory:>8}"
-        )
+    for part in plan.of("train"):
+        memory = f"{part.memory / _GIB:.1f}".rjust(8)
+        lines.append(f"{part.row.ljust(24)}{_figures(plan, [part])}{memory}")
+    lines += ["", "measuring, all rows"]
+    for what in dict.fromkeys(part.what for part in plan.parts if part.what != "train"):
+        lines.append(f"{what.ljust(24)}{_figures(plan, plan.of(what))}")
     lines += ["", *_totals(plan, gpus, price), "", "Missing here:"]
     return lines + [f"  {line}" for line in plan.missing or ("nothing",)]
+
+
+def _figures(plan: Plan, parts: Sequence[Part]) -> str:
+    """Return times, tokens, operations per token and device time of some parts."""
+    tokens = sum(part.tokens * part.times for part in parts)
+    flops = sum(part.flops * part.times for part in parts)
+    hours = flops / plan.flops_per_second / 3600 * (1 if plan.gpu else 60)
+    times = sum(part.times for part in parts)
+    return f"{times:>6}{tokens:>11.3g}{flops / tokens / 1e9:>13.3g}{hours:>16.3g}"
 
 
 def _totals(plan: Plan, gpus: int, price: float | None) -> list[str]:
@@ -174,8 +187,7 @@ def _parts(study: Study, row: Row, costs: _Costs) -> Iterator[Part]:
     seeds = study.seeds_of(row)
     if row.train is not None:
         config = study.training(row, seeds[0] or 0, "x")
-        values = as_dict(config) | {"model": costs.model}
-        config = make_config(None, {k: v for k, v in values.items() if v is not None})
+        config = dataclasses.replace(config, model=costs.model)
         cost = costs.of(config)
         tokens = config.steps * config.tokens_per_step
         memory = sum(cost.memory.values())
@@ -244,8 +256,3 @@ def _is_here(model: str) -> bool:
         return isinstance(try_to_load_from_cache(model, "config.json"), str | os.PathLike)
     except ValueError:  # not the form of a hub id
         return False
-
-
-def rows_of(plan: Plan, what: str) -> Sequence[Part]:
-    """Return the parts of one kind: `train` or a kind of column."""
-    return [part for part in plan.parts if part.what == what]

@@ -7,11 +7,10 @@ the same columns, so its numbers do not depend on what happened before.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,7 +79,7 @@ class Runner:
     devices: Sequence[Mapping[str, str]]
     rows: Sequence[str] = ()
     programs: Mapping[str, str] = field(default_factory=dict)
-    say: object = print
+    say: Callable[[str], None] = print
     _kills: dict[str, int] = field(default_factory=dict)
 
     def run(self, launcher: Launcher) -> None:
@@ -90,7 +89,7 @@ class Runner:
         ready.sort(key=lambda job: bool(job.columns))  # trainings first: they are the long ones
         free = list(range(len(self.devices)))
         running: dict[int, tuple[Job, list[int], float]] = {}
-        number, done = 0, 0
+        number, total = 0, sum(1 for _ in self._places())
         while ready or running:
             while (job := _next(ready, len(free), bool(running))) is not None:
                 ready.remove(job)
@@ -102,12 +101,10 @@ class Runner:
             job, used, began = running.pop(ended)
             free = sorted([*free, *used])
             seconds = time.monotonic() - began
-            following = self._finish(job, status, seconds)
-            done += 1
-            left = len(ready) + len(running) + len(following)
+            ready = [*self._finish(job, status, seconds), *ready]
+            done = sum(self._note(*place) is not None for place in self._places())
             word = "done" if status == 0 else f"ended with status {status}"
-            self.say(f"[{done}, {left} to go] {job}: {word} in {seconds:.0f} s")  # type: ignore
-            ready = [*following, *ready]
+            self.say(f"[{done}/{total} cells] {job}: {word} in {seconds:.0f} s")
             ready.sort(key=lambda job: bool(job.columns))
 
     # ----------------------------------------------------------------- planning
@@ -117,6 +114,12 @@ class Runner:
             if not self.rows or row.name in self.rows:
                 for seed in self.study.seeds_of(row):
                     yield row, seed
+
+    def _places(self) -> Iterator[tuple[Row, int | None, Column]]:
+        """Yield every cell of the chosen rows."""
+        for row, seed in self._pairs():
+            for column in self.study.columns_of(row):
+                yield row, seed, column
 
     def _jobs(self, row: Row, seed: int | None) -> list[Job]:
         """Return what can be started for a row and seed: its training, or its measurements."""
