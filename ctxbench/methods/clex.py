@@ -15,8 +15,8 @@ What differs: the hidden layer sees the model's rotary base, the official one al
 (`ignore_base` brings it back); float64 instead of float32 (2e-5 of a frequency, 0.15 rad at 64k);
 a step of 0.04 instead of 0.01 (4e-8 off); frequencies kept for reuse are dropped when the weights
 change; the last position that training draws is never behind the one before (official, where the
-row is over twice the window); `sampling=matched` as an option; beyond `C max_factor` is an error, not a table cut
-short; cached keys are rotated for the request's final length.
+row is over twice the window); `sampling=matched` as an option; beyond `C max_factor` is an error,
+not a table cut short; cached keys are rotated for the request's final length.
 """
 
 from __future__ import annotations
