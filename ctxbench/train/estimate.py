@@ -13,14 +13,12 @@ from typing import Any
 import torch
 
 from ctxbench.assets import resolve_model
+from ctxbench.hardware import ASSUMED_MFU, PEAK_TERAFLOPS
 from ctxbench.methods.options import near_names
 from ctxbench.models.loading import load_config
 from ctxbench.train.config import TrainConfig
 from ctxbench.train.loss import CHUNK_ELEMENTS
 
-_PEAK_TERAFLOPS = {"A100": 312, "H100": 989, "H200": 989, "GH200": 989}
-"""Dense bfloat16, from NVIDIA's data sheets."""
-_ASSUMED_MFU = 0.4
 _GIB = 2**30
 
 
@@ -84,8 +82,8 @@ def describe_estimate(config: TrainConfig, cost: Estimate, processes: int) -> li
         f"memory per device about {total / _GIB:.1f} GiB, estimated: {parts}",
     ]
     for name in ("A100", "H100"):
-        hours = work / (_PEAK_TERAFLOPS[name] * 1e12 * _ASSUMED_MFU) / 3600 / processes
-        lines.append(f"about {hours:.2g} hours on {processes} x {name} at {_ASSUMED_MFU:.0%} MFU")
+        hours = work / (PEAK_TERAFLOPS[name] * 1e12 * ASSUMED_MFU) / 3600 / processes
+        lines.append(f"about {hours:.2g} hours on {processes} x {name} at {ASSUMED_MFU:.0%} MFU")
     return lines
 
 
@@ -105,7 +103,7 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    known = [tera for part, tera in _PEAK_TERAFLOPS.items() if part in name]
+    known = [tera for part, tera in PEAK_TERAFLOPS.items() if part in name]
     return known[0] * 1e12 if known else None
 
 
