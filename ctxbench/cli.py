@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from ctxbench import __version__
+from ctxbench.errors import user_message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,13 +23,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return options.run(options) or 0
-    except (ValueError, FileNotFoundError) as error:
-        print(f"ctxbench: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        message = user_message(error)
+        if message is None or os.environ.get("CTXBENCH_TRACEBACK") == "1":
+            raise
+        print(f"ctxbench: {message}", file=sys.stderr)
         return 2
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands."""
+    from ctxbench import doctor
     from ctxbench.models import cli as models_cli
     from ctxbench.report import cli as report_cli
     from ctxbench.study import cli as study_cli
@@ -48,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     report_cli.add_parser(commands)
     models_cli.add_parsers(commands)
     validate_cli.add_parser(commands)
+    doctor.add_parser(commands)
     commands.add_parser(
         "lm-eval", help="run lm_eval with our model and tasks registered (no start-up file needed)"
     )
