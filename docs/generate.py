@@ -16,9 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAD = """# Methods
 
 Made by `docs/generate.py` from the docstrings in `ctxbench/methods/`. Notation: `d` rotary
-dimension, `b` rotary base, `theta_j = b ** (-2j / d)` frequency of pair `j`, `C` the model's original
-window, `L` the final length of a request (prompt and what is generated), `s` a factor; lengths in
-tokens. Options are given as `--model_args method=NAME,OPTION=VALUE`, and `length` to every method.
+dimension, `b` rotary base, `theta_j = b ** (-2j / d)` frequency of pair `j`, `C` the model's
+original window, `L` the final length of a request (prompt and what is generated), `s` a factor;
+lengths in tokens. Options are given as `--model_args method=NAME,OPTION=VALUE`, and `length` to
+every method.
 
 The table: what a token attends to; whether the method means anything without training; when
 requests that begin alike share what was computed (`reuse_key`); what plain transformers does with a

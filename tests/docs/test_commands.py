@@ -129,7 +129,7 @@ def test_names_in_the_text_exist(page, monkeypatch):
         "lm_eval --model ctxext --taks ruler_32k",
         "ctxbench-train --recipe lecg --model m --data d --output o",
         "ctxbench-train --recipe lceg --model m --data d --output o --lr-warmup 3",
-        "ctxbench studdy mini",
+        "ctxbench examine mini",
         "python benchmarks/nothing.py",
         "frobnicate",
     ],

@@ -96,7 +96,7 @@ BROKEN_TASKS = {
     "generation_budget-none": ("my_recall_256.yaml", ", max_gen_toks: 8", ""),
     "takes_metadata": ("build.py", ", **metadata):", "):"),
     "deterministic": ("build.py", "random.Random(seed)", "random"),
-    "runs": ("build.py", '"score"', '"scroe"'),
+    "runs": ("build.py", '"score"', '"mark"'),
     "readme": ("README.md", "# my_recall: ", "# "),
 }
 
