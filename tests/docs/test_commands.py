@@ -20,6 +20,7 @@ from ctxbench.train.recipes import list_recipes, paper_rows
 from tests.docs.pages import PAGES, ROOT, commands, fences, inline, name
 
 KNOWN = {name for family in listing.task_names().values() for name in family}
+STUDIES = {file.stem for file in (ROOT / "ctxbench" / "study" / "studies").glob("*.yaml")}
 PLACEHOLDERS = {"METHOD", "M", "MODEL", "..."}
 HARNESS = {
     *("--model", "--model_args", "--tasks", "--metadata", "--include_path", "--output_path"),
@@ -48,7 +49,9 @@ def check(words: list[str]) -> None:
     elif program == "ctxbench" and rest[:1] == ["lm-eval"]:
         check_harness(rest[1:])
     elif program == "ctxbench":
-        make_parser().parse_args(rest)
+        given = make_parser().parse_args(rest)
+        if rest[0] in ("study", "plan"):
+            assert given.name in STUDIES, given.name
     elif program == "pytest":
         assert all((ROOT / word).exists() for word in rest if "/" in word), words
     else:
@@ -130,6 +133,7 @@ def test_names_in_the_text_exist(page, monkeypatch):
         "ctxbench-train --recipe lecg --model m --data d --output o",
         "ctxbench-train --recipe lceg --model m --data d --output o --lr-warmup 3",
         "ctxbench examine mini",
+        "ctxbench study mimi",
         "python benchmarks/nothing.py",
         "frobnicate",
     ],
