@@ -15,6 +15,7 @@ from typing import Any
 from ctxbench.assets import tasks_path
 from ctxbench.methods.options import near_names
 from ctxbench.methods.registry import add_method_folder, list_methods, list_presets
+from ctxbench.models.cli import pairs
 from ctxbench.validate.checks import FAILED, Checks, report, run_check
 
 
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ValueError: there is nothing of that name.
     """
-    given = dict(_pair(text) for text in options.option)
+    given = pairs(options.option, "--option")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed is here
     checks, subject = find(options.what, given, options.architecture)
     with _quiet():
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     return int(any(outcome.status == FAILED for outcome in outcomes))
 
 
-def find(what: str, options: dict[str, str], architecture: str) -> tuple[Checks, Any]:
+def find(what: str, options: dict[str, Any], architecture: str) -> tuple[Checks, Any]:
     """Return the checks and the subject for a method's name or file, or a task folder.
 
     Raises:
@@ -62,7 +63,7 @@ def find(what: str, options: dict[str, str], architecture: str) -> tuple[Checks,
     return _method(what, options, architecture)
 
 
-def _method(what: str, options: dict[str, str], architecture: str) -> tuple[Checks, Any]:
+def _method(what: str, options: dict[str, Any], architecture: str) -> tuple[Checks, Any]:
     name = what
     if what.endswith(".py"):
         if not Path(what).is_file():
@@ -90,13 +91,6 @@ def _method(what: str, options: dict[str, str], architecture: str) -> tuple[Chec
         )
     subject = method_checks.Subject(name, options, architecture)
     return method_checks.CHECKS, subject
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--option {text!r} is not NAME=VALUE. Give for example factor=8.")
-    return name, value
 
 
 @contextlib.contextmanager
