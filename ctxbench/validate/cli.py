@@ -16,7 +16,7 @@ from ctxbench.assets import tasks_path
 from ctxbench.methods.options import near_names
 from ctxbench.methods.registry import add_method_folder, list_methods, list_presets
 from ctxbench.models.cli import pairs
-from ctxbench.validate.checks import FAILED, Checks, report, run_check
+from ctxbench.validate.checks import FAILED, Checks, place_of, report, run_check
 
 
 def add_parser(commands: Any) -> None:
@@ -42,8 +42,8 @@ def run(options: argparse.Namespace) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed is here
     checks, subject = find(options.what, given, options.architecture)
     with _quiet():
+        title = _title(subject, options.what)
         outcomes = [run_check(check, subject) for check in checks.values()]
-        title = subject.title
     print(title)
     print(report(outcomes))
     return int(any(outcome.status == FAILED for outcome in outcomes))
@@ -91,6 +91,19 @@ def _method(what: str, options: dict[str, Any], architecture: str) -> tuple[Chec
         )
     subject = method_checks.Subject(name, options, architecture)
     return method_checks.CHECKS, subject
+
+
+def _title(subject: Any, what: str) -> str:
+    """Return what is checked; a subject that cannot be made at all is the user's first error."""
+    try:
+        return subject.title
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{what} cannot be used at all: {type(error).__name__}: {error}{place_of(error)}. Mend "
+            "that first; the checks need a method that begins, or task files that are read."
+        ) from error
 
 
 @contextlib.contextmanager

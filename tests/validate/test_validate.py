@@ -166,6 +166,25 @@ def test_the_command(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"""Divide', '""Divide', r"broken\.py, line \d+, is not Python"),
+        ("method = super()", "method = supper()", r"NameError: .* \(broken\.py:\d+\)"),
+        ("import check_positive", "import check_positives", r"ImportError: .* \(broken\.py:\d+\)"),
+    ],
+)
+def test_a_file_that_does_not_begin_is_one_line(old, new, words, tmp_path, own_folders):
+    text = METHOD.read_text()
+    assert old in text
+    (tmp_path / "broken.py").write_text(text.replace(old, new))
+    options = cli.argparse.Namespace(
+        what=str(tmp_path / "broken.py"), option=[], architecture="llama"
+    )
+    with pytest.raises(ValueError, match=words):
+        cli.run(options)
+
+
+@pytest.mark.parametrize(
     ("what", "words"),
     [
         ("yrn", "neither a method nor a task folder; did you mean yarn"),
