@@ -9,7 +9,6 @@ from ctxbench.study.config import load_study
 from ctxbench.study.plan import _missing, describe_plan, make_plan
 from tests.study.small import write_study
 
-
 pytestmark = pytest.mark.filterwarnings(  # peft 0.21 asks transformers 5.23 by the old name
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )
@@ -39,7 +38,7 @@ def test_operations_per_trained_token(plan, label, gflop):
 
 
 def test_hours_of_a_billion_tokens(plan):
-    """18.2 hours on 8 A100 at 40 % for 1e9 tokens at 32k; the recipe has 30720 rows, 0.66 % more."""
+    """18.2 hours on 8 A100 at 40 % for 1e9 tokens at 32k; the recipe has 0.66 % more."""
     (part,) = [part for part in plan.of("train") if part.row == "PI"]
     assert part.tokens == 120 * 256 * 32768
     hours = part.flops / (8 * 312e12 * 0.4) / 3600
