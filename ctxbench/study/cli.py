@@ -95,7 +95,8 @@ def _study(options: argparse.Namespace) -> int:
     for row in rows:
         if row not in (known := [r.name for r in study.rows]):
             raise ValueError(
-                f"--rows names {row!r}{near_names(row, known)} Rows: {', '.join(known)}. Mend it."
+                f"--rows names {row!r}{near_names(row, known)} Rows: {', '.join(known)}. Correct "
+                "it."
             )
     root = options.output or Path("studies") / study.name
     root.mkdir(parents=True, exist_ok=True)

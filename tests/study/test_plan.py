@@ -38,7 +38,7 @@ def test_operations_per_trained_token(plan, label, gflop):
 
 
 def test_hours_of_a_billion_tokens(plan):
-    """18.2 hours on 8 A100 at 40 % for 1e9 tokens at 32k; the recipe has 0.66 % more."""
+    """18.2 hours on 8 A100 at 40 % for 1e9 tokens at 32k; the recipe has 0.66 % more of them."""
     (part,) = [part for part in plan.of("train") if part.row == "PI"]
     assert part.tokens == 120 * 256 * 32768
     hours = part.flops / (8 * 312e12 * 0.4) / 3600
@@ -53,7 +53,10 @@ def test_reading_a_window(plan):
     lengths = [4096 * 2**i for i in range(5)]
     tokens = [6500 * length for length in lengths]
     assert base.tokens == sum(tokens)
-    expected = sum(t * (65.4e9 + 6 * 32 * 4096 * (n - 32768)) / 3 for t, n in zip(tokens, lengths))  # noqa: B905
+    expected = sum(
+        read * (65.4e9 + 6 * 32 * 4096 * (length - 32768)) / 3
+        for read, length in zip(tokens, lengths, strict=True)
+    )
     assert base.flops == pytest.approx(expected, rel=0.002)
     window = 32768 * 65.4e9 / 3
     assert window == pytest.approx(715e12, rel=0.02)
