@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from ctxbench import __version__
+from ctxbench.errors import user_message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,8 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return options.run(options) or 0
-    except (ValueError, FileNotFoundError) as error:
-        print(f"ctxbench: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        message = user_message(error)
+        if message is None or os.environ.get("CTXBENCH_TRACEBACK") == "1":
+            raise
+        print(f"ctxbench: {message}", file=sys.stderr)
         return 2
 
 

@@ -1,9 +1,12 @@
 """Errors for users end a command with one line."""
 
+import errno
 import os
 import sys
 
 _KINDS = (ValueError, FileNotFoundError)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 def show_user_errors_plainly() -> None:
@@ -17,13 +20,43 @@ def show_user_errors_plainly() -> None:
     before = sys.excepthook
 
     def hook(kind, error, traceback):
-        if isinstance(error, _KINDS) and _raised_by_us(traceback):
-            print(f"ctxbench: {error}", file=sys.stderr)
+        ours = _passed_us(traceback) if isinstance(error, OSError) else _raised_by_us(traceback)
+        if ours and (message := user_message(error)):
+            print(f"ctxbench: {message}", file=sys.stderr)
         else:
             before(kind, error, traceback)
 
     hook._ctxbench = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+
+
+def user_message(error: BaseException) -> str | None:
+    """Return what a user is told of an error, None where only a traceback says it."""
+    if not isinstance(error, OSError):
+        return str(error) if isinstance(error, _KINDS) else None
+    name = error.filename2 or error.filename or "a file"
+    if error.errno in _FULL:
+        return (
+            f"There is no room to write {name} ({error.strerror}). What was finished before is "
+            "whole. Free some room, or give another place (--output, CTXBENCH_CACHE), and run the "
+            "same command again: it goes on where it was."
+        )
+    if error.errno in _FORBIDDEN:
+        return (
+            f"{name} cannot be read or written ({error.strerror}). The output and the cache must "
+            "be folders you may write to. Change its permissions, or give another place (--output, "
+            "CTXBENCH_CACHE)."
+        )
+    return str(error) if isinstance(error, _KINDS) else None
+
+
+def _passed_us(traceback) -> bool:
+    """Return whether any frame belongs to ctxbench."""
+    while traceback is not None:
+        if str(traceback.tb_frame.f_globals.get("__name__", "")).startswith("ctxbench."):
+            return True
+        traceback = traceback.tb_next
+    return False
 
 
 def _raised_by_us(traceback) -> bool:

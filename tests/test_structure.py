@@ -23,7 +23,7 @@ ALLOWED = {
     "methods": {"methods"},
     "models": {"assets", "errors", "methods", "models", "__init__"},
     "tasks": {"assets", "intervals", "stdlib_corpus", "tasks"},
-    "train": {"assets", "stdlib_corpus", "methods", "models.loading", "train", "__init__"},
+    "train": {"assets", "errors", "stdlib_corpus", "methods", "models.loading", "train", "__init__"},
     "intervals": set(),
     "report": {"assets", "intervals", "report"},
     "study": {

@@ -120,7 +120,7 @@ class Landmark(AttentionMethod):
 
     # ------------------------------------------------------------- the token
 
-    def edit_tokenizer(self, tokenizer):
+    def edit_tokenizer(self, tokenizer: Any):
         """Add the token, where the tokenizer's next number is the one that was chosen.
 
         Raises:
@@ -128,7 +128,7 @@ class Landmark(AttentionMethod):
         """
         if len(tokenizer) == self.token_id:
             tokenizer.add_special_tokens({"additional_special_tokens": [TOKEN]})
-        elif len(tokenizer) > self.token_id:
+        elif self.token_id is not None and len(tokenizer) > self.token_id:
             there = tokenizer.convert_ids_to_tokens(self.token_id)
             usual = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
             if there in usual or there not in tokenizer.get_added_vocab():

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable
@@ -66,7 +67,7 @@ def _coerce(method: str, option: str, value: Any, hint: Any) -> Any:
     for kind in kinds:
         try:
             return _as(kind, value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             continue
     readable = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
     raise _wrong(method, option, value, readable.replace("NoneType", "nothing"))
@@ -86,15 +87,25 @@ def _as(kind: Any, value: Any) -> Any:
         if not isinstance(value, bool) and int(value) == float(value):
             return int(value)
     elif kind is float:
-        if not isinstance(value, bool) and float(value) == float(value):  # not nan
+        if not isinstance(value, bool) and math.isfinite(float(value)):
             return float(value)
     elif kind is str:
         if isinstance(value, str):
             return value
     elif typing.get_origin(kind) is tuple:
-        items = json.loads(Path(value).read_text()) if isinstance(value, str) else value
+        items = _json_list(value) if isinstance(value, str) else value
         return tuple(_as(typing.get_args(kind)[0], item) for item in items)
     raise ValueError
+
+
+def _json_list(path: str) -> Any:
+    try:
+        return json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{path[:200]} cannot be read ({error.strerror}). It must be a JSON file with a list "
+            "of numbers. Give its path."
+        ) from error
 
 
 def _wrong(method: str, option: str, value: Any, allowed: str) -> ValueError:

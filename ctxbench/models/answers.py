@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,18 +47,13 @@ class AnswerCache:
     def __init__(self, folder: str | Path, model: str):
         self.file = Path(folder).expanduser() / f"answers-{model}.sqlite"
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.database = sqlite3.connect(self.file, timeout=60)
-        try:
+        with self._explained():
+            self.database = sqlite3.connect(self.file, timeout=60)
             self.database.execute("PRAGMA journal_mode=WAL")
             self.database.execute(
                 "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT)"
             )
             self.database.commit()
-        except sqlite3.DatabaseError as error:
-            raise ValueError(
-                f"The answer cache {self.file} is damaged ({error}). Delete the file; the answers "
-                "in it are computed again."
-            ) from error
 
     @staticmethod
     def key(kind: str, *parts: Any) -> str:
@@ -67,11 +63,30 @@ class AnswerCache:
 
     def get(self, key: str) -> Any | None:
         """Return the kept answer, None if there is none."""
-        row = self.database.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+        with self._explained():
+            found = self.database.execute("SELECT answer FROM answers WHERE key = ?", (key,))
+            row = found.fetchone()
         return json.loads(row[0]) if row else None
 
     def put(self, answers: Iterable[tuple[str, Any]]) -> None:
         """Keep answers; when this returns they survive a kill."""
         rows = [(key, json.dumps(answer)) for key, answer in answers]
-        with self.database:
+        with self._explained(), self.database:
             self.database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn SQLite's errors into one of ours."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:  # full, locked, read-only, no such folder
+            raise ValueError(
+                f"The answer cache {self.file} cannot be used ({error}). It needs a folder you may "
+                "write to, with room. Answers kept so far are whole: mend that, or give another "
+                "cache=FOLDER, and run the same command again."
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise ValueError(
+                f"The answer cache {self.file} is damaged ({error}). Delete the file; the answers "
+                "in it are computed again."
+            ) from error

@@ -42,6 +42,7 @@ from ctxbench.models.loading import (
 )
 from ctxbench.models.pairs import LONG, continue_tail, parts, tail_of
 from ctxbench.models.progress import Progress
+from ctxbench.models.reading import explained
 from ctxbench.models.scoring import Request, Score, Scorer
 
 log = logging.getLogger(__name__)
@@ -204,13 +205,15 @@ class CtxExt(_HFLM):
         self._config = edited_config(config, self.ctx_method, record)
 
     def _create_tokenizer(self, *args: Any, **kwargs: Any) -> None:
-        super()._create_tokenizer(*args, **kwargs)
+        with explained(str(args[0] if args else kwargs.get("pretrained")), "tokenizer files"):
+            super()._create_tokenizer(*args, **kwargs)
         self.ctx_method.edit_tokenizer(self.tokenizer)
 
     def _create_model(self, pretrained: str, **kwargs: Any) -> None:
         """Load the weights under the edited config and install the method."""
         peft, delta = kwargs.pop("peft", None), kwargs.pop("delta", None)
-        super()._create_model(pretrained, config=self._config, **kwargs)
+        with explained(pretrained):
+            super()._create_model(pretrained, config=self._config, **kwargs)
         if delta:
             raise ValueError(
                 "delta weights cannot be combined with ctxext. Add them to the base first, save "
@@ -593,7 +596,7 @@ class CtxExt(_HFLM):
         return [found[key] for key in keys]
 
     def _prompt(self, request, new_tokens: int, overflow: str) -> Prompt:
-        ids = self.tok_encode(request.args[0])
+        ids = self.tok_encode(request.args[0]) or [self.prefix_token_id]
         room = self._room(new_tokens)
         excess = len(ids) - room
         if excess > 0 and overflow in ("left", "middle"):

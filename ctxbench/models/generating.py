@@ -63,8 +63,15 @@ class Generator:
         _tell(plan, len(prompts))
         for run in plan.runs:
             prefix = SharedPrefix(scorer)
-            for number in run:
-                done(number, self._from_prefix(prefix, prompts[number], options, stopping))
+            left = list(run)
+            while left:
+                try:
+                    new = self._from_prefix(prefix, prompts[left[0]], options, stopping)
+                except torch.OutOfMemoryError:
+                    scorer.budget.shrink(1)  # raises when small chunks do not fit either
+                    prefix = SharedPrefix(scorer)
+                    continue
+                done(left.pop(0), new)
         pending = list(scorer.batches(plan.alone, [prompt.length for prompt in prompts]))
         while pending:
             numbers = pending.pop(0)

@@ -16,12 +16,15 @@ from ctxbench.methods.options import coerce_options, parse_length
 from ctxbench.methods.record import KEY, Record, base_config, read_record, write_record
 from ctxbench.methods.registry import get_method, method_and_options, method_class
 from ctxbench.models.checks import check_named_method, check_positions, check_tokenizer
+from ctxbench.models.reading import explained
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 STATE_FILE = "ctxbench_state.safetensors"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+"""Of which one is enough to make a tokenizer."""
 REFUSED_TYPE = "needs_ctxbench_"
 """Prefix of the `rope_type` of checkpoints that plain transformers would compute wrongly."""
 
@@ -178,13 +181,14 @@ def load_model(
         "device_map": device_map,
         "revision": revision,
     }
-    model = AutoModelForCausalLM.from_pretrained(
-        path,
-        config=config,
-        dtype=check_dtype(dtype),
-        trust_remote_code=trust_remote_code,
-        **{name: value for name, value in kwargs.items() if value is not None},
-    )
+    with explained(path):
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=check_dtype(dtype),
+            trust_remote_code=trust_remote_code,
+            **{name: value for name, value in kwargs.items() if value is not None},
+        )
     tokenizer = load_tokenizer(
         path,
         config=config,  # Phi-3 refuses what is on the disk for methods it does not have
@@ -216,7 +220,8 @@ def finish_loading(model: PreTrainedModel, method: Method, path: str) -> None:
         return
     from safetensors.torch import load_file
 
-    saved = load_file(file)
+    with explained(path, "method's own tensors"):
+        saved = load_file(file)
     if set(saved) != set(tensors):
         raise ValueError(
             f"{file} holds {sorted(saved)} but method={method.name} has {sorted(tensors)}. "
@@ -308,12 +313,24 @@ def load_config(
 
 
 def load_tokenizer(path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
-    """Load a checkpoint's tokenizer."""
+    """Load a checkpoint's tokenizer.
+
+    Raises:
+        ValueError: its files are damaged.
+        FileNotFoundError: it has none.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(
-        path, **{name: value for name, value in kwargs.items() if value is not None}
-    )
+    folder = Path(path).expanduser()
+    if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise FileNotFoundError(
+            f"{path} has no tokenizer: none of {', '.join(TOKENIZER_FILES)} is there. Copy the "
+            "tokenizer's files of the base model into the folder."
+        )
+    with explained(path, "tokenizer files"):
+        return AutoTokenizer.from_pretrained(
+            path, **{name: value for name, value in kwargs.items() if value is not None}
+        )
 
 
 def check_dtype(dtype: str | torch.dtype) -> str | torch.dtype:

@@ -131,8 +131,14 @@ class Scorer:
         _tell(plan, len(requests))
 
         for run in plan.runs:
-            for number, score in self._score_run([(i, requests[i]) for i in run]):
-                done(number, score)
+            left = list(run)
+            while left:
+                try:
+                    for number, score in self._score_run([(i, requests[i]) for i in left]):
+                        done(number, score)
+                        left.remove(number)
+                except torch.OutOfMemoryError:
+                    self.budget.shrink(1)  # raises when small chunks do not fit either
         pending = list(self.batches(plan.alone, [len(ids) for ids in fed]))
         while pending:
             numbers = pending.pop(0)
@@ -238,6 +244,8 @@ class SharedPrefix:
             start = end
             out = scorer.model.base_model(piece, past_key_values=self.cache, use_cache=True)
             parts.append(out.last_hidden_state[0])
+        if not parts:  # all of it is cached
+            return torch.empty(0, scorer.config.hidden_size, device=device)
         return torch.cat(parts)[keep - keep_cached :]
 
 

@@ -13,6 +13,7 @@ import types
 import typing
 from typing import Any, Literal, NoReturn
 
+from ctxbench.errors import user_message
 from ctxbench.methods.options import near_names
 from ctxbench.methods.registry import list_methods, list_presets
 from ctxbench.train.config import TrainConfig, as_dict, config_hash, make_config
@@ -126,10 +127,11 @@ def main() -> None:
     """Run as a command: errors of the user's are one message and status 2."""
     try:
         run(sys.argv[1:])
-    except (ValueError, FileNotFoundError) as error:
-        if os.environ.get("CTXBENCH_TRACEBACK"):
+    except (ValueError, OSError) as error:
+        message = user_message(error)
+        if message is None or os.environ.get("CTXBENCH_TRACEBACK"):
             raise
-        print(f"ctxbench-train: {error}", file=sys.stderr)
+        print(f"ctxbench-train: {message}", file=sys.stderr)
         sys.exit(2)
 
 

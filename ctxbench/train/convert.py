@@ -1,5 +1,6 @@
 """Text and YAML values to the types of settings."""
 
+import math
 import types
 import typing
 from typing import Any, Literal
@@ -19,7 +20,7 @@ def parse_tokens(value: int | str) -> int:
         count = float(text[:-1]) * scale if scale > 1 else float(text)
     except ValueError:
         count = 0.0
-    if count < 1 or count != int(count):
+    if not 1 <= count < math.inf or count != int(count):
         raise ValueError(
             f"tokens={value!r} is not a number of tokens. Allowed: a whole number, or with K, M, B "
             "or T for 10^3, 10^6, 10^9, 10^12. Give for example 1B."

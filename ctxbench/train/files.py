@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,17 +43,39 @@ def read_records(
         end: and before this one; None for the end of the file.
 
     Raises:
-        ValueError: a line that is no JSON object; the message names it.
+        ValueError: a line that is no JSON object, or a damaged file; the message names it.
     """
+    try:
+        yield from _records(file, columns, begin, end)
+    except (EOFError, gzip.BadGzipFile, zlib.error, _Damaged) as error:
+        raise ValueError(
+            f"{file} is damaged or cut short: {error}. It must be a whole file of the kind its "
+            "name says. Copy or download it again, or leave it out."
+        ) from error
+
+
+class _Damaged(Exception):
+    """A file's content is not what its name says."""
+
+
+def _records(
+    file: Path, columns: Sequence[str], begin: int, end: int | None
+) -> Iterator[dict[str, Any]]:
     if file.suffix == ".txt":
-        yield {columns[0]: file.read_text(encoding="utf-8")}
+        try:
+            yield {columns[0]: file.read_text(encoding="utf-8")}
+        except UnicodeDecodeError as error:
+            raise _Damaged(f"it is not UTF-8 ({error})") from error
     elif file.suffix == ".parquet":
         import pyarrow.parquet
 
-        parquet = pyarrow.parquet.ParquetFile(file)
-        there = [name for name in columns if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(columns=there):
-            yield from batch.to_pylist()
+        try:
+            parquet = pyarrow.parquet.ParquetFile(file)
+            there = [name for name in columns if name in parquet.schema_arrow.names]
+            for batch in parquet.iter_batches(columns=there):
+                yield from batch.to_pylist()
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            raise _Damaged(str(error)) from error
     else:
         with _open_lines(file) as lines:
             for number, line in enumerate(_between(lines, begin, end), 1):

@@ -21,6 +21,7 @@ import torch
 from ctxbench.methods.attach import method_of
 from ctxbench.train.build import build_model, make_optimizers, trainable_model, trained_tensors
 from ctxbench.train.checkpoint import save_checkpoint
+from ctxbench.train.claim import claim
 from ctxbench.train.config import Stage, TrainConfig, as_dict, config_hash
 from ctxbench.train.data import Mixture, open_mixture
 from ctxbench.train.ema import MovingAverage
@@ -48,6 +49,11 @@ def train(config: TrainConfig, *, recipe: str | None = None, command: str = "") 
         ValueError: settings that contradict each other, the model, the data or the launcher.
         SystemExit: with status 143 after SIGTERM, when a checkpoint has been written.
     """
+    with claim(Path(config.output)):
+        return _train(config, recipe, command)
+
+
+def _train(config: TrainConfig, recipe: str | None, command: str) -> Path:
     output = Path(config.output)
     accelerator = start_accelerator(config)
     accumulation = config.accumulation(accelerator.num_processes)

@@ -1,5 +1,6 @@
 """Recipes: YAML files of settings, and the rows of the paper, shipped with the package."""
 
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -69,18 +70,24 @@ def read_recipe(recipe: str) -> dict[str, Any]:
 
     if row := paper_rows().get(recipe):
         return {**read_recipe(row.recipe), **row.fields}
-    if Path(recipe).suffix in (".yaml", ".yml"):
-        file = Path(recipe)
-    else:
+    known = list_recipes()
+    file = Path(recipe)
+    if recipe in known:
         file = train_folder() / "recipes" / f"{recipe}.yaml"
-    if not file.is_file():
-        known = list_recipes()
+    elif file.suffix not in (".yaml", ".yml") or not os.path.isfile(file):
         raise FileNotFoundError(
-            f"There is no recipe {recipe!r}{near_names(recipe, [*known, *paper_rows()])} Recipes: "
-            f"{', '.join(known)}, and the rows of `ctxbench ls rows`. Give one of these or a .yaml "
-            "file."
+            f"There is no recipe {recipe[:200]!r}{near_names(recipe, [*known, *paper_rows()])} "
+            f"Recipes: {', '.join(known)}, and the rows of `ctxbench ls rows`. Give one of these "
+            "or a .yaml file."
         )
-    found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(
+            f"{file} is not plain YAML: {problem}. A recipe holds names, numbers and texts; tags "
+            "that make Python objects are refused. Mend it."
+        ) from error
     if not isinstance(found, dict):
         raise ValueError(f"{file} is not a mapping of fields to values. Write `lr: 2e-5` lines.")
     return found

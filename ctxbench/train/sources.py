@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
+import math
 import os
 import re
 import shutil
@@ -22,13 +24,17 @@ import numpy as np
 from ctxbench.assets import cache_dir
 from ctxbench.methods.options import near_names
 from ctxbench.train.files import ARRAY_FILES, data_files, read_records
+from ctxbench.train.tokens.check import check_array, check_ids, explain_texts
 from ctxbench.train.tokens.store import TokenShards, TokenStore, is_store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
+
 _BLOCK_CHARACTERS = 4_000_000
-_STORE_VERSION = 1
+_STORE_VERSION = 2
+_TOKENS, _STARTS = "tokens.bin", "starts.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +67,7 @@ def parse_source(text: str) -> Source:
         name, options = head, dict(part.split("=") for part in tail.split(","))
     try:
         share = float(weight)
-        if not share > 0:
+        if not 0 < share < math.inf:
             raise ValueError
     except ValueError:
         raise ValueError(
@@ -110,7 +116,7 @@ def open_stream(source: Source, tokenizer: PreTrainedTokenizerBase) -> TokenStre
     """
     path = Path(source.name).expanduser()
     if path.suffix in ARRAY_FILES and path.is_file():
-        return _open_array(path, source)
+        return _open_array(path, source, len(tokenizer))
     if is_store(path):
         take_options(source)
         store = TokenStore(path)
@@ -145,15 +151,23 @@ def cached_stream(
     key = [_STORE_VERSION, stamp, tokenizer_stamp(encoder(tokenizer))]
     fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     folder = cache_dir() / "tokens" / fingerprint
-    if not folder.is_dir():
+    dtype = token_dtype(len(tokenizer))
+    if (found := _read_cache(folder, dtype)) is None:
         building = folder.with_name(f"{fingerprint}.{os.getpid()}.tmp")
         building.mkdir(parents=True, exist_ok=True)
-        _write_store(building, documents, tokenizer)
-        with contextlib.suppress(OSError):  # another process was first
-            os.rename(building, folder)
-        shutil.rmtree(building, ignore_errors=True)
-    tokens = np.memmap(folder / "tokens.bin", dtype=token_dtype(len(tokenizer)), mode="r")
-    return TokenStream(tokens, np.load(folder / "starts.npy"), fingerprint)
+        try:
+            _write_cache(building, documents, tokenizer, dtype)
+            with contextlib.suppress(FileExistsError, OSError):  # another process was first
+                os.rename(building, folder)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        found = _read_cache(folder, dtype)
+    if found is None:
+        raise FileNotFoundError(
+            f"The tokens could not be kept in {folder}. The cache folder must be writable and have "
+            "room. Set CTXBENCH_CACHE to another one."
+        )
+    return TokenStream(*found, fingerprint)
 
 
 def encoder(tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -174,16 +188,35 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> Any:
 # ------------------------------------------------------------------- building
 
 
-def _write_store(folder: Path, documents, tokenizer: PreTrainedTokenizerBase) -> None:
-    starts, total, dtype = [], 0, token_dtype(len(tokenizer))
-    with open(folder / "tokens.bin", "wb") as file:
+def _read_cache(folder: Path, dtype: type) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return tokens and starts, None where they are not there; damaged ones are removed."""
+    if not folder.is_dir():
+        return None
+    try:
+        starts = np.load(folder / _STARTS, allow_pickle=False)
+        tokens = np.memmap(folder / _TOKENS, dtype=dtype, mode="r")
+        if len(tokens) != starts[-1]:
+            raise ValueError(f"{len(tokens)} tokens, not {starts[-1]}")
+        return tokens, starts[:-1]
+    except (OSError, ValueError, EOFError, IndexError) as error:
+        logger.warning(
+            "The cached tokens in %s are damaged (%s); making them again.", folder, error
+        )
+        shutil.rmtree(folder)
+        return None
+
+
+def _write_cache(folder: Path, documents, tokenizer: PreTrainedTokenizerBase, dtype: type) -> None:
+    """Write the tokens, and where each document starts; the last entry is where all end."""
+    starts, total = [], 0
+    with open(folder / _TOKENS, "wb") as file:
         for ids in encode_documents(documents, encoder(tokenizer), separator(tokenizer)):
             starts.append(total)
             total += len(ids)
             file.write(np.asarray(ids, dtype=dtype).tobytes())
     if not total:
         raise ValueError("The data hold no text. Give files with text or input_ids in them.")
-    np.save(folder / "starts.npy", np.array(starts, dtype=np.int64))
+    np.save(folder / _STARTS, np.array([*starts, total], dtype=np.int64))
 
 
 def token_dtype(vocabulary: int) -> type:
@@ -202,13 +235,17 @@ def encode_documents(
     """Yield the ids of each document; texts begin with the separator, token ids stay as they are.
 
     Raises:
-        ValueError: a document is None.
+        ValueError: a document is None, no valid text, or holds ids beyond the vocabulary.
     """
     block, characters = [], 0
+    vocabulary = backend.get_vocab_size()
 
     def flush() -> Iterator[list[int]]:
-        # encode_batch_fast skips offsets: three times faster on books
-        for encoding in backend.encode_batch_fast(block, add_special_tokens=True):
+        try:  # encode_batch_fast skips offsets: three times faster on books
+            encodings = backend.encode_batch_fast(block, add_special_tokens=True)
+        except TypeError as error:
+            raise explain_texts(block) from error
+        for encoding in encodings:
             yield [*separator, *encoding.ids]
         block.clear()
 
@@ -226,7 +263,7 @@ def encode_documents(
                 characters = 0
         else:
             yield from flush()
-            yield document
+            yield check_ids(document, vocabulary)
     yield from flush()
 
 
@@ -247,10 +284,16 @@ def _text_or_ids(file: Path, column: str) -> Iterator[str | list[int] | None]:
         yield record.get("input_ids", record.get(column))
 
 
-def _open_array(path: Path, source: Source) -> TokenStream:
+def _open_array(path: Path, source: Source, vocabulary: int) -> TokenStream:
     if path.suffix == ".npy":
         take_options(source)
-        tokens = np.load(path, mmap_mode="r")
+        try:
+            tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged, or holds Python objects ({error}). It must be a .npy array of "
+                "token ids. Write it again with numpy.save."
+            ) from error
     else:
         dtype = take_options(source, dtype="uint16")["dtype"]
         if dtype not in ("uint16", "uint32", "int32", "int64"):
@@ -258,10 +301,18 @@ def _open_array(path: Path, source: Source) -> TokenStream:
                 f"data {source.name!r}: dtype={dtype} is not allowed; it must be uint16, uint32, "
                 "int32 or int64. Give the one the file was written with."
             )
+        if path.stat().st_size % np.dtype(dtype).itemsize or not path.stat().st_size:
+            raise ValueError(
+                f"{path} has {path.stat().st_size} bytes, which is no whole number of {dtype} "
+                "tokens. Give the dtype it was written with (SOURCE:dtype=uint32), or the whole "
+                "file."
+            )
         tokens = np.memmap(path, dtype=dtype, mode="r")
+    tokens = tokens.reshape(-1)
+    check_array(tokens, vocabulary, source.name)
     stamp = [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
     fingerprint = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:16]
-    return TokenStream(tokens.reshape(-1), None, fingerprint)
+    return TokenStream(tokens, None, fingerprint)
 
 
 def _is_saved_dataset(path: Path) -> bool:
