@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands."""
+    from ctxbench import doctor
     from ctxbench.models import cli as models_cli
     from ctxbench.report import cli as report_cli
     from ctxbench.study import cli as study_cli
@@ -53,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     report_cli.add_parser(commands)
     models_cli.add_parsers(commands)
     validate_cli.add_parser(commands)
+    doctor.add_parser(commands)
     commands.add_parser(
         "lm-eval", help="run lm_eval with our model and tasks registered (no start-up file needed)"
     )

@@ -30,6 +30,7 @@ ALLOWED = {
         *("assets", "study", "methods.options", "methods.registry"),
         *("train.config", "train.estimate"),
     },
+    "doctor": {"assets"},
     "listing": {"assets", "methods", "train.recipes"},
     "validate": {"assets", "listing", "methods", "models", "tasks.tokenizer", "train", "validate"},
 }
