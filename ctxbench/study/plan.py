@@ -16,15 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctxbench.assets import BUNDLED_MODELS, find_data
+from ctxbench.hardware import CORE_GIGAFLOPS, PEAK_TERAFLOPS
 from ctxbench.methods.options import near_names
 from ctxbench.study.config import Row, Study
 from ctxbench.train.config import TrainConfig, as_dict, make_config
 from ctxbench.train.estimate import Estimate, estimate
 
-PEAK_TERAFLOPS = {"A100": 312, "H100": 989, "H200": 989}
-"""Dense bfloat16, from NVIDIA's data sheets."""
-CORE_GIGAFLOPS = 60
-"""Assumed of one CPU core on a model of the bundled size; measured: 45 to 90."""
 _GIB = 2**30
 
 

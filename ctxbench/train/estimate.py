@@ -14,14 +14,12 @@ from typing import Any
 
 import torch
 
+from ctxbench.hardware import ASSUMED_MFU, PEAK_TERAFLOPS
 from ctxbench.methods.attach import method_of
 from ctxbench.train.build import empty_model, trainable_model
 from ctxbench.train.config import TrainConfig
 from ctxbench.train.loss import CHUNK_ELEMENTS
 
-_PEAK_TERAFLOPS = {"A100": 312, "H100": 989, "H200": 989, "GH200": 989}
-"""Dense bfloat16, from NVIDIA's data sheets."""
-_ASSUMED_MFU = 0.4
 _GIB = 2**30
 
 
@@ -194,8 +192,8 @@ def describe_estimate(config: TrainConfig, cost: Estimate, processes: int) -> li
         f"a checkpoint takes {cost.saved / _GIB:.1f} GiB of disk",
     ]
     for name in ("A100", "H100"):
-        hours = work / (_PEAK_TERAFLOPS[name] * 1e12 * _ASSUMED_MFU) / 3600 / processes
-        lines.append(f"about {hours:.2g} hours on {processes} x {name} at {_ASSUMED_MFU:.0%} MFU")
+        hours = work / (PEAK_TERAFLOPS[name] * 1e12 * ASSUMED_MFU) / 3600 / processes
+        lines.append(f"about {hours:.2g} hours on {processes} x {name} at {ASSUMED_MFU:.0%} MFU")
     return lines
 
 
@@ -237,7 +235,7 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    known = [tera for part, tera in _PEAK_TERAFLOPS.items() if part in name]
+    known = [tera for part, tera in PEAK_TERAFLOPS.items() if part in name]
     return known[0] * 1e12 if known else None
 
 
