@@ -197,7 +197,7 @@ def _attention(
         )
     call = Call(
         seam=ctxbench.seam,
-        positions=ctxbench.positions,
+        positions=ctxbench.positions.to(query.device),  # layers may be on several devices
         cache=ctxbench.cache,
         layer=module.layer_idx,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,

@@ -111,7 +111,14 @@ def _defines_method(file: Path, modified: int) -> bool:
 
 def _method_class_name(file: Path) -> str | None:
     """Return the first class derived from a `*Method`; our own `*Method`s are bases of others."""
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise ValueError(
+            f"{file}, line {error.lineno}, is not Python: {error.msg}. A folder of methods holds "
+            "Python files only; mend the line, or move the file elsewhere."
+        ) from error
+    for node in tree.body:
         if not isinstance(node, ast.ClassDef):
             continue
         if file.parent == _FOLDER and node.name.endswith("Method"):

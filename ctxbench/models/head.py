@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,8 +35,8 @@ class Head:
         self.scale = getattr(config, "logit_scale", None) or 1.0
         if divisor := getattr(config, "logits_scaling", None):
             self.scale = 1.0 / divisor
-        self.weight = head.weight if self.linear else None
-        self.bias = head.bias.float() if self.linear and head.bias is not None else None
+        self.weight = _whole(head.weight) if self.linear else None
+        self.bias = _whole(head.bias).float() if self.linear and head.bias is not None else None
         self._float_weight: torch.Tensor | None = None
         self.exact = self.linear and self._agrees()
         if not self.exact:
@@ -155,3 +156,8 @@ def _are_greedy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     (largest,) = greedy.nonzero(as_tuple=True)  # argmax is slow; it only decides ties
     greedy[largest] = logits[largest].argmax(-1) == targets[largest]
     return greedy
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor gathered from the devices that tensor parallelism cuts it over."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -17,6 +17,7 @@ import torch
 from ctxbench.hardware import ASSUMED_MFU, PEAK_TERAFLOPS
 from ctxbench.methods.attach import method_of
 from ctxbench.train.build import empty_model, trainable_model
+from ctxbench.hardware import ASSUMED_MFU, PEAK_TERAFLOPS
 from ctxbench.train.config import TrainConfig
 from ctxbench.train.loss import CHUNK_ELEMENTS
 

@@ -78,7 +78,7 @@ def run_check(check: Check, subject: Any) -> Outcome:
     except Broken as found:
         return Outcome(check, FAILED, str(found))
     except Exception as error:  # whatever code under test raises is a finding
-        return Outcome(check, FAILED, f"{type(error).__name__}: {error}{_place(error)}")
+        return Outcome(check, FAILED, f"{type(error).__name__}: {error}{place_of(error)}")
     return Outcome(check, PASSED)
 
 
@@ -98,7 +98,7 @@ def report(outcomes: Iterable[Outcome]) -> str:
     return "\n".join([*lines, ", ".join(counts)])
 
 
-def _place(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
     """Return ` (file:line)` of the innermost line that is the user's, else of any."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [

@@ -15,7 +15,8 @@ from typing import Any
 from ctxbench.assets import tasks_path
 from ctxbench.methods.options import near_names
 from ctxbench.methods.registry import add_method_folder, list_methods, list_presets
-from ctxbench.validate.checks import FAILED, Checks, report, run_check
+from ctxbench.models.cli import pairs
+from ctxbench.validate.checks import FAILED, Checks, place_of, report, run_check
 
 
 def add_parser(commands: Any) -> None:
@@ -37,18 +38,18 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ValueError: there is nothing of that name.
     """
-    given = dict(_pair(text) for text in options.option)
+    given = pairs(options.option, "--option")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed is here
     checks, subject = find(options.what, given, options.architecture)
     with _quiet():
+        title = _title(subject, options.what)
         outcomes = [run_check(check, subject) for check in checks.values()]
-        title = subject.title
     print(title)
     print(report(outcomes))
     return int(any(outcome.status == FAILED for outcome in outcomes))
 
 
-def find(what: str, options: dict[str, str], architecture: str) -> tuple[Checks, Any]:
+def find(what: str, options: dict[str, Any], architecture: str) -> tuple[Checks, Any]:
     """Return the checks and the subject for a method's name or file, or a task folder.
 
     Raises:
@@ -62,7 +63,7 @@ def find(what: str, options: dict[str, str], architecture: str) -> tuple[Checks,
     return _method(what, options, architecture)
 
 
-def _method(what: str, options: dict[str, str], architecture: str) -> tuple[Checks, Any]:
+def _method(what: str, options: dict[str, Any], architecture: str) -> tuple[Checks, Any]:
     name = what
     if what.endswith(".py"):
         if not Path(what).is_file():
@@ -92,11 +93,17 @@ def _method(what: str, options: dict[str, str], architecture: str) -> tuple[Chec
     return method_checks.CHECKS, subject
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--option {text!r} is not NAME=VALUE. Give for example factor=8.")
-    return name, value
+def _title(subject: Any, what: str) -> str:
+    """Return what is checked; a subject that cannot be made at all is the user's first error."""
+    try:
+        return subject.title
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{what} cannot be used at all: {type(error).__name__}: {error}{place_of(error)}. Mend "
+            "that first; the checks need a method that begins, or task files that are read."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -170,7 +170,7 @@ def identity(subject: Subject) -> None:
     names = [name for name in ("factor", "alpha") if name in subject.method.options()]
     if not names:
         raise NotApplicable("no option 'factor' or 'alpha'")
-    plain = {"length": subject.length, names[0]: 1}
+    plain: dict[str, Any] = {"length": subject.length, names[0]: 1}
     for given in (plain, {**subject.options, **plain}):
         try:
             model = extend(subject.base(), subject.method.name, **given)

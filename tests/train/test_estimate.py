@@ -100,6 +100,36 @@ def test_dry_run_names_all_parts(llama):
     assert "a checkpoint takes 75.3 GiB of disk" in text
 
 
+ROWS = [
+    "none-32k", "pi-32k", "ntk-32k", "ntk-64k-1b-code", "yarn-32k", "clex-32k", "longlora-32k",
+    "landmark-512",
+]  # fmt: skip
+
+
+def costs_table(llama: str) -> str:
+    """The table of train/README.md."""
+    lines = [
+        "| recipe | GFLOP per token | hours, 8 x A100 | hours, 8 x H100 | GiB per GPU |",
+        "|---|---|---|---|---|",
+    ]
+    for row in ROWS:
+        values = {"model": llama, "data": "d", "output": "o", "shard": 8}
+        config = make_config(f"llama2-7b-{row}", values)
+        found = estimate(config, 8)
+        work = found.flops * config.steps * config.tokens_per_step
+        hours = [f"{work / (8 * peak * 1e12 * 0.4) / 3600:.1f}" for peak in (312, 989)]
+        memory = f"{sum(found.memory.values()) / 2**30:.0f}"
+        cells = [f"`llama2-7b-{row}`", f"{found.flops / 1e9:.1f}", *hours, memory]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_costs_in_the_readme_are_these(llama):
+    text = (Path(__file__).resolve().parents[2] / "train" / "README.md").read_text()
+    inside = text.partition("<!-- begin costs -->\n")[2].partition("<!-- end costs -->")[0]
+    assert inside == costs_table(llama)
+
+
 SHAPES = {
     "weights": (
         {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8},

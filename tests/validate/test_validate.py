@@ -96,7 +96,7 @@ BROKEN_TASKS = {
     "generation_budget-none": ("my_recall_256.yaml", ", max_gen_toks: 8", ""),
     "takes_metadata": ("build.py", ", **metadata):", "):"),
     "deterministic": ("build.py", "random.Random(seed)", "random"),
-    "runs": ("build.py", '"score"', '"scroe"'),
+    "runs": ("build.py", '"score"', '"mark"'),
     "readme": ("README.md", "# my_recall: ", "# "),
 }
 
@@ -163,6 +163,25 @@ def test_the_command(tmp_path):
     bad = subprocess.run([*run, str(tmp_path / "half.py")], capture_output=True, text=True)
     assert bad.returncode == 1
     assert "factor=1 against the base model: logits differ by" in bad.stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"""Divide', '""Divide', r"broken\.py, line \d+, is not Python"),
+        ("method = super()", "method = supper()", r"NameError: .* \(broken\.py:\d+\)"),
+        ("import check_positive", "import check_positives", r"ImportError: .* \(broken\.py:\d+\)"),
+    ],
+)
+def test_a_file_that_does_not_begin_is_one_line(old, new, words, tmp_path, own_folders):
+    text = METHOD.read_text()
+    assert old in text
+    (tmp_path / "broken.py").write_text(text.replace(old, new))
+    options = cli.argparse.Namespace(
+        what=str(tmp_path / "broken.py"), option=[], architecture="llama"
+    )
+    with pytest.raises(ValueError, match=words):
+        cli.run(options)
 
 
 @pytest.mark.parametrize(
