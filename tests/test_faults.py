@@ -34,7 +34,7 @@ from ctxbench.tasks.atomic_file import write_atomically
 from ctxbench.train import cli as train_cli
 from ctxbench.train import loop
 from ctxbench.train.checkpoint import find_checkpoint, save_checkpoint
-from ctxbench.train.config import parse_tokens
+from ctxbench.train.convert import parse_tokens
 from ctxbench.train.recipes import read_recipe
 from ctxbench.train.sources import open_stream, parse_source
 from tests.train.small import small_config
@@ -157,7 +157,7 @@ DAMAGED_DATA = {
     "cut.jsonl.gz": (gzip.compress(b'{"text": "abc"}\n' * 999)[:60], "damaged or cut short"),
     "not.jsonl.gz": (b'{"text": "abc"}\n', "damaged or cut short"),
     "cut.parquet": (b"PAR1" + b"x" * 40, "damaged or cut short"),
-    "latin.txt": (b"caf\xe9", "it is not UTF-8"),
+    "latin.txt": (b"na\xefve", "it is not UTF-8"),
     "half.jsonl": (b'{"text": "\\ud83d x"}\n', "half of a surrogate pair"),
     "number.jsonl": (b'{"text": 5}\n', "it must be a text, or input_ids"),
     "ids.jsonl": (b'{"input_ids": [1, 99999]}\n', "were made with another one"),

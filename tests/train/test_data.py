@@ -121,7 +121,7 @@ def test_cache_is_used_and_noticed_to_be_stale(tmp_path, tokenizer, monkeypatch)
     file.write_text(json.dumps({"text": "one"}) + "\n")
     first = open_stream(parse_source(str(file)), tokenizer)
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "_write_store", lambda *_: pytest.fail("tokenised again"))
+        patch.setattr(sources, "_write_cache", lambda *_: pytest.fail("tokenised again"))
         assert open_stream(parse_source(str(file)), tokenizer).fingerprint == first.fingerprint
     file.write_text(json.dumps({"text": "another"}) + "\n")
     assert open_stream(parse_source(str(file)), tokenizer).fingerprint != first.fingerprint
