@@ -181,11 +181,14 @@ class KeepFloat32(nn.Module):
     """A stock rotary module whose frequencies stay float32 when the model is cast.
 
     `model.to(torch.bfloat16)` rounds transformers' `inv_freq` buffer by up to 0.4 %, which is
-    radians at long positions.
+    radians at long positions. Where the model has been cast already, they are computed anew.
     """
 
-    def __init__(self, inner: nn.Module):
+    def __init__(self, inner: Any):
         super().__init__()
+        frequencies = getattr(inner, "inv_freq", None)
+        if frequencies is not None and frequencies.dtype.itemsize < 4:
+            inner = type(inner)(config=inner.config).to(frequencies.device)
         self.inner = inner
 
     def _apply(self, fn, recurse=True):

@@ -76,7 +76,10 @@ def test_lceg_batch_is_eight_million_tokens_and_paper_an_eighth():
 
 
 def test_every_recipe_loads_and_names_its_source():
-    assert list_recipes() == ["lceg", "longlora", "mini", "mini-base", "paper", "prolong"]
+    assert list_recipes() == [
+        "lceg", "longlora", "mini", "mini-base", "mini-landmark",
+        "paper", "prolong",
+    ]  # fmt: skip
     for name in list_recipes():
         assert make_config(name, NEEDED).steps > 0
 
