@@ -110,7 +110,7 @@ def test_names_in_the_text_exist(page, monkeypatch):
     recipes = {*list_recipes(), *paper_rows()}
     methods = {*ctxbench.list_methods(), *ctxbench.list_presets()} | PLACEHOLDERS | {"NAME", "hf"}
     for code in inline(page):
-        for recipe in re.findall(r"--recipe ([\w-]+)", code):
+        for recipe in re.findall(r"--recipe ([\w-]+)(?:\s|$)", code):
             assert recipe in recipes | {"NAME"}, code
         for row in re.findall(r"^(?:llama2-7b|phi2)-[\w-]+$", code):
             assert row in recipes, code

@@ -5,6 +5,7 @@ import torch
 
 import ctxbench
 from ctxbench.methods.rotary import rotary_dim
+from ctxbench.models.generating import Generator, Prompt
 from ctxbench.models.scoring import Request, Scorer
 from tests.methods.tiny import tiny_model, tokens
 
@@ -49,3 +50,18 @@ def test_shared_prefixes_agree_or_are_refused(name):
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one.logprobs, other.logprobs, rtol=0, atol=1e-5)
         assert one.greedy == other.greedy
+
+
+@pytest.mark.parametrize("name", ["pi", "landmark"])
+def test_prompts_that_differ_in_their_last_token_only(name):
+    model = extended(name)
+    shared = tokens(1, 40)[0].tolist()
+    prompts = [Prompt(ids, 60) for ids in ([*shared, 5], [*shared, 6], [*shared, 6, 7], [9])]
+    options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
+    found: dict[bool, dict[int, list[int]]] = {}
+    for share in (True, False):
+        scorer = Scorer(model, model.ctxbench_method, share_prefixes=share)
+        found[share] = {}
+        generator = Generator(scorer, 1)
+        generator.generate(prompts, options, lambda *_: None, found[share].__setitem__)
+    assert found[True] == found[False]
