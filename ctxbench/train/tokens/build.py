@@ -87,11 +87,12 @@ def build_store(
         "shard_tokens": shard_tokens,
         "files": sorted([file.name, file.stat().st_size] for file in files),
     }
+    work = output / "work"
     if (output / META).exists():
         found = json.loads((output / META).read_text(encoding="utf-8"))
         _check_same(output, {name: found.get(name) for name in about}, about)
+        shutil.rmtree(work, ignore_errors=True)  # killed between its last two steps
         return found
-    work = output / "work"
     work.mkdir(parents=True, exist_ok=True)
     stamp = {**about, "written": sorted(f"{f} {f.stat().st_mtime_ns}" for f in files)}
     if (work / "request.json").exists():
