@@ -36,23 +36,6 @@ def check_named_method(config: Any, method: Method) -> None:
         )
 
 
-def check_positions(model: Any) -> None:
-    """Check that no rotary frequencies are rounded to half precision.
-
-    `model.to(torch.bfloat16)` rounds them by up to 0.4 %: radians at a few hundred tokens.
-
-    Raises:
-        ValueError: some are.
-    """
-    for name, buffer in model.named_buffers():
-        if name.rpartition(".")[2] == "inv_freq" and buffer.dtype.itemsize < 4:
-            raise ValueError(
-                f"The rotary frequencies {name} are {str(buffer.dtype).removeprefix('torch.')}, so "
-                "distant positions are rounded together. They must be float32. Load the model "
-                "with dtype=... instead of casting it, or extend it before the cast."
-            )
-
-
 def check_tokenizer(model: Any, tokenizer: Any) -> None:
     """Check that every token has an embedding.
 

@@ -15,7 +15,7 @@ from ctxbench.methods.base import Method
 from ctxbench.methods.options import coerce_options, parse_length
 from ctxbench.methods.record import KEY, Record, base_config, read_record, write_record
 from ctxbench.methods.registry import get_method, method_and_options, method_class
-from ctxbench.models.checks import check_named_method, check_positions, check_tokenizer
+from ctxbench.models.checks import check_named_method, check_tokenizer
 from ctxbench.models.reading import explained
 
 if TYPE_CHECKING:
@@ -130,7 +130,6 @@ def extend(
         chosen.edit_tokenizer(tokenizer)
     edited_config(model.config, chosen, record)
     attach(model, chosen)
-    check_positions(model)
     return model
 
 
@@ -208,7 +207,6 @@ def finish_loading(model: PreTrainedModel, method: Method, path: str) -> None:
     import torch
 
     attach(model, method)
-    check_positions(model)
     tensors = method.state_tensors(model)
     file = Path(path) / STATE_FILE
     if not file.exists():

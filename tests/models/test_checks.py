@@ -62,12 +62,15 @@ def test_a_checkpoint_of_none_still_extrapolates(tmp_path):
     assert model.ctxbench_method.length == 1024
 
 
-@pytest.mark.parametrize("name", ["self_extend", "lm_infinite"])
-def test_rounded_frequencies_are_refused(name):
-    model = tiny_model(max_position_embeddings=4096).to(torch.bfloat16)
-    with pytest.raises(ValueError, match="are bfloat16, so distant positions are rounded"):
-        ctxbench.extend(model, name, length=8192)
-    ctxbench.extend(tiny_model().to(torch.bfloat16), "pi", length=128)  # makes them anew
+@pytest.mark.parametrize("name", ["none", "self_extend", "pi"])
+def test_rounded_frequencies_are_made_anew(name):
+    exact = ctxbench.extend(tiny_model(), name, length=128)
+    cast = ctxbench.extend(tiny_model().to(torch.bfloat16), name, length=128)
+    frequencies = [dict(model.named_buffers()) for model in (exact, cast)]
+    names = [name for name in frequencies[0] if name.endswith("inv_freq")]
+    assert names
+    for name in names:
+        assert frequencies[0][name].equal(frequencies[1][name])
 
 
 def test_a_tokenizer_with_more_tokens_than_embeddings(llama):
