@@ -48,6 +48,7 @@ def test_every_row_is_a_recipe_with_its_sources(name):
         ("llama2-7b-ntk-64k-1b-code", 65536, 121),
         ("llama2-7b-ntk-64k-2b-code", 4096, 121),
         ("phi2-ntk-32k", 32768, 121),
+        ("phi2-ntk-64k", 65536, 497),
     ],
 )
 def test_rows_have_the_papers_alpha(name, length, alpha):
