@@ -383,3 +383,12 @@ def test_order_of_tasks_does_not_matter(data, tok, empty_cache):
         recipes.remove(path)
     random.seed(1)
     assert made == read == rows(names[::-1])
+
+
+def test_cwe_never_has_fewer_than_its_common_words():
+    """With short tokens the official search goes below ten words, which are no list of ten."""
+    from ctxbench.tasks.ruler import build
+
+    docs = build.load(ctx_subtask="cwe", ctx_length=1024, tokenizer="mini", samples=3)["test"]
+    assert len(docs) == 3
+    assert all(len(doc["outputs"]) == 10 and doc["tokens"] <= 1024 for doc in docs)

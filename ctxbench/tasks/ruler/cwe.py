@@ -95,6 +95,10 @@ class CommonWords(Family):
         """Return the common words and one other."""
         return COMMON + 1
 
+    def shrink(self, size: int) -> int:
+        """Return the size to try after one that was too long: never fewer than the common words."""
+        return size - self.step if size - self.step >= COMMON else size
+
     def answers(self, draft: Draft) -> str:
         """Return the answers as LCEG's growth counts them."""
         return " " + " ".join(f"{n}. {word}" for n, word in enumerate(draft.outputs, 1))
