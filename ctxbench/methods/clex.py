@@ -13,7 +13,7 @@ published with the study.
 
 What differs: the hidden layer sees the model's rotary base, the official one always 10000
 (`ignore_base` brings it back); float64 instead of float32 (2e-5 of a frequency, 0.15 rad at 64k);
-a step of 0.04 instead of 0.01 (4e-8 off); frequencies kept for reuse are dropped when the weights
+a step of 0.04 instead of 0.01 (5e-8 off); frequencies kept for reuse are dropped when the weights
 change; the last position that training draws is never behind the one before (official, where the
 row is over twice the window); `sampling=matched` as an option; beyond `C max_factor` is an error,
 not a table cut short; cached keys are rotated for the request's final length.
@@ -57,8 +57,8 @@ class CLEX(PositionMethod):
             al. evaluate), or always. Not clamped: below 1 for requests within the window.
         sampling: of stretches and positions in training. The two agree when rows are as long as
             the original window; for longer ones `matched` draws what requests will be, pieces where
-            a stretch is shorter than the row. On the bundled model it gave 3 to 5 % less perplexity
-            and the same retrieval.
+            a stretch is shorter than the row. On the bundled model, one seed, it gave 3 to 5 % less
+            perplexity; needles at 2048 were .90 against .96, within the error of 50 prompts.
         window: C, tokens; default the model's original length.
         ignore_base: feed the hidden layer NTK frequencies of base 10000, as the official code does.
     """
