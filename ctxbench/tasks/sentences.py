@@ -1,7 +1,8 @@
 """Sentence borders by NLTK's punkt, found once per text and remembered.
 
-NLTK imports half of scientific Python (200 MB), so it does its work in a process of its own, and
-the borders (half a megabyte for three of text) stay in the cache folder.
+NLTK is large, so it does its work in a process of its own, where the half of scientific Python
+that it would import (200 MB, and more time than the splitting) is kept out; the borders (half a
+megabyte for three of text) stay in the cache folder.
 """
 
 import hashlib
@@ -52,6 +53,8 @@ def _spans_from_child(text: str, folder: Path | None) -> bytes:
 
 
 def _tokenizer(folder: str):
+    # NLTK does without scipy where there is none; punkt never uses it.
+    sys.modules["scipy"] = None  # type: ignore[assignment]
     from nltk.tokenize import punkt
 
     if not folder:

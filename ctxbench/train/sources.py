@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_BLOCK_CHARACTERS = 4_000_000
+_BLOCK_CHARACTERS = 250_000
 _STORE_VERSION = 2
 _TOKENS, _STARTS = "tokens.bin", "starts.npy"
 

@@ -78,10 +78,11 @@ def test_killed_at_random_moments_a_real_study_is_bitwise_the_same(tmp_path):
     while kills < 5:
         worker = start(tmp_path, "killed")
         time.sleep(seconds * (0.2 + 0.4 * draw.random()))
-        if worker.poll() is not None:
-            break
+        ended = worker.poll() is not None
         worker.send_signal(signal.SIGKILL)
         worker.communicate()
+        if ended:
+            break
         kills += 1
     worker = start(tmp_path, "killed")
     printed = worker.communicate(timeout=900)[0]
