@@ -496,18 +496,22 @@ class CtxExt(_HFLM):
             for r in requests
         ]
         found = self._kept(keys)
-        todo = list({key: i for i, key in enumerate(keys) if key not in found}.values())
-        work = [(tasks[i] or "requests", len(requests[i].ids)) for i in todo]
-        with Progress(work, "scoring", show=self.rank == 0) as progress:
+        once = list({key: i for i, key in enumerate(keys)}.values())  # equal requests
+        work = {
+            number: (tasks[i] or "requests", len(requests[i].ids))
+            for number, i in enumerate(once)
+            if keys[i] not in found
+        }
+        with Progress(work.values(), "scoring", show=self.rank == 0) as progress:
 
             def done(number: int, score: Score) -> None:
-                at = todo[number]
+                at = once[number]
                 found[keys[at]] = reduce(requests[at], score)
                 if self.answers:
                     self.answers.put([(keys[at], found[keys[at]])])
                 progress.advance(*work[number])
 
-            self.scorer.score([requests[i] for i in todo], done)
+            self.scorer.score([requests[i] for i in once], done, work)
         return [tuple(found[key]) for key in keys]
 
     def _kept(self, keys: Sequence[str]) -> dict[str, Any]:
@@ -576,22 +580,27 @@ class CtxExt(_HFLM):
         found = {} if sampled else self._kept(keys)
         if sampled:  # every repeat is a draw of its own
             keys = [f"{key}-{number}" for number, key in enumerate(keys)]
-        todo = list({key: i for i, key in enumerate(keys) if key not in found}.values())
-        work = [(requests[i].task_name or "requests", prompts[i].length) for i in todo]
-        with Progress(work, "generating", show=self.rank == 0) as progress:
+        once = list({key: i for i, key in enumerate(keys)}.values())
+        work = {
+            number: (requests[i].task_name or "requests", prompts[i].length)
+            for number, i in enumerate(once)
+            if keys[i] not in found
+        }
+        with Progress(work.values(), "generating", show=self.rank == 0) as progress:
 
             def done(number: int, new: list[int]) -> None:
-                key = keys[todo[number]]
+                key = keys[once[number]]
                 found[key] = self._text(new, until)
                 if self.answers and not sampled:
                     self.answers.put([(key, found[key])])
                 progress.advance(*work[number])
 
             self.generator.generate(
-                [prompts[i] for i in todo],
+                [prompts[i] for i in once],
                 options,
                 lambda width, rows: stop_sequences_criteria(self.tokenizer, until, width, rows),
                 done,
+                work,
             )
         return [found[key] for key in keys]
 
