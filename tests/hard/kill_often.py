@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from tests.study.small import contents
@@ -108,14 +109,14 @@ class Run:
                 if mark in (folder / "environ").read_bytes():
                     yield folder
 
-    def open_answers(self) -> set[Path]:
-        """Return the answer files that are open in a process of the command."""
+    def open_answers(self) -> dict[Path, float]:
+        """Return the answer files that are open in a process of the command, and `changed`."""
         found = set()
         for folder in self.processes():
             with contextlib.suppress(OSError):
                 files = [os.readlink(link) for link in (folder / "fd").iterdir()]
                 found |= {Path(file) for file in files if file.endswith(".sqlite")}
-        return found
+        return {file: changed(file) for file in found}
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def undisturbed(folder: Path, command: list[str]) -> tuple[float, float, float]:
             seen = times.setdefault(file, [])
             if not seen or changed(file) > seen[-1]:
                 seen.append(changed(file))
-    gaps = [b - a for seen in times.values() for a, b in zip(seen, seen[1:], strict=False)]
+    gaps = [b - a for seen in times.values() for a, b in pairwise(seen)]
     first = min(seen[0] for seen in times.values())
     return time.time() - run.began, first - run.began, max(gaps)
 
@@ -222,10 +223,11 @@ def kill_often(name: str, command: list[str], kills: int, seed: int, where: Path
             if run.ended(run.began + draw.uniform(0, span) if again else run.began + 10 * total):
                 break
             active = run.open_answers()
-            run.kill()
             at = time.time()
-            waiting = [at - changed(f) for f in active if changed(f) > run.began + first / 2]
+            run.kill()
             answers = kept_answers(folder)
+            new = {key.split()[0] for key in answers.keys() - before.keys()}
+            waiting = [at - last for file, last in active.items() if file.name in new]
             found.append(
                 Kill(
                     after=at - run.began,
