@@ -19,11 +19,12 @@ ALLOWED = {
     "stdlib_corpus": set(),
     "errors": set(),
     "hardware": set(),
+    "refused": set(),
     "_startup": {"plugin"},
     "plugin": {"assets"},
     "methods": {"methods"},
-    "models": {"assets", "errors", "hardware", "methods", "models", "__init__"},
-    "tasks": {"assets", "intervals", "stdlib_corpus", "tasks"},
+    "models": {"assets", "errors", "hardware", "refused", "methods", "models", "__init__"},
+    "tasks": {"assets", "intervals", "refused", "stdlib_corpus", "tasks"},
     "train": {
         "assets",
         "errors",
@@ -42,7 +43,10 @@ ALLOWED = {
     },
     "doctor": {"assets"},
     "listing": {"assets", "methods", "train.recipes"},
-    "validate": {"assets", "listing", "methods", "models", "tasks.tokenizer", "train", "validate"},
+    "validate": {
+        *("assets", "listing", "methods", "models", "refused", "tasks.tokenizer", "train"),
+        "validate",
+    },
 }
 
 

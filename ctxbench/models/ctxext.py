@@ -21,6 +21,7 @@ from lm_eval.models.utils import (
     postprocess_generated_text,
 )
 from lm_eval.models.utils_hf import stop_sequences_criteria
+from transformers import AutoTokenizer
 
 from ctxbench import __version__
 from ctxbench.assets import resolve_model
@@ -44,6 +45,7 @@ from ctxbench.models.pairs import LONG, continue_tail, parts, tail_of
 from ctxbench.models.progress import Progress
 from ctxbench.models.reading import explained
 from ctxbench.models.scoring import Request, Score, Scorer
+from ctxbench.refused import readable_config
 
 log = logging.getLogger(__name__)
 show_user_errors_plainly()
@@ -204,9 +206,14 @@ class CtxExt(_HFLM):
         self.ctx_method, record = choose_method(config, name, **asked)
         self._config = edited_config(config, self.ctx_method, record)
 
-    def _create_tokenizer(self, *args: Any, **kwargs: Any) -> None:
-        with explained(str(args[0] if args else kwargs.get("pretrained")), "tokenizer files"):
-            super()._create_tokenizer(*args, **kwargs)
+    def _create_tokenizer(self, pretrained: Any, tokenizer: Any, **kwargs: Any) -> None:
+        source = tokenizer or pretrained
+        with explained(str(source), "tokenizer files"):
+            if isinstance(source, str) and (config := readable_config(source)) is not None:
+                stated = ("revision", "trust_remote_code", "add_bos_token")
+                more = {name: kwargs[name] for name in stated if kwargs.get(name) is not None}
+                tokenizer = AutoTokenizer.from_pretrained(source, config=config, **more)
+            super()._create_tokenizer(pretrained, tokenizer, **kwargs)
         self.ctx_method.edit_tokenizer(self.tokenizer)
 
     def _create_model(self, pretrained: str, **kwargs: Any) -> None:

@@ -19,7 +19,8 @@ from ctxbench.methods.attach import method_of
 from ctxbench.methods.base import Method, describe
 from ctxbench.methods.record import Record, base_config, read_record, write_record
 from ctxbench.methods.registry import get_method, method_class
-from ctxbench.models.loading import REFUSED_TYPE, extend, load_model, save_model
+from ctxbench.models.loading import extend, load_model, save_model
+from ctxbench.refused import PREFIX
 from ctxbench.validate.checks import Broken, Checks, NotApplicable
 from ctxbench.validate.tiny import WINDOW, tiny_config, tiny_model, tiny_tokenizer, tokens
 
@@ -210,7 +211,7 @@ def save_load(subject: Subject) -> None:
         except Exception as error:  # transformers: KeyError or ValueError
             refused = str(error)
         if not method_of(model).plain_checkpoint(model.config):
-            if refused is None or f"{REFUSED_TYPE}method_{method_of(model).name}" not in refused:
+            if refused is None or f"{PREFIX}method_{method_of(model).name}" not in refused:
                 raise Broken("plain transformers opens the checkpoint and computes something else")
         elif refused is not None:
             raise Broken(f"plain_checkpoint is true, but plain transformers says: {refused}")
