@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ctxbench.models.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -90,3 +92,38 @@ class AnswerCache:
                 f"The answer cache {self.file} is damaged ({error}). Delete the file; the answers "
                 "in it are computed again."
             ) from error
+
+
+def answer_all(
+    cache: AnswerCache | None,
+    keys: Sequence[str],
+    work: Sequence[tuple[str, int]],
+    compute: Callable[[list[int], Callable[[int, Any], None]], None],
+    verb: str,
+    *,
+    show: bool = True,
+) -> list[Any]:
+    """Return the answers of requests: what the cache holds, the rest computed and kept.
+
+    Args:
+        cache: None: nothing is kept.
+        keys: of the requests; equal ones are computed once.
+        work: (task, tokens) of each request, for the progress shown.
+        compute: called with the numbers of the requests to compute and with a function that it
+            calls with the number and the answer of each as soon as known.
+        verb: what is done, shown before the task's name.
+        show: whether to show progress.
+    """
+    kept = {} if cache is None else {key: cache.get(key) for key in set(keys)}
+    found = {key: answer for key, answer in kept.items() if answer is not None}
+    todo = list({key: i for i, key in enumerate(keys) if key not in found}.values())
+    with Progress([work[i] for i in todo], verb, show=show) as progress:
+
+        def done(number: int, answer: Any) -> None:
+            found[keys[number]] = answer
+            if cache is not None:
+                cache.put([(keys[number], answer)])
+            progress.advance(*work[number])
+
+        compute(todo, done)
+    return [found[key] for key in keys]
