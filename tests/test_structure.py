@@ -30,6 +30,7 @@ ALLOWED = {
         "hardware",
         "stdlib_corpus",
         "methods",
+        "models.choosing",
         "models.loading",
         "train",
         "__init__",

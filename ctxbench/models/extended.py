@@ -13,14 +13,8 @@ from ctxbench.methods.attach import method_of
 from ctxbench.methods.record import read_record
 from ctxbench.models.arguments import split_arguments, window_asked
 from ctxbench.models.checks import check_bos, check_tokenizer
-from ctxbench.models.loading import (
-    check_dtype,
-    choose_method,
-    edited_config,
-    extend,
-    finish_loading,
-    load_config,
-)
+from ctxbench.models.choosing import choose_method
+from ctxbench.models.loading import check_dtype, edited_config, extend, finish_loading, load_config
 from ctxbench.models.processes import check_processes, join_processes
 from ctxbench.models.reading import explained
 
