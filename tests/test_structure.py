@@ -16,6 +16,7 @@ PACKAGE = ROOT / "ctxbench"
 # package -> what it may import of ours; a file directly in ctxbench/ is named by its stem
 ALLOWED = {
     "assets": set(),
+    "atomic_file": set(),
     "stdlib_corpus": set(),
     "errors": set(),
     "hardware": set(),
@@ -23,9 +24,10 @@ ALLOWED = {
     "plugin": {"assets"},
     "methods": {"methods"},
     "models": {"assets", "errors", "hardware", "methods", "models", "__init__"},
-    "tasks": {"assets", "intervals", "stdlib_corpus", "tasks"},
+    "tasks": {"assets", "atomic_file", "intervals", "stdlib_corpus", "tasks"},
     "train": {
         "assets",
+        "atomic_file",
         "errors",
         "hardware",
         "stdlib_corpus",
@@ -38,7 +40,7 @@ ALLOWED = {
     "intervals": set(),
     "report": {"assets", "intervals", "report"},
     "study": {
-        *("assets", "hardware", "study", "methods.options", "methods.registry"),
+        *("assets", "atomic_file", "hardware", "study", "methods.options", "methods.registry"),
         *("train.config", "train.estimate"),
     },
     "doctor": {"assets"},

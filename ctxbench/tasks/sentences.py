@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ctxbench.assets import cache_dir, find_data
-from ctxbench.tasks.atomic_file import write_atomically
+from ctxbench.atomic_file import write_atomically
 
 _VERSION = 1
 _GET_PUNKT = (
@@ -38,7 +38,7 @@ def sentence_spans(text: str, data_dir: str | None = None) -> np.ndarray:
         digest.update(path.read_bytes())
     cached = cache_dir() / "sentences" / f"{digest.hexdigest()[:32]}.npy"
     if not cached.exists():
-        write_atomically(cached, _spans_from_child(text, folder))
+        write_atomically(cached, _spans_from_child(text, folder), shared=True)
     return np.load(cached)
 
 
