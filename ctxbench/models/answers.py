@@ -98,7 +98,7 @@ def answer_all(
     cache: AnswerCache | None,
     keys: Sequence[str],
     work: Sequence[tuple[str, int]],
-    compute: Callable[[list[int], Callable[[int, Any], None]], None],
+    compute: Callable[[list[int], Callable[[int, Any], None], set[int]], None],
     verb: str,
     *,
     show: bool = True,
@@ -109,21 +109,24 @@ def answer_all(
         cache: None: nothing is kept.
         keys: of the requests; equal ones are computed once.
         work: (task, tokens) of each request, for the progress shown.
-        compute: called with the numbers of the requests to compute and with a function that it
-            calls with the number and the answer of each as soon as known.
+        compute: called with the numbers of all requests, equal ones once; with a function that it
+            calls with the place in them and the answer of a request as soon as known; and with the
+            places whose answers are wanted.
         verb: what is done, shown before the task's name.
         show: whether to show progress.
     """
     kept = {} if cache is None else {key: cache.get(key) for key in set(keys)}
     found = {key: answer for key, answer in kept.items() if answer is not None}
-    todo = list({key: i for i, key in enumerate(keys) if key not in found}.values())
-    with Progress([work[i] for i in todo], verb, show=show) as progress:
+    once = list({key: i for i, key in enumerate(keys)}.values())
+    wanted = {place for place, i in enumerate(once) if keys[i] not in found}
+    with Progress([work[once[place]] for place in wanted], verb, show=show) as progress:
 
-        def done(number: int, answer: Any) -> None:
-            found[keys[number]] = answer
+        def done(place: int, answer: Any) -> None:
+            i = once[place]
+            found[keys[i]] = answer
             if cache is not None:
-                cache.put([(keys[number], answer)])
-            progress.advance(*work[number])
+                cache.put([(keys[i], answer)])
+            progress.advance(*work[i])
 
-        compute(todo, done)
+        compute(once, done, wanted)
     return [found[key] for key in keys]

@@ -237,10 +237,11 @@ class CtxExt(ExtendedHFLM):
         ]
         work = [(task or "requests", len(r.ids)) for task, r in zip(tasks, requests, strict=True)]
 
-        def compute(todo: list[int], done: Callable[[int, Any], None]) -> None:
+        def compute(once: list[int], done: Callable[[int, Any], None], wanted: set[int]) -> None:
             self.scorer.score(
-                [requests[i] for i in todo],
-                lambda at, score: done(todo[at], reduce(requests[todo[at]], score)),
+                [requests[i] for i in once],
+                lambda number, score: done(number, reduce(requests[once[number]], score)),
+                wanted,
             )
 
         found = answer_all(self.answers, keys, work, compute, "scoring", show=self.rank == 0)
@@ -295,12 +296,13 @@ class CtxExt(ExtendedHFLM):
             (r.task_name or "requests", p.length) for r, p in zip(requests, prompts, strict=True)
         ]
 
-        def compute(todo: list[int], done: Callable[[int, str], None]) -> None:
+        def compute(once: list[int], done: Callable[[int, str], None], wanted: set[int]) -> None:
             self.generator.generate(
-                [prompts[i] for i in todo],
+                [prompts[i] for i in once],
                 options,
                 lambda width, rows: stop_sequences_criteria(self.tokenizer, until, width, rows),
-                lambda at, new: done(todo[at], self._text(new, until)),
+                lambda number, new: done(number, self._text(new, until)),
+                wanted,
             )
 
         cache = None if sampled else self.answers

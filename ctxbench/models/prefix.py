@@ -83,6 +83,34 @@ def _split_runs(plan: Plan, sequences: Sequence[Sequence[int]], numbers: list[in
         run, saved = [after] if after is not None else [], 0
 
 
+def branch_points(sequences: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
+    """Return where each sequence of a run is cut into the pieces in which it is fed.
+
+    A cut is where a request leaves the path of the one before it. Cutting every path at all cuts
+    that lie on it makes what is cached a function of the run alone: an answer has the same bits
+    whichever requests were answered by an earlier, killed process. Each piece is fed once.
+
+    Args:
+        sequences: of the run, in trie order, tokens.
+        limits: how much of each may come from the cache.
+
+    Returns:
+        Of each sequence, the ascending cuts.
+    """
+    shared = [0, *map(common_prefix, sequences, sequences[1:])]
+    cuts = [min(found, limit) for found, limit in zip(shared, limits, strict=True)]
+    found: list[set[int]] = []
+    before: set[int] = set()
+    for number, cut in enumerate(cuts):
+        before = {c for c in before if c <= shared[number]} | {cut}
+        found.append(set(before))
+    after: set[int] = set()
+    for number in range(len(cuts) - 1, 0, -1):
+        after = {c for c in after | {cuts[number]} if c <= shared[number]}
+        found[number - 1] |= after
+    return [sorted(points - {0}) for points in found]
+
+
 def keep_prefix(cache: Any, length: int) -> bool:
     """Cut a cache back to its first `length` tokens.
 

@@ -121,8 +121,7 @@ class Study:
         notes: what a reader of the report must know.
         together: what one lm_eval run holds: all columns of a `row`, those of a `kind`, or one
             `column`. Less is lost by a kill, more is spent on starting.
-        cache: keep answers, so that a killed run of lm_eval goes on inside. Not bitwise: requests
-            of a resumed run share other prefixes.
+        cache: keep answers, so that a killed run of lm_eval goes on inside, to the same bits.
         model_args: of every evaluation.
         other_tasks: tasks that are not ctxbench's.
         shape: fields of the model's config, so that it can be planned for where it is not.

@@ -1,8 +1,9 @@
 """Runs a study: trains what must be trained, measures everything, loses nothing to a kill.
 
 Whatever has its final name is whole (`cells.py`), so that going on is starting again: what is
-there is kept, the rest is run. A run of lm_eval is the unit that a kill can cost; it always holds
-the same columns, so its numbers do not depend on what happened before.
+there is kept, the rest is run. A run of lm_eval keeps its answers (`cache: true`), and a training
+its steps, so that a kill costs a batch or a step of each command that ran. A run always holds the
+same columns, so its numbers do not depend on what happened before.
 """
 
 from __future__ import annotations
