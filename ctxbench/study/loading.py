@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ctxbench.assets import BUNDLED_MODELS, resolve_model, tasks_path
+from ctxbench.lengths import length_name
 from ctxbench.methods.options import near_names
 from ctxbench.methods.registry import get_method
 from ctxbench.study.config import BUDGET, Column, Family, Row, Study
@@ -246,11 +247,6 @@ def _columns(name: str, family: Family) -> list[Column]:
 def _at(value: Any, suffix: str) -> Any:
     """Return a value that may be given per length or shots (`4k: 10`)."""
     return {str(k): v for k, v in value.items()}.get(suffix) if isinstance(value, dict) else value
-
-
-def length_name(tokens: int) -> str:
-    """Return a length as task names have it: 4096 is 4k, 256 is 256."""
-    return f"{tokens // 1024}k" if tokens % 1024 == 0 else str(tokens)
 
 
 def _window(model: str) -> int:
