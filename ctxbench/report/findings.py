@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from ctxbench.lengths import length_name
 from ctxbench.report.claims import CLAIMS, HARD, LOSS, NEEDLE, Claim, Test, is_exact
 from ctxbench.report.correlation import panels, scopes
 from ctxbench.report.estimates import Estimate
 from ctxbench.report.layouts import kind_name
 from ctxbench.report.numbers import Measure, Number, Numbers, show, show_interval
-from ctxbench.report.result_files import length_name
 from ctxbench.report.study_files import Study
 from ctxbench.report.study_plan import CLASSES, Column, Row
 

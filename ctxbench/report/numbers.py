@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
+from ctxbench.lengths import length_name
 from ctxbench.report.estimates import (
     LEVEL,
     Difference,
@@ -18,7 +19,6 @@ from ctxbench.report.estimates import (
     over_seeds,
 )
 from ctxbench.report.layouts import kind_name
-from ctxbench.report.result_files import length_name
 from ctxbench.report.study_files import Cell, Study
 from ctxbench.report.study_plan import Column, Row
 

@@ -32,7 +32,7 @@ def seed_folder(seed: int | None) -> str:
     return f"seed-{'none' if seed is None else seed}"
 
 
-def train_folder(row: Row, seed: int | None) -> str:
+def training_folder(row: Row, seed: int | None) -> str:
     """Return where a row's training writes, relative to the study's folder."""
     return f"train/{row.name}/{seed_folder(seed)}"
 
@@ -40,7 +40,7 @@ def train_folder(row: Row, seed: int | None) -> str:
 def train_command(study: Study, row: Row, seed: int) -> Command:
     """Return the training of a row under one seed."""
     arguments = []
-    for name, value in training_values(study, row, seed, train_folder(row, seed)).items():
+    for name, value in training_values(study, row, seed, training_folder(row, seed)).items():
         flag = "--" + name.replace("_", "-")
         if name == "options":
             for option, given in value.items():
@@ -114,7 +114,7 @@ def _model_args(study: Study, row: Row, seed: int | None) -> dict[str, Any]:
     """Return the model arguments of a row: a trained checkpoint carries its method itself."""
     arguments: dict[str, Any] = {"length": study.length, **study.model_args, **row.model_args}
     if row.train is not None:
-        return {"pretrained": train_folder(row, seed), **arguments}
+        return {"pretrained": training_folder(row, seed), **arguments}
     arguments = {"pretrained": row.checkpoint or study.model, **arguments}
     if row.method is not None:
         arguments |= {"method": row.method, **row.options}

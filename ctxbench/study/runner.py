@@ -23,7 +23,7 @@ from ctxbench.study.commands import (
     groups,
     seed_folder,
     train_command,
-    train_folder,
+    training_folder,
 )
 from ctxbench.study.config import Column, Row, Study
 from ctxbench.study.launcher import Launcher
@@ -258,7 +258,7 @@ class Runner:
         return cells.read_note(cells.cell_folder(self.root, row, seed, column))
 
     def _trained(self, row: Row, seed: int | None) -> Path:
-        return self.root / train_folder(row, seed) / "trained.json"
+        return self.root / training_folder(row, seed) / "trained.json"
 
     def _run_folder(self, row: Row, seed: int | None, name: str) -> Path:
         return self.root / "runs" / row.name / seed_folder(seed) / name

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ctxbench.assets import cache_dir, find_data
-from ctxbench.tasks.atomic_file import write_atomically
+from ctxbench.atomic_file import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def sentence_spans(text: str, data_dir: str | None = None) -> np.ndarray:
             log.warning(
                 "The sentence borders in %s are damaged (%s); finding them again.", cached, error
             )
-    write_atomically(cached, _spans_from_child(text, folder))
+    write_atomically(cached, _spans_from_child(text, folder), shared=True)
     return np.load(cached, allow_pickle=False)
 
 

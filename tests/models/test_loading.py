@@ -11,8 +11,9 @@ from lm_eval.tasks import TaskManager
 import ctxbench
 from ctxbench.assets import resolve_model, tasks_path
 from ctxbench.methods.record import read_record
+from ctxbench.models.choosing import choose_method
 from ctxbench.models.ctxext import CtxExt
-from ctxbench.models.loading import choose_method, load_tokenizer
+from ctxbench.models.loading import load_tokenizer
 from ctxbench.tasks.model_window import model_window
 from ctxbench.tasks.tokenizer import load_tokenizer as load_task_tokenizer
 from tests.methods.tiny import tiny_config, tiny_model

@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 
 from ctxbench.study import folder
-from ctxbench.study.config import load_study
 from ctxbench.study.launcher import Launcher
+from ctxbench.study.loading import load_study
 from ctxbench.study.runner import Runner
 
 ROOT = Path(__file__).resolve().parents[2]
