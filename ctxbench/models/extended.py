@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from ctxbench import __version__
 from ctxbench.assets import resolve_model
+from ctxbench.methods.adapters import load_adapters
 from ctxbench.methods.attach import method_of
 from ctxbench.methods.record import read_record
 from ctxbench.models.arguments import split_arguments, window_asked
@@ -123,15 +124,10 @@ class ExtendedHFLM(_HFLM):
             )
         finish_loading(self._model, self.ctx_method, pretrained)  # type: ignore[arg-type]
         if peft:
-            from peft import PeftModel
-
             if self._model.config.vocab_size != len(self.tokenizer):  # an adapter added tokens
                 self._model.resize_token_embeddings(len(self.tokenizer))
-            self._model = PeftModel.from_pretrained(
-                self._model,  # type: ignore[arg-type]
-                peft,
-                revision=kwargs.get("revision"),
-            )
+            revision = kwargs.get("revision")
+            self._model = load_adapters(self._model, peft, revision)  # type: ignore[arg-type]
 
     @property
     def hf_model(self):

@@ -358,13 +358,11 @@ def trains(subject: Subject) -> None:
     """Two training steps move weights, and the result opens again."""
     import contextlib
     import io
-    import warnings
 
     from ctxbench.train.config import make_config
     from ctxbench.train.loop import train
 
-    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         subject.base().save_pretrained(folder / "base")
         tiny_tokenizer().save_pretrained(folder / "base")

@@ -59,7 +59,6 @@ BROKEN = {
 """Check broken -> replacements in the example, and methods added to its class."""
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_method_is_found(name, tmp_path, own_folders):
     text = METHOD.read_text()
