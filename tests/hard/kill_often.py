@@ -212,7 +212,7 @@ def undisturbed(folder: Path, command: list[str]) -> dict[str, float]:
         if not first and (times or any(folder.glob("train/*/*/checkpoints/step_*"))):
             first = time.time() - run.began
     gaps = [b - a for seen in times.values() for a, b in pairwise(seen)]
-    found = {"total": time.time() - run.began, "first": first, "longest": max(gaps)}
+    found = {"total": time.time() - run.began, "first": first, "longest": round(max(gaps), 1)}
     said.write_text(json.dumps(found))
     return found
 
@@ -268,8 +268,8 @@ def kill_often(
     return (
         f"{name}: {len(found)} kills, {len(working)} of them while it answered or trained, in "
         f"{rounds} run(s) to the end, all equal; no answer lost or computed twice; at most "
-        f"{waited:.1f} s since the last answer (undisturbed at most {whole['longest']:.1f} s "
-        f"between two) and {steps} step(s) not saved"
+        f"{waited:.1f} s since the last answer (undisturbed at most {whole['longest']} s between "
+        f"two) and {steps} step(s) not saved"
     )
 
 
