@@ -109,9 +109,14 @@ def _title(subject: Any, what: str) -> str:
 def _quiet() -> Iterator[None]:
     """Leave the list of checks alone on the screen: no progress bars, no advice of libraries."""
     logging.disable(logging.WARNING)
+    kept = os.dup(2)  # programs that are started write there, such as lm_eval's git
+    os.dup2(nothing := os.open(os.devnull, os.O_WRONLY), 2)
     try:
         with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        os.dup2(kept, 2)
+        for handle in (kept, nothing):
+            os.close(handle)
         logging.disable(logging.NOTSET)

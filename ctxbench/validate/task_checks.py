@@ -178,6 +178,58 @@ def metric(subject: Subject) -> None:
                 raise Broken(f"{name}: metric {metric_name} lacks {', '.join(lacking)}")
 
 
+@CHECKS.add("write README.md: `# name: what it measures`, paper, source of the data, what differs.")
+def readme(subject: Subject) -> None:
+    """The folder has a README whose title says what is measured."""
+    file = subject.folder / "README.md"
+    title = file.read_text(encoding="utf-8").partition("\n")[0] if file.is_file() else ""
+    if not re.match(r"# .+: .+", title):
+        raise Broken("no README.md" if not title else f"README.md begins with {title!r}")
+
+
+# ------------------------------------------------------------------- the data
+
+
+@CHECKS.add("take `**metadata` (or `**kwargs`): lm-eval hands model arguments and metadata on.")
+def takes_metadata(subject: Subject) -> None:
+    """The function that makes the data takes what lm-eval hands it."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    for file in subject.files:
+        try:
+            make = load_yaml(file, resolve_func=True, recursive=True).get("custom_dataset")
+        except (ImportError, AttributeError) as error:  # the next check's to tell
+            raise NotApplicable(str(error)) from error
+        if make is None:
+            continue
+        kinds = [p.kind for p in inspect.signature(make).parameters.values()]
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            raise Broken(f"{make.__module__}.{make.__name__} does not take **metadata")
+
+
+@CHECKS.add(
+    "look at what stands after `!function` (a file beside the YAML, or a full dotted path), at the "
+    "columns of the data, which doc_to_text, doc_to_choice and doc_to_target name, and at "
+    "test_split.",
+    basic=True,
+)
+def builds(subject: Subject) -> None:
+    """The shortest leaf is built: data, prompts, targets."""
+    name = subject.shortest
+    task = subject.build(name)
+    docs = list(task.test_docs() or ())
+    if not docs:
+        raise Broken(f"{name} has no document in test_split")
+    for doc in docs:
+        if not str(task.doc_to_text(doc)):
+            raise Broken(f"{name}: doc_to_text makes an empty prompt")
+        if subject.leaves[name].get("output_type") != "multiple_choice":
+            continue
+        choices, target = task.doc_to_choice(doc), task.doc_to_target(doc)
+        if target not in choices and target not in range(len(choices)):
+            raise Broken(f"{name}: the target {target!r} is none of the choices {choices!r}")
+
+
 @CHECKS.add(
     "set generation_kwargs: {until: [...], max_gen_toks: N, do_sample: false} and build prompts of "
     "at most ctx_length - N tokens, counted with metadata's tokenizer."
@@ -212,30 +264,20 @@ def generation_budget(subject: Subject) -> None:
             )
 
 
-@CHECKS.add("write README.md: `# name: what it measures`, paper, source of the data, what differs.")
-def readme(subject: Subject) -> None:
-    """The folder has a README whose title says what is measured."""
-    file = subject.folder / "README.md"
-    title = file.read_text(encoding="utf-8").partition("\n")[0] if file.is_file() else ""
-    if not re.match(r"# .+: .+", title):
-        raise Broken("no README.md" if not title else f"README.md begins with {title!r}")
+@CHECKS.add("build prompts of at most ctx_length tokens with their longest choice.")
+def choices_fit(subject: Subject) -> None:
+    """Prompts fit the length together with each choice."""
+    name = subject.shortest
+    content, length = subject.leaves[name], length_of(subject.leaves[name])
+    if content.get("output_type") not in ("multiple_choice", "loglikelihood") or length is None:
+        raise NotApplicable("no leaf with a length scores choices")
+    from ctxbench.tasks.tokenizer import load_tokenizer
 
-
-# ------------------------------------------------------------------- the data
-
-
-@CHECKS.add("take `**metadata` (or `**kwargs`): lm-eval hands model arguments and metadata on.")
-def takes_metadata(subject: Subject) -> None:
-    """The function that makes the data takes what lm-eval hands it."""
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    for file in subject.files:
-        make = load_yaml(file, resolve_func=True, recursive=True).get("custom_dataset")
-        if make is None:
-            continue
-        kinds = [p.kind for p in inspect.signature(make).parameters.values()]
-        if inspect.Parameter.VAR_KEYWORD not in kinds:
-            raise Broken(f"{make.__module__}.{make.__name__} does not take **metadata")
+    task = subject.build(name)
+    task.build_all_requests(limit=SAMPLES, rank=0, world_size=1)
+    tokens = max(len(load_tokenizer("mini")("".join(r.args)).input_ids) for r in task.instances)
+    if tokens > length:
+        raise Broken(f"{name}: {tokens} tokens of prompt and choice exceed {length}")
 
 
 @CHECKS.add("draw from random.Random(seed), never from the global generators or hash().")

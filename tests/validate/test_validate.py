@@ -1,5 +1,6 @@
 """`ctxbench validate`: the examples pass, and each promise broken is found by the check of it."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,15 @@ from ctxbench import listing
 from ctxbench.cli import main
 from ctxbench.methods import registry
 from ctxbench.validate import cli, method_checks, task_checks
-from ctxbench.validate.checks import FAILED, NOT_APPLICABLE, PASSED, Check, report, run_check
+from ctxbench.validate.checks import (
+    FAILED,
+    NOT_APPLICABLE,
+    PASSED,
+    Check,
+    report,
+    run_check,
+    run_checks,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 METHOD, TASK = ROOT / "examples" / "my_method.py", ROOT / "examples" / "my_task"
@@ -118,10 +127,55 @@ def test_a_broken_task_is_found(name, tmp_path):
     assert outcome.status == FAILED, outcome
 
 
+CHOICES = """output_type: multiple_choice
+doc_to_choice: [" 0001", " 0002"]
+doc_to_target: "{{0}}"
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+metadata: {version: 1.0}
+"""
+
+
+def choice_task(folder: Path, old: str = "", new: str = "") -> Path:
+    """Make the example a task of choices, with one replacement in its leaf or its build.py."""
+    shutil.copytree(TASK, folder)
+    leaf = folder / "my_recall_256.yaml"
+    leaf.write_text(
+        leaf.read_text().partition("output_type")[0] + "doc_to_text: '{{prompt}}'\n" + CHOICES
+    )
+    file = leaf if old in leaf.read_text() else folder / "build.py"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "check", "words"),
+    [
+        ("ctx_length - 8", "ctx_length + 40", "choices_fit", r"tokens of prompt and choice exceed 256"),
+        ("{{0}}", "answr", "builds", r"the target 'answr' is none of the choices"),
+        ("{{prompt}}", "{{promt}}", "builds", r"'promt' is undefined"),
+        ("build.documents", "bild.documents", "builds", r"Cannot import module 'bild'"),
+        ('"test":', '"tset":', "builds", "KeyError: 'test'"),
+    ],
+)
+def test_a_broken_task_of_choices_is_found(old, new, check, words, tmp_path):
+    folder = choice_task(tmp_path / "my_task", old, new)
+    checks, subject = cli.find(str(folder), {}, "llama")
+    failed = [o for o in run_checks(checks, subject) if o.status == FAILED]
+    assert [outcome.check.name for outcome in failed] == [check]
+    assert re.search(words, failed[0].detail)
+
+
+def test_a_task_of_choices_passes(tmp_path):
+    checks, subject = cli.find(str(choice_task(tmp_path / "my_task")), {}, "llama")
+    assert [o for o in run_checks(checks, subject) if o.status == FAILED] == []
+
+
 @pytest.mark.parametrize("check", task_checks.CHECKS)
 def test_the_example_task_passes(check):
     outcome = run_check(task_checks.CHECKS[check], task_checks.Subject(TASK))
-    assert outcome.status == PASSED, outcome.detail
+    expected = NOT_APPLICABLE if check == "choices_fit" else PASSED
+    assert outcome.status == expected, outcome.detail
 
 
 @pytest.mark.slow
