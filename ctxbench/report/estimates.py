@@ -76,7 +76,7 @@ def student(freedom: int) -> float:
 
 
 def over_seeds(seeds: Iterable[Leaves]) -> dict[str, tuple[Record, ...]]:
-    """Return samples averaged over seeds, per document, as far as all seeds have it."""
+    """Return samples averaged over seeds (or rows), per document, as far as all have it."""
     together: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     count = 0
     for leaves in seeds:

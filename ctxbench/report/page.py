@@ -14,16 +14,17 @@ from itertools import groupby
 from ctxbench.intervals import wilson
 from ctxbench.report.contents import Contents, Map, Section
 from ctxbench.report.figures import Plot
-from ctxbench.report.findings import APPEARS, NOT, PARTLY, Finding
 from ctxbench.report.formats import grouped, problems
 from ctxbench.report.numbers import Number, problem, show
 from ctxbench.report.paper import beside
 from ctxbench.report.result_files import length_name
-from ctxbench.report.study_files import Cell
+from ctxbench.report.study_files import LEFT_OUT, Cell
 from ctxbench.report.tables import Entry, Line, Table
 from ctxbench.report.text import ABOUT, facts
+from ctxbench.report.verdicts import APPEARS, FAILS, HOLDS, NOT, PARTLY, Finding
 
 _MOST_COMMANDS = 6  # shown in a tooltip; the others are in cells.csv
+_STATES = {"failed": "failed", "missing": "missing", "incomplete": "missing", LEFT_OUT: "missing"}
 _HIGH = 76  # percent, from which the other ink has the better contrast on a map's cell
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
@@ -45,7 +46,7 @@ class Page:
         commands = list(dict.fromkeys(cell.command for cell in cells if cell.command))
         more = len(commands) - _MOST_COMMANDS
         shown = commands[:_MOST_COMMANDS] + [f"and {more} more: cells.csv"] * (more > 0)
-        bad = [problem(cell) for cell in cells if cell.status != "done"]
+        bad = [problem(cell) for cell in cells if cell.status not in ("done", LEFT_OUT)]
         self.cells.append(
             {
                 "title": title,
@@ -104,22 +105,27 @@ def _facts(contents: Contents) -> str:
 
 # -------------------------------------------------------------------- findings
 
-_CLASS = {APPEARS: "appears", PARTLY: "in-part", NOT: "not"}
+_CLASS = {APPEARS: "appears", HOLDS: "appears", PARTLY: "in-part", NOT: "not", FAILS: "not"}
 
 
 def _findings(found: Sequence[Finding]) -> str:
     items = "".join(
         f'<li id="finding-{f.name}"><span class="verdict {_CLASS.get(f.verdict, "")}">{f.verdict}'
-        f"</span><div>{escape(f.text)}{_evidence(f)}</div></li>"
+        f"</span><div>{escape(f.text)}{_by_seed(f)}{_evidence(f)}</div></li>"
         for f in found
     )
     return (
         '<section id="findings"><h2>Which findings of the paper appear</h2>'
         '<p class="caption">Computed from the cells of this study: a statement holds where the '
         "95&nbsp;% interval of the difference lies on its side, fails where it lies on the other, "
-        "and stays undecided between. The shares are the same for every study.</p>"
+        "and stays undecided between. Intervals are paired over the documents that both sides were "
+        "measured on; the shares are the same for every study.</p>"
         f'<ul class="findings">{items}</ul></section>\n'
     )
+
+
+def _by_seed(found: Finding) -> str:
+    return f'<p class="seeds">{escape(found.by_seed)}</p>' if found.seeds else ""
 
 
 def _evidence(found: Finding) -> str:
@@ -215,7 +221,7 @@ def _line(made: Page, line: Line, first: bool) -> str:
     for entry in line.entries:
         cells.append(_cell(made, entry, stop))
         stop = stop and entry.number is None  # the first cell with a tooltip is the tab stop
-    mean = ' class="mean"' * (line.label in ("Mean", "Average"))
+    mean = ' class="mean"' * line.summary
     return f'<tr{mean}><th scope="row">{escape(line.label)}</th>{"".join(cells)}</tr>'
 
 
@@ -226,7 +232,7 @@ def _cell(made: Page, entry: Entry, stop: bool) -> str:
         wide = ' class="text"' * (len(entry.text) > 24)
         return f"<td{wide}{sort}>{escape(entry.text)}{interval}</td>"
     number = made.note(*_about_number(made.contents, entry.number))
-    names = " ".join(filter(None, (entry.mark, entry.state if entry.state != "done" else "")))
+    names = " ".join(filter(None, (entry.mark, _STATES.get(entry.state, ""))))
     return (
         f'<td tabindex="{0 if stop else -1}" data-cell="{number}"{sort}'
         f"{f' class={chr(34)}{names}{chr(34)}' if names else ''}>"
@@ -238,7 +244,8 @@ def _about_number(contents: Contents, number: Number):
     """Return what the tooltip of a number says."""
     title = f"{number.row.label} · {number.measure.told}"
     if number.estimate is None:
-        return title, number.state, [], number.cells
+        reasons = dict.fromkeys(c.reason or "" for c in number.cells if c.status == LEFT_OUT)
+        return title, number.state, list(reasons), number.cells
     perplexity = number.measure.perplexity
     found = number.estimate
     interval = "one unit only: no interval"
@@ -347,7 +354,7 @@ def _unfinished(contents: Contents) -> str:
     items = "".join(f'<li class="bad">{escape(problem(cell))}</li>' for cell in cells)
     return (
         f'<section id="unfinished"><h2>Not there</h2><p class="caption">{len(cells)} of '
-        f'{len(contents.study.cells)} cells.</p><ul class="notes">{items}</ul></section>\n'
+        f'{len(contents.study.planned)} cells.</p><ul class="notes">{items}</ul></section>\n'
     )
 
 
