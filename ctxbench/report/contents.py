@@ -111,10 +111,9 @@ def _maps(numbers: Numbers) -> Sequence[Map]:
     for row in ordered(study.rows):
         trained = row.trained_length or study.window
         name = str(study.plan.get("model_name") or study.plan.get("model") or "")
-        how = f"trained to {length_name(row.trained_length)}" if row.trained_length else "untrained"
-        label = row.label if how in row.label else f"{row.label}, {how}"
+        how = f", trained to {length_name(row.trained_length)}" if row.trained_length else ""
         mean = _told(numbers.number(row, Measure("", columns)))
-        heat = HeatMap("needle", name, label, "", trained, mean)
+        heat = HeatMap("needle", name, row.label + how, "", trained, mean)
         for column in columns:
             for leaf in numbers.leaves(row, Measure("", (column,))).values():
                 for record in leaf:

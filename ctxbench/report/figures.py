@@ -32,7 +32,10 @@ COLOURS = {
 }
 _MARKERS = "osD^vPX*<>"
 _PERPLEXITIES = (2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000)
-_DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+_DASHES = (
+    *("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))),
+    *((0, (6, 1.2, 1.2, 1.2, 1.2, 1.2)), (0, (10, 3)), (0, (1, 3))),
+)
 _HINT = (
     "Drawing figures needs matplotlib, which is not installed. Install it with "
     "`pip install 'ctxbench[plots]'`, or give --no-figures."
@@ -275,10 +278,8 @@ def _scatter(panels: Sequence[Panel]):
                 markeredgewidth=0,
                 zorder=3,
             )
-        said = [
-            f"{scope}: rank {rank}, linear {line}" for scope, rank, line in scopes(panel.points)
-        ]
-        title = "\n".join([panel.title, *said[:2]])
+        said = [f"{name}: rank {rank}, linear {line}" for name, rank, line in scopes(panel.points)]
+        title = "\n".join([panel.title, *said[:2]])  # all rows; within classes
         axis.set_title(title, fontsize=7, color=COLOURS["ink"], loc="left")
         axis.set_xlabel("score (%)", fontsize=7.5, color=COLOURS["muted"])
         ends = [100 * end for point in panel.points for end in point.score_ends]
@@ -336,6 +337,7 @@ def _name_points(axis, panel: Panel) -> None:
     if not panel.points:
         return
     bottom, top = (math.log(end) for end in axis.get_ylim())
+    top -= 0.02 * (top - bottom)
     points = sorted(panel.points, key=lambda p: (p.perplexity, p.score))
     gap = min(0.048, 1 / len(points)) * (top - bottom)
     heights = _apart([math.log(point.perplexity) for point in points], gap, bottom, top)
