@@ -43,13 +43,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """A study folder, read."""
+    """A study folder, read.
+
+    Attributes:
+        leaf_tasks: of each column: all that any of its cells has or should have.
+    """
 
     folder: Path
     plan: dict[str, Any] = field(hash=False)
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     cells: dict[tuple[str, int | None, str], Cell] = field(hash=False)
+    leaf_tasks: dict[str, tuple[str, ...]] = field(hash=False)
 
     @property
     def window(self) -> int:
@@ -101,11 +106,6 @@ class Study:
         return tuple(cell for cell in self.planned if cell.status != "done")
 
     @cached_property
-    def leaf_tasks(self) -> dict[str, tuple[str, ...]]:
-        """The leaf tasks of each column: all that any of its cells has or should have."""
-        return _leaf_tasks(self.cells.values())
-
-    @cached_property
     def drawn_seeds(self) -> tuple[int, ...]:
         """The seeds of the study's trained rows, each once."""
         seeds = (seed for row in self.rows for seed in row.seeds if seed is not None)
@@ -116,7 +116,7 @@ class Study:
         kept = [replace(r, seeds=tuple({seed, None} & {*r.seeds})) for r in self.rows]
         cells = {key: cell for key, cell in self.cells.items() if key[1] in (seed, None)}
         rows = tuple(row for row in kept if row.seeds)
-        return Study(self.folder, self.plan, rows, self.columns, cells)
+        return Study(self.folder, self.plan, rows, self.columns, cells, self.leaf_tasks)
 
 
 def load_study(folder: Path) -> Study:
@@ -148,7 +148,9 @@ def load_study(folder: Path) -> Study:
         for column in columns
         for seed in row.seeds
     }
-    return Study(folder, plan, rows, columns, _to_unit(_without_gaps(cells)))
+    leaf_tasks = _leaf_tasks(cells.values())
+    cells = _to_unit(_without_gaps(cells, leaf_tasks))
+    return Study(folder, plan, rows, columns, cells, leaf_tasks)
 
 
 def _resolved(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
@@ -200,9 +202,8 @@ def _leaf_tasks(cells: Iterable[Cell]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(leaves) for name, leaves in found.items()}
 
 
-def _without_gaps(cells: dict[Any, Cell]) -> dict[Any, Cell]:
+def _without_gaps(cells: dict[Any, Cell], expected: dict[str, tuple[str, ...]]) -> dict[Any, Cell]:
     """Mark cells that lack a leaf task of their column: no mean may pass over it in silence."""
-    expected = _leaf_tasks(cells.values())
     made = {}
     for key, cell in cells.items():
         absent = [leaf for leaf in expected[cell.column.name] if not cell.leaves.get(leaf)]
