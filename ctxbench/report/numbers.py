@@ -277,10 +277,16 @@ class Numbers:
         if threshold is None or numbers[0].estimate is None:
             return None
         least = EFFECTIVE_SHARE * threshold.value
-        over = [self.contrast(row, n.measure, base, at_window, EFFECTIVE_SHARE) for n in numbers]
         value = _up_to(asked, [bool(n.estimate and n.estimate.value >= least) for n in numbers])
-        low = _up_to(asked, [bool(found and found.low >= 0) for found in over])
+        low = _up_to(asked, [self._surely(row, n.measure, base, at_window) for n in numbers])
         return EffectiveLength(value, low, least, value == by_length[-1].length)
+
+    def _surely(self, row: Row, measure: Measure, base: Row, at_window: Measure) -> bool:
+        """Return whether the lower end, too, reaches the base's share; its own it does."""
+        if (row, measure) == (base, at_window):
+            return True
+        found = self.contrast(row, measure, base, at_window, EFFECTIVE_SHARE)
+        return found is not None and found.low >= 0
 
     @property
     def base(self) -> Row | None:

@@ -180,6 +180,7 @@ def _table(made: Page, table: Table) -> str:
     below = f'<ul class="notes">{items}</ul>' if items else ""
     if not table.lines:
         return below
+    texts = [_is_text(table, place) for place in range(len(table.heads))]
     bodies, first = [], True
     for group, lines in grouped(table):
         rows = []
@@ -187,7 +188,7 @@ def _table(made: Page, table: Table) -> str:
             span = len(table.heads) + 1
             rows.append(f'<tr class="group"><th colspan="{span}">{escape(group)}</th></tr>')
         for line in lines:
-            rows.append(_line(made, line, first))
+            rows.append(_line(made, line, texts, first))
             first = False
         bodies.append(f"<tbody>{''.join(rows)}</tbody>")
     return (
@@ -203,10 +204,21 @@ def _heads(table: Table) -> str:
         spans = "".join(f'<th colspan="{count}">{escape(group)}</th>' for group, count in groups)
         above = f'<tr class="groups"><th></th>{spans}</tr>'
     heads = "".join(
-        f'<th scope="col"{_first(table, place)}><button type="button">{escape(label)}</button></th>'
+        f'<th scope="col"{_text(_is_text(table, place))}{_first(table, place)}>'
+        f'<button type="button">{escape(label)}</button></th>'
         for place, (_, label) in enumerate(table.heads)
     )
     return f"{above}<tr><th></th>{heads}</tr>"
+
+
+def _is_text(table: Table, place: int) -> bool:
+    """Return whether a column holds words, which stand to the left."""
+    entries = (line.entries[place] for line in table.lines)
+    return any(isinstance(e.sort, str) and e.number is None for e in entries)
+
+
+def _text(yes: bool) -> str:
+    return ' class="text"' * yes
 
 
 def _first(table: Table, place: int) -> str:
@@ -216,21 +228,20 @@ def _first(table: Table, place: int) -> str:
     return ' data-first="ascending"' * ascending
 
 
-def _line(made: Page, line: Line, first: bool) -> str:
+def _line(made: Page, line: Line, texts: Sequence[bool], first: bool) -> str:
     cells, stop = [], first
-    for entry in line.entries:
-        cells.append(_cell(made, entry, stop))
+    for entry, text in zip(line.entries, texts, strict=True):
+        cells.append(_cell(made, entry, text, stop))
         stop = stop and entry.number is None  # the first cell with a tooltip is the tab stop
     mean = ' class="mean"' * line.summary
     return f'<tr{mean}><th scope="row">{escape(line.label)}</th>{"".join(cells)}</tr>'
 
 
-def _cell(made: Page, entry: Entry, stop: bool) -> str:
+def _cell(made: Page, entry: Entry, text: bool, stop: bool) -> str:
     sort = f' data-sort="{escape(str(entry.sort))}"' if entry.sort is not None else ""
     interval = f"<small>{escape(entry.interval)}</small>" if entry.interval else ""
     if entry.number is None:
-        wide = ' class="text"' * (len(entry.text) > 24)
-        return f"<td{wide}{sort}>{escape(entry.text)}{interval}</td>"
+        return f"<td{_text(text)}{sort}>{escape(entry.text)}{interval}</td>"
     number = made.note(*_about_number(made.contents, entry.number))
     names = " ".join(filter(None, (entry.mark, _STATES.get(entry.state, ""))))
     return (
@@ -275,7 +286,7 @@ def _marked(number: Number) -> str:
     if number.mark == "best":
         return "Better than every other row (paired test, Holm; every seed)."
     if number.mark == "tied":
-        return f"Not told from {', '.join(number.rivals)}."
+        return f"Not told apart from {', '.join(number.rivals)}."
     return ""
 
 
@@ -293,7 +304,8 @@ def _maps(made: Page) -> str:
         '<section id="maps"><h2>Needle over length and depth'
         '<span class="after">after Figures 1, 5</span></h2>'
         '<p class="caption">Score in percent; depth downwards, 0 is the beginning of the text. The '
-        "dashed line is the longest length the row was trained to; hatched: not there."
+        "dashed line is the longest length the row was trained to, or the model's own window; "
+        "hatched: not there."
         f'{escape(five)}</p><div class="maps">{drawn}</div></section>\n'
     )
 
@@ -309,8 +321,8 @@ def _map(made: Page, found: Map) -> str:
             cells.append(_map_cell(made, found, length, depth, edge, stop))
             stop = False
         rows.append(f'<tr><th scope="row">{depth:g}</th>{"".join(cells)}</tr>')
-    trained = found.row.trained_length
-    told = f"trained to {length_name(trained)}" if trained else "not trained"
+    trained, window = found.row.trained_length, made.contents.study.window
+    told = f"trained to {length_name(trained)}" if trained else f"window {length_name(window)}"
     return (
         f'<div class="map"><h3>{escape(found.row.label)} <span>{told}</span></h3><table><thead><tr>'
         f"<th>depth</th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
