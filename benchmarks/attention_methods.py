@@ -16,6 +16,7 @@ import time
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler is only used to count allocations
 
 import torch
+from claims import claim
 from torch.nn.functional import scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig
@@ -42,6 +43,9 @@ METHODS = {
     "rerope 1024": ("rerope", {"window": 1024}),
     "dca 3072/512": ("dca", {"chunk": 3072, "window": 512}),
 }
+PLAIN = "plain causal attention"
+LINEAR = [name for name in METHODS if name.startswith(("lm_infinite", "streaming_llm"))]
+AIMS = {"lm_infinite 2048/10": 1, "streaming_llm 2048/4": 1, "self_extend 1024/64": 2.2}
 
 
 def plan_of(name: str, length: int):
@@ -95,7 +99,7 @@ def landmark(query, key, value, chunk: int = 128):
         landmark_attention(ROPE, query[:, :, some], key[:, :, :end], value[:, :, :end], **kwargs)
 
 
-def prefill(length: int, repeat: int, naive_up_to: int, only: str) -> None:
+def prefill(length: int, repeat: int, naive_up_to: int, only: str) -> dict[str, float]:
     query, key, value = tensors(length)
     calls = {"plain causal": lambda: plain(query, key, value)}
     if length <= naive_up_to:
@@ -104,16 +108,18 @@ def prefill(length: int, repeat: int, naive_up_to: int, only: str) -> None:
         plan = plan_of(name, length)
         calls[name] = lambda plan=plan: tiled(plan, ROPE, query, key, value, SCALE)
     calls["landmark 64/5"] = lambda: landmark(query, key, value)
-    base = None
+    base, found = None, {}
     for name, call in calls.items():
         if only not in name and base:
             continue
         took = seconds(call, repeat)
         base = base or took
         peak = peak_megabytes(call)
+        found[name] = took
         print(
             f"{length:>7} {name:<22} {took:9.3f} s {took / base:7.2f} x {peak:9.1f} MB", flush=True
         )
+    return found
 
 
 def decoding(length: int, steps: int = 21) -> None:
@@ -147,6 +153,7 @@ def decoding(length: int, steps: int = 21) -> None:
 
         took = median(step)
         print(f"{length:>7} {name:<22} {took * 1e3:9.2f} ms {took / base:7.2f} x", flush=True)
+        claim(f"decoding step at {length}, {name}", took / base, PLAIN, at_most=1.5)
 
 
 @torch.no_grad()
@@ -161,8 +168,18 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{'tokens':>7} {'prefill':<22} {'time':>11} {'of plain':>9} {'peak':>12}")
+    found = {}
     for length in map(int, args.lengths.split(",")):
-        prefill(length, args.repeat, args.naive_up_to, args.only)
+        found[length] = prefill(length, args.repeat, args.naive_up_to, args.only)
+    longest = found[length]
+    for name, took in longest.items():
+        if name in AIMS:
+            what = f"prefill at {length}, {name}"
+            claim(what, took / longest["plain causal"], PLAIN, at_most=AIMS[name])
+        if name in LINEAR and length // 2 in found:
+            half = found[length // 2][name]
+            claim(f"prefill, {name}: {length} tokens", took / half, f"{length // 2} tokens",
+                  at_most=2.2)  # fmt: skip
     print(f"{'tokens':>7} {'one decoding step':<22} {'time':>12} {'of plain':>9}")
     decoding(16384)
 

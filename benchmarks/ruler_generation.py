@@ -17,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from claims import claim
+
 BUILT_IN = ("niah_single_2", "vt", "cwe")
 FEW = 3  # samples of the built-in generator that are made and measured
 
@@ -112,6 +114,10 @@ def table(title: str, cold: dict, warm: dict) -> None:
         print(f"{name:18}{row['n']:8d}{row['fill']:8.3f}{row['s']:9.2f}{hot:9.2f}")
     totals = [sum(row["s"] for row in run["subtasks"].values()) for run in (cold, warm)]
     print(f"{'all':34}{totals[0]:9.2f}{totals[1]:9.2f}")
+    aims = (60, 3, 500) if title.endswith(" tok") else (None, None, None)
+    claim(f"{title}: cold", totals[0], unit="CPU s", at_most=aims[0])
+    claim(f"{title}: from the cache", totals[1], unit="CPU s", at_most=aims[1])
+    claim(f"{title}: memory", cold["mb"], unit="MB", at_most=aims[2])
     print(f"memory: {cold['mb']:.0f} MB, of which {cold['mb_before']:.0f} MB transformers itself")
 
 
@@ -151,6 +157,8 @@ def main() -> None:
                 f"{theirs['mb']:.0f} MB)",
                 flush=True,
             )
+            what = f"{subtask}, {options.samples} samples at {options.long}, {fidelity}: CPU time"
+            claim(what, mine / theirs["s"], "lm-eval's generator, scaled", at_most=0.02)
 
 
 if __name__ == "__main__":

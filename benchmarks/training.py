@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from claims import claim
 
 VOCABULARY = 32000
 WARM = 1
@@ -180,11 +181,11 @@ def main() -> None:
             print(f"seconds per update: ours {taken['ours']:.2f}, Trainer {taken['theirs']:.2f}")
     device = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} thread(s)"
     print(f"{device}, length {options.length}, vocabulary {VOCABULARY}")
-    print(f"tokens per second, ours / Trainer: {np.median(speeds):.2f}")
-    print(
-        f"extra memory of the loss, ours / Trainer: {memory['ours'] / memory['theirs']:.3f} "
-        f"({memory['ours'] / 2**20:.0f} and {memory['theirs'] / 2**20:.0f} MiB)"
-    )
+    print(f"loss: {memory['ours'] / 2**20:.0f} MiB and {memory['theirs'] / 2**20:.0f} MiB extra")
+    of = f"training at length {options.length}"
+    claim(f"{of}: tokens per second", float(np.median(speeds)), "HF Trainer", at_least=1)
+    claim(f"{of}: extra memory of the loss", memory["ours"] / memory["theirs"], "HF Trainer",
+          at_most=1 / 8)  # fmt: skip
     print(f"largest difference of the losses over {WARM + options.steps} updates: {difference:.1e}")
 
 

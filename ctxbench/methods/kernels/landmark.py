@@ -45,7 +45,7 @@ def landmark_attention(
     scale: float,
     memory: Memory | None = None,
     first: int = 0,
-    rows: int = 32,
+    rows: int = 64,
 ) -> torch.Tensor:
     """Return attention `[B, H, T, D]` of one chunk.
 
@@ -106,8 +106,8 @@ class _Local:
         """
         per_key = q_BHTD.shape[1] // self.key.shape[1]
         end = int(at[-1]) + 1 - self.first
-        key = self.key[:, :, :end].repeat_interleave(per_key, dim=1)
-        value = self.value[:, :, :end].repeat_interleave(per_key, dim=1)
+        key = _repeated(self.key[:, :, :end], per_key)
+        value = _repeated(self.value[:, :, :end], per_key)
         scores = q_BHTD @ key.transpose(-1, -2) * scale
         lowest = torch.finfo(scores.dtype).min
         blocks = -(-end // self.block)
@@ -153,7 +153,7 @@ class _Distant:
         self.chosen_BHTM = self._choose(memory.shared)  # T or 1, in the order of the text
 
     def _choose(self, shared: bool) -> torch.Tensor:
-        landmark = self.key[..., -1, :].repeat_interleave(self.per_key, dim=1).transpose(-1, -2)
+        landmark = _repeated(self.key[..., -1, :], self.per_key).transpose(-1, -2)
         older = self.blocks - self.kept
         scores = [self.query_BHTMD[..., 0, :] @ landmark[..., :older]]
         for slot in range(1, self.kept + 1):
@@ -163,8 +163,9 @@ class _Distant:
         if shared:
             together = _softmax(together).amax(dim=2, keepdim=True)
         rounded = (together.double() / GRID.get(together.dtype, COARSE_GRID)).round()
-        order = rounded.sort(dim=-1, descending=True, stable=True).indices
-        return order[..., : self.kept].sort(dim=-1).values
+        number = torch.arange(self.blocks, device=rounded.device)
+        ranked = rounded * self.blocks - number  # whole numbers, exact: the oldest wins a tie
+        return ranked.topk(self.kept, dim=-1).indices.sort(dim=-1).values
 
     def scores(self, some: slice):
         """Return scores `[B, H, T, M, C]` and values `[B, H, T or 1, M, C, D]` of the chosen."""
@@ -182,3 +183,8 @@ class _Distant:
 
 def _softmax(scores: torch.Tensor) -> torch.Tensor:
     return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(-1)
+
+
+def _repeated(heads: torch.Tensor, times: int) -> torch.Tensor:
+    """Repeat each head for the query heads that share it; a copy only where there are several."""
+    return heads if times == 1 else heads.repeat_interleave(times, dim=1)
