@@ -23,6 +23,7 @@ from lm_eval.api.instance import Instance
 import ctxbench
 from ctxbench import cli
 from ctxbench.assets import resolve_model
+from ctxbench.atomic_file import write_atomically
 from ctxbench.errors import show_user_errors_plainly
 from ctxbench.methods.options import parse_length
 from ctxbench.methods.registry import get_method, list_methods
@@ -30,7 +31,6 @@ from ctxbench.models.answers import AnswerCache
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.models.loading import load_tokenizer
 from ctxbench.tasks import recipes
-from ctxbench.tasks.atomic_file import write_atomically
 from ctxbench.train import cli as train_cli
 from ctxbench.train import loop
 from ctxbench.train.checkpoint import find_checkpoint, save_checkpoint

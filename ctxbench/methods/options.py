@@ -36,6 +36,23 @@ def near_names(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
+def parse_pairs(given: Iterable[str], flag: str) -> dict[str, Any]:
+    """Return `NAME=VALUE` texts as a mapping; the options' own types are the method's.
+
+    Raises:
+        ValueError: one is no pair.
+    """
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ValueError(
+                f"{flag} {text!r} is not NAME=VALUE. Give for example {flag} factor=8."
+            )
+        found[name] = {"true": True, "false": False}.get(value.lower(), value)
+    return found
+
+
 def coerce_options(cls: type, given: dict[str, Any]) -> dict[str, Any]:
     """Return the options converted to the types of the dataclass fields of `cls`.
 

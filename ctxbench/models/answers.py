@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ctxbench.models.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -90,3 +92,42 @@ class AnswerCache:
                 f"The answer cache {self.file} is damaged ({error}). Delete the file; the answers "
                 "in it are computed again."
             ) from error
+
+
+def answer_all(
+    cache: AnswerCache | None,
+    keys: Sequence[str],
+    work: Sequence[tuple[str, int]],
+    compute: Callable[[list[int], Callable[[int, Any], None], set[int]], None],
+    verb: str,
+    *,
+    show: bool = True,
+) -> list[Any]:
+    """Return the answers of requests: what the cache holds, the rest computed and kept.
+
+    Args:
+        cache: None: nothing is kept.
+        keys: of the requests; equal ones are computed once.
+        work: (task, tokens) of each request, for the progress shown.
+        compute: called with the numbers of all requests, equal ones once; with a function that it
+            calls with the place in them and the answer of a request as soon as known; and with the
+            places whose answers are wanted.
+        verb: what is done, shown before the task's name.
+        show: whether to show progress.
+    """
+    kept = {} if cache is None else {key: cache.get(key) for key in set(keys)}
+    found = {key: answer for key, answer in kept.items() if answer is not None}
+    once = list({key: i for i, key in enumerate(keys)}.values())
+    wanted = {place for place, i in enumerate(once) if keys[i] not in found}
+    with Progress([work[once[place]] for place in wanted], verb, show=show) as progress:
+
+        def done(place: int, answer: Any) -> None:
+            i = once[place]
+            found[keys[i]] = answer
+            if cache is not None:
+                cache.put([(keys[i], answer)])
+            progress.advance(*work[i])
+
+        if wanted:
+            compute(once, done, wanted)
+    return [found[key] for key in keys]

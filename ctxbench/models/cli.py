@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from ctxbench.assets import BUNDLED_MODELS
+from ctxbench.methods.options import parse_pairs
 
 
 def add_parsers(commands) -> None:
@@ -36,27 +36,10 @@ def add_parsers(commands) -> None:
     plan.set_defaults(run=_plan, run_study=plan.get_default("run"))
 
 
-def pairs(given: list[str], flag: str) -> dict[str, Any]:
-    """Return `NAME=VALUE` texts as a mapping; the options' own types are the method's.
-
-    Raises:
-        ValueError: one is no pair.
-    """
-    found = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise ValueError(
-                f"{flag} {text!r} is not NAME=VALUE. Give for example {flag} factor=8."
-            )
-        found[name] = {"true": True, "false": False}.get(value.lower(), value)
-    return found
-
-
 def _export(options: argparse.Namespace) -> int:
     from ctxbench.models.export import export_checkpoint
 
-    asked = pairs(options.option, "--option")
+    asked = parse_pairs(options.option, "--option")
     if options.length is not None:
         asked["length"] = options.length
     done = export_checkpoint(
@@ -92,7 +75,7 @@ def _plan(options: argparse.Namespace) -> int:
             f"--metadata {options.metadata!r} is not JSON ({error}). Give for example "
             """--metadata '{"samples": 50}'."""
         ) from error
-    asked = pairs(options.option, "--option")
+    asked = parse_pairs(options.option, "--option")
     if options.length is not None:
         asked["length"] = options.length
     plan = plan_evaluation(

@@ -25,7 +25,8 @@ from ctxbench.methods.rotary import (
     rotary_base,
     rotary_dim,
 )
-from ctxbench.models.loading import STATE_FILE, choose_method, edited_config, load_config
+from ctxbench.models.choosing import choose_method
+from ctxbench.models.loading import STATE_FILE, edited_config, load_config
 
 if TYPE_CHECKING:
     import torch

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ctxbench.models.scoring import Scorer, SharedPrefix, _tell
+from ctxbench.models.prefix import branch_points
+from ctxbench.models.scoring import Scorer, SharedPrefix
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Generator:
         options: dict[str, Any],
         stopping: Callable[[int, int], Any],
         done: Callable[[int, list[int]], None],
+        wanted: Collection[int] | None = None,
     ) -> None:
         """Continue prompts.
 
@@ -51,7 +53,11 @@ class Generator:
             options: for `model.generate`: `max_new_tokens`, sampling.
             stopping: (prompt width, rows) -> stopping criteria.
             done: called with the number and the new tokens of each prompt as soon as known.
+            wanted: numbers of the prompts to continue, default all; see `Scorer.score`.
         """
+        wanted = range(len(prompts)) if wanted is None else wanted
+        if not wanted:
+            return
         scorer = self.scorer
         plan = scorer.plan([prompt.ids for prompt in prompts], [p.length for p in prompts])
         if options.get("do_sample") or options.get("num_beams", 1) > 1:
@@ -60,41 +66,38 @@ class Generator:
                 key=lambda i: (-len(prompts[i].ids), i),
             )
             plan.runs = []
-        _tell(plan, len(prompts))
+        plan.tell()
         for run in plan.runs:
             prefix = SharedPrefix(scorer)
-            left = list(run)
+            fed = [prompts[i].ids[:-1] for i in run]
+            cuts = dict(zip(run, branch_points(fed, [len(ids) for ids in fed]), strict=True))
+            left = [i for i in run if i in wanted]
             while left:
                 try:
-                    new = self._from_prefix(prefix, prompts[left[0]], options, stopping)
+                    at = left[0]
+                    new = self._from_prefix(prefix, prompts[at], options, stopping, cuts[at])
                 except torch.OutOfMemoryError:
                     scorer.budget.shrink(1)  # raises when small chunks do not fit either
                     prefix = SharedPrefix(scorer)
                     continue
                 done(left.pop(0), new)
-        pending = list(scorer.batches(plan.alone, [prompt.length for prompt in prompts]))
-        while pending:
-            numbers = pending.pop(0)
-            try:
-                found = self._batch([prompts[i] for i in numbers], options, stopping)
-            except torch.OutOfMemoryError:
-                scorer.budget.shrink(len(numbers))
-                half = max(1, len(numbers) // 2)
-                pending[:0] = [part for part in (numbers[:half], numbers[half:]) if part]
-                continue
-            for number, new in zip(numbers, found, strict=True):
-                done(number, new)
+        scorer.run_batches(
+            scorer.batches(plan.alone, [prompt.length for prompt in prompts]),
+            lambda numbers: self._batch([prompts[i] for i in numbers], options, stopping),
+            done,
+            wanted,
+        )
 
-    def _from_prefix(self, prefix: SharedPrefix, prompt: Prompt, options, stopping) -> list[int]:
+    def _from_prefix(
+        self, prefix: SharedPrefix, prompt: Prompt, options, stopping, cuts: Sequence[int] = ()
+    ) -> list[int]:
         """Continue one prompt over a cache that already holds a beginning of it."""
         scorer = self.scorer
         ids = list(prompt.ids)
         with scorer.method.begin_request(scorer.model, [prompt.length]):
-            # the last token is left to generate, which needs its logits
-            prefix.feed(ids[:-1], min(prefix.shared_with(ids), len(ids) - 1))
-            new = self._run([ids], options, stopping, past_key_values=prefix.cache)[0]
-        prefix.ids = (ids + new)[: prefix.cache.get_seq_length()]
-        return new
+            fed = ids[:-1]  # the last token is left to generate, which needs its logits
+            prefix.feed(fed, prefix.shared_with(fed, cuts, len(fed)), cuts)
+            return self._run([ids], options, stopping, past_key_values=prefix.cache)[0]
 
     def _batch(self, prompts: list[Prompt], options, stopping) -> list[list[int]]:
         scorer = self.scorer

@@ -55,6 +55,39 @@ def continue_tail(
     return whole[len(tokens) :] if whole[:half] == tokens[:half] else None
 
 
+class LongContext:
+    """The last long context, tokenised once for all its continuations.
+
+    Args:
+        encode: tokenises a context.
+        encode_bare: tokenises without special tokens.
+    """
+
+    def __init__(self, encode: Callable[[str], list[int]], encode_bare: Callable[[str], list[int]]):
+        self.encode = encode
+        self.encode_bare = encode_bare
+        self.text = ""
+        self.ids: list[int] = []
+        self.tail: tuple[str, list[int]] | None = None
+
+    def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]] | None:
+        """Return the tokens of a context and of its continuation.
+
+        Returns:
+            None if the context is short or the two must be tokenised as one text.
+        """
+        stripped = context.rstrip()
+        if len(stripped) < LONG:
+            return None
+        if stripped is not self.text and stripped != self.text:
+            self.text, self.ids = stripped, self.encode(stripped)
+            self.tail = tail_of(stripped, self.ids, self.encode_bare)
+        spaces = context[len(stripped) :]
+        if self.tail and (new := continue_tail(self.tail, spaces + continuation, self.encode_bare)):
+            return self.ids, new
+        return None
+
+
 def parts(requests: Sequence[Any], limit: int = PART) -> Iterator[list[Any]]:
     """Cut requests, in order, into runs whose contexts have at most `limit` characters together."""
     part, size = [], 0

@@ -16,7 +16,8 @@ from ctxbench.assets import resolve_model, tasks_path
 from ctxbench.hardware import ASSUMED_MFU, BANDWIDTH, CORE_GIGAFLOPS, PEAK_TERAFLOPS
 from ctxbench.methods.base import describe
 from ctxbench.methods.options import near_names
-from ctxbench.models.loading import check_dtype, choose_method, load_config, load_tokenizer
+from ctxbench.models.choosing import choose_method
+from ctxbench.models.loading import check_dtype, load_config, load_tokenizer
 from ctxbench.models.memory import token_bytes
 
 _CORE_BANDWIDTH = 0.01  # TB/s of one core, assumed

@@ -5,8 +5,7 @@ Knows models, methods and tokens; nothing of lm-eval.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,16 @@ import torch
 from ctxbench.methods.base import Method
 from ctxbench.models.head import Head
 from ctxbench.models.memory import Budget
-from ctxbench.models.prefix import Plan, common_prefix, keep_prefix, plan_sharing
+from ctxbench.models.prefix import (
+    SharingPlan,
+    branch_points,
+    common_prefix,
+    keep_prefix,
+    plan_sharing,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Scorer:
 
     # ------------------------------------------------------------------ plans
 
-    def plan(self, fed: Sequence[Sequence[int]], lengths: Sequence[int]) -> Plan:
+    def plan(self, fed: Sequence[Sequence[int]], lengths: Sequence[int]) -> SharingPlan:
         """Plan which requests share prefixes and which are batched."""
         if self.share_prefixes and self.method.cacheable and len(fed) > 1:
             keys = [self.method.reuse_key(self.config, length) for length in lengths]
@@ -115,42 +118,76 @@ class Scorer:
             yield list(numbers[at : at + rows])
             at += rows
 
+    def run_batches(
+        self,
+        batches: Iterable[list[int]],
+        answer: Callable[[list[int]], Sequence[Any]],
+        done: Callable[[int, Any], None],
+        wanted: Collection[int],
+    ) -> None:
+        """Run batches of request numbers, halving one that does not fit memory.
+
+        Args:
+            batches: those without a wanted number are left out.
+            answer: computes a batch; returns an answer for each number.
+            done: called with the number and the answer of each wanted request.
+            wanted: numbers.
+        """
+        pending = [numbers for numbers in batches if any(i in wanted for i in numbers)]
+        while pending:
+            numbers = pending.pop(0)
+            try:
+                found = answer(numbers)
+            except torch.OutOfMemoryError:
+                self.budget.shrink(len(numbers))  # raises when a single row does not fit
+                half = max(1, len(numbers) // 2)
+                pending[:0] = [part for part in (numbers[:half], numbers[half:]) if part]
+                continue
+            for number, one in zip(numbers, found, strict=True):
+                if number in wanted:
+                    done(number, one)
+
     # ---------------------------------------------------------------- scoring
 
     @torch.no_grad()
-    def score(self, requests: Sequence[Request], done: Callable[[int, Score], None]) -> None:
+    def score(
+        self,
+        requests: Sequence[Request],
+        done: Callable[[int, Score], None],
+        wanted: Collection[int] | None = None,
+    ) -> None:
         """Score requests, in an order of its own choice.
 
         Args:
             requests: to score.
             done: called with the number and the score of each request as soon as it is known;
                 nothing else keeps the score.
+            wanted: numbers of the requests to score, default all. The others shape batches and
+                pieces alone, so that a score has the same bits whatever was known before.
         """
+        wanted = range(len(requests)) if wanted is None else wanted
+        if not wanted:
+            return
         fed = [request.fed for request in requests]
         plan = self.plan(fed, [request.final_length for request in requests])
-        _tell(plan, len(requests))
+        plan.tell()
 
         for run in plan.runs:
-            left = list(run)
+            cuts = branch_points([fed[i] for i in run], [requests[i].first - 1 for i in run])
+            left = {i: at for i, at in zip(run, cuts, strict=True) if i in wanted}
             while left:
                 try:
-                    for number, score in self._score_run([(i, requests[i]) for i in left]):
+                    for number, score in self._score_run(requests, dict(left)):
                         done(number, score)
-                        left.remove(number)
+                        del left[number]
                 except torch.OutOfMemoryError:
                     self.budget.shrink(1)  # raises when small chunks do not fit either
-        pending = list(self.batches(plan.alone, [len(ids) for ids in fed]))
-        while pending:
-            numbers = pending.pop(0)
-            try:
-                found = self._score_batch([requests[i] for i in numbers])
-            except torch.OutOfMemoryError:
-                self.budget.shrink(len(numbers))  # raises when a single row does not fit
-                half = max(1, len(numbers) // 2)
-                pending[:0] = [part for part in (numbers[:half], numbers[half:]) if part]
-                continue
-            for number, score in zip(numbers, found, strict=True):
-                done(number, score)
+        self.run_batches(
+            self.batches(plan.alone, [len(ids) for ids in fed]),
+            lambda numbers: self._score_batch([requests[i] for i in numbers]),
+            done,
+            wanted,
+        )
 
     def scores(self, requests: Sequence[Request]) -> list[Score]:
         """Return the scores of a few requests, in their order."""
@@ -158,14 +195,17 @@ class Scorer:
         self.score(requests, found.__setitem__)
         return [found[number] for number in range(len(requests))]
 
-    def _score_run(self, run: list[tuple[int, Request]]) -> Iterator[tuple[int, Score]]:
-        """Score requests in trie order over one cache that is cut back to what they share."""
+    def _score_run(
+        self, requests: Sequence[Request], run: Mapping[int, Sequence[int]]
+    ) -> Iterator[tuple[int, Score]]:
+        """Score requests (number -> cuts, in trie order) over one cache, cut back as they share."""
         prefix = SharedPrefix(self)
-        for number, request in run:
+        for number, cuts in run.items():
+            request = requests[number]
             # the token before the first scored one is fed again: its hidden state is wanted
-            keep = min(prefix.shared_with(request.fed), request.first - 1)
+            keep = prefix.shared_with(request.fed, cuts, request.first - 1)
             with self.method.begin_request(self.model, [request.final_length]):
-                hidden = prefix.feed(request.fed, keep)
+                hidden = prefix.feed(request.fed, keep, cuts)
             yield number, self._finish(hidden[request.first - 1 - keep :], request)
 
     def _score_batch(self, requests: list[Request]) -> list[Score]:
@@ -215,12 +255,18 @@ class SharedPrefix:
         self.ids: list[int] = []
         self.cache: Any = None
 
-    def shared_with(self, ids: Sequence[int]) -> int:
-        """Return how many leading tokens of `ids` are cached."""
-        return common_prefix(self.ids, list(ids))
+    def shared_with(self, ids: Sequence[int], cuts: Sequence[int], limit: int) -> int:
+        """Return the last of the cuts up to which `ids` are cached, at most `limit`."""
+        shared = min(common_prefix(self.ids, list(ids)), limit)
+        return max((cut for cut in cuts if cut <= shared), default=0)
 
-    def feed(self, ids: Sequence[int], keep: int) -> torch.Tensor:
-        """Cut the cache back to `keep` tokens, feed the rest of `ids`.
+    def feed(self, ids: Sequence[int], keep: int, cuts: Sequence[int] = ()) -> torch.Tensor:
+        """Cut the cache back to `keep` tokens, feed the rest of `ids` in pieces.
+
+        Args:
+            ids: all tokens.
+            keep: how many of them stay cached.
+            cuts: where pieces end, ascending; of what is long besides, memory decides.
 
         Returns:
             Last hidden states `[len(ids) - keep, hidden_size]` of the user's tokens.
@@ -237,25 +283,14 @@ class SharedPrefix:
         step = scorer.budget.chunk(1, len(ids))
         parts = []
         start = keep_cached
-        while start < len(ids):
-            # a last token alone would be decoding, which Landmark computes otherwise
-            end = start + step if len(ids) - start - step > 1 else len(ids)
-            piece = torch.tensor([self.ids[start:end]], device=device)
-            start = end
-            out = scorer.model.base_model(piece, past_key_values=self.cache, use_cache=True)
-            parts.append(out.last_hidden_state[0])
+        for cut in [*(cut for cut in cuts if cut > start), len(ids)]:
+            while start < cut:
+                # a last token alone would be decoding, which Landmark computes otherwise
+                end = start + step if cut - start - step > 1 else cut
+                piece = torch.tensor([self.ids[start:end]], device=device)
+                start = end
+                out = scorer.model.base_model(piece, past_key_values=self.cache, use_cache=True)
+                parts.append(out.last_hidden_state[0])
         if not parts:  # all of it is cached
             return torch.empty(0, scorer.config.hidden_size, device=device)
         return torch.cat(parts)[keep - keep_cached :]
-
-
-def _tell(plan: Plan, requests: int) -> None:
-    if plan.runs:
-        shared = sum(map(len, plan.runs))
-        log.info(
-            "%d of %d requests share prefixes: %.0f %% of %d tokens are not computed again",
-            shared,
-            requests,
-            100 * plan.saved / max(plan.tokens, 1),
-            plan.tokens,
-        )

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ctxbench.lengths import length_name
 from ctxbench.report.correlation import Panel, correlation_table, panels
 from ctxbench.report.findings import findings
 from ctxbench.report.heatmap import HeatMap
 from ctxbench.report.layouts import LAYOUTS, Layout
 from ctxbench.report.numbers import Measure, Number, Numbers
 from ctxbench.report.paper import companion
-from ctxbench.report.result_files import length_name
 from ctxbench.report.study_files import Cell, Study, load_study
 from ctxbench.report.study_plan import Row
 from ctxbench.report.tables import Table, fill, ordered

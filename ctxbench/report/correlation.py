@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from ctxbench.lengths import length_name
 from ctxbench.report.numbers import Measure, Numbers
-from ctxbench.report.result_files import length_name
 from ctxbench.report.study_plan import CLASSES, Column, kind_name
 from ctxbench.report.tables import Entry, Line, Table
 

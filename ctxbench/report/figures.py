@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ctxbench.lengths import length_name
 from ctxbench.report.correlation import Panel, scopes
 from ctxbench.report.curves import Curve, by_position, many_shot
 from ctxbench.report.numbers import Numbers
-from ctxbench.report.result_files import length_name
 from ctxbench.report.study_plan import CLASSES
 
 COLOURS = {

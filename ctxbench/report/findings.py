@@ -10,12 +10,12 @@ where two of them contradict each other the finding appears in part.
 import math
 from collections.abc import Iterable, Sequence
 
+from ctxbench.lengths import length_name
 from ctxbench.report.claims import CLAIMS, HARD, LOSS, NEEDLE, Claim, Test, is_exact
 from ctxbench.report.correlation import panels, scopes
 from ctxbench.report.estimates import Contrast, difference, estimate
 from ctxbench.report.group_order import same_order
 from ctxbench.report.numbers import Measure, Number, Numbers, show, show_interval
-from ctxbench.report.result_files import length_name
 from ctxbench.report.study_files import Study
 from ctxbench.report.study_plan import Column, Row, kind_name
 from ctxbench.report.verdicts import Finding, Part, all_of, over_rows, with_seeds

@@ -18,7 +18,8 @@ from statistics import fmean
 from typing import Any
 
 from ctxbench.intervals import wilson
-from ctxbench.report.result_files import Run, length_name, read_samples
+from ctxbench.lengths import length_name
+from ctxbench.report.result_files import Run, read_samples
 
 COLOURS = ("#F0496E", "#EBB839", "#0CD79F")
 _MISSING = "#D9D9D9"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+from ctxbench.lengths import length_name
 from ctxbench.report.estimates import (
     LEVEL,
     Contrast,
@@ -22,7 +23,6 @@ from ctxbench.report.estimates import (
     over_seeds,
 )
 from ctxbench.report.records import Record, bucket_size
-from ctxbench.report.result_files import length_name
 from ctxbench.report.study_files import LEFT_OUT, Cell, Study
 from ctxbench.report.study_plan import Column, Row, kind_name
 

@@ -12,12 +12,12 @@ from importlib.resources import files
 from itertools import groupby
 
 from ctxbench.intervals import wilson
+from ctxbench.lengths import length_name
 from ctxbench.report.contents import Contents, Map, Section
 from ctxbench.report.figures import Plot
 from ctxbench.report.formats import grouped, problems
 from ctxbench.report.numbers import Number, problem, show
 from ctxbench.report.paper import beside
-from ctxbench.report.result_files import length_name
 from ctxbench.report.study_files import LEFT_OUT, Cell
 from ctxbench.report.tables import Entry, Line, Table
 from ctxbench.report.text import ABOUT, facts

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ctxbench.assets import PACKAGE
+from ctxbench.lengths import length_name
 from ctxbench.report.numbers import Number
-from ctxbench.report.result_files import length_name
 from ctxbench.report.study_files import Study
 from ctxbench.report.study_plan import Row
 from ctxbench.report.tables import Entry, Line, Table

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ctxbench.lengths import length_name
+
 _HARNESS_ARGUMENTS = ("method", "length", "max_length", "batch_size", "device", "cache")
 """Model arguments that the label says already, or that do not change an answer."""
 
@@ -66,11 +68,6 @@ class Run:
     def trained_length(self) -> int | None:
         """Tokens the weights were trained to, extension included; None where it is not noted."""
         return self._ours.get("trained_length") or self._ours.get("original_length")
-
-
-def length_name(tokens: int) -> str:
-    """Return a length as task names have it: 4096 is 4k, 1000 is 1000."""
-    return f"{tokens // 1024}k" if tokens % 1024 == 0 else str(tokens)
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ctxbench.lengths import length_name
 from ctxbench.report.heatmap import task_family
 from ctxbench.report.layouts import Layout, Pick, scale_at
 from ctxbench.report.longbench import summaries
 from ctxbench.report.numbers import EffectiveLength, Measure, Number, Numbers, show, show_interval
-from ctxbench.report.result_files import length_name
 from ctxbench.report.study_files import LEFT_OUT, Study
 from ctxbench.report.study_plan import CLASSES, Column, Row, kind_name
 

@@ -1,7 +1,7 @@
 """Sentences that the Markdown and the HTML report share."""
 
+from ctxbench.lengths import length_name
 from ctxbench.report.contents import Contents
-from ctxbench.report.result_files import length_name
 
 ABOUT = (
     "Scores are in percent; perplexities are exp of the mean loss. Every number has a 95 % "

@@ -8,14 +8,14 @@ cells/ROW/seed-K/COLUMN/            a finished cell
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ctxbench.atomic_file import sync, write_atomically
 from ctxbench.study.commands import seed_folder
-from ctxbench.study.config import Column, Row
+from ctxbench.study.config import StudyColumn, StudyRow
 
 _PER_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples",
              "task_hashes", "groups", "group_subtasks")  # fmt: skip
@@ -23,7 +23,7 @@ _PER_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-
 _LONGEST = 200  # characters of a text in a record that is kept
 
 
-def cell_folder(root: Path, row: Row, seed: int | None, column: Column) -> Path:
+def cell_folder(root: Path, row: StudyRow, seed: int | None, column: StudyColumn) -> Path:
     """Return the folder of a cell."""
     return root / "cells" / row.name / seed_folder(seed) / column.name
 
@@ -41,10 +41,11 @@ def read_note(folder: Path) -> dict[str, Any] | None:
 
 def write_cell(folder: Path, note: dict[str, Any], files: dict[str, str]) -> None:
     """Make a cell of its note and its files' texts, replacing one that is there."""
-    building = _aside(folder)
-    building.mkdir(parents=True)
+    building = partial(folder)
+    if building.is_dir():
+        shutil.rmtree(building)
     for name, text in {**files, "cell.json": _json(note)}.items():
-        _write(building / name, text)
+        write_atomically(building / name, text.encode())
     if folder.exists():  # a failed one
         shutil.rmtree(folder)
     commit(building, folder)
@@ -52,18 +53,14 @@ def write_cell(folder: Path, note: dict[str, Any], files: dict[str, str]) -> Non
 
 def write_note(file: Path, note: dict[str, Any]) -> None:
     """Write one JSON file, whole or not at all."""
-    building = _aside(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    _write(building, _json(note))
-    os.replace(building, file)
-    _sync(file.parent)
+    write_atomically(file, _json(note).encode())
 
 
 def commit(building: Path, folder: Path) -> None:
     """Give a finished folder its final name, on disk when this returns."""
-    _sync(building)
+    sync(building)
     building.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def clean(root: Path) -> None:
@@ -71,7 +68,7 @@ def clean(root: Path) -> None:
     for part in ("cells", "runs"):
         for folder in (root / part).glob("*/*/.*.partial"):
             shutil.rmtree(folder)
-    for file in root.glob(".*.partial"):
+    for file in root.glob(".*.tmp"):
         file.unlink()
 
 
@@ -80,7 +77,7 @@ def partial(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.partial")
 
 
-def divide(run: Path, columns: Sequence[Column]) -> dict[str, dict[str, str]]:
+def divide(run: Path, columns: Sequence[StudyColumn]) -> dict[str, dict[str, str]]:
     """Return the files of every column's cell out of a run of lm_eval, without prompts.
 
     Args:
@@ -151,27 +148,5 @@ def _lean(line: str) -> str:
     return json.dumps(kept, ensure_ascii=False) + "\n"
 
 
-def _aside(path: Path) -> Path:
-    building = partial(path)
-    if building.is_dir():
-        shutil.rmtree(building)
-    return building
-
-
 def _json(note: dict[str, Any]) -> str:
     return json.dumps(note, indent=1, ensure_ascii=False) + "\n"
-
-
-def _write(file: Path, text: str) -> None:
-    with open(file, "w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -49,7 +49,7 @@ def _common(parser) -> None:
 
 
 def _load(options: argparse.Namespace):
-    from ctxbench.study.config import load_study
+    from ctxbench.study.loading import load_study
 
     names = ("model", "window", "length", "seeds")
     overrides: dict[str, Any] = {n: v for n in names if (v := getattr(options, n)) is not None}
@@ -59,8 +59,8 @@ def _load(options: argparse.Namespace):
 
 
 def _list() -> int:
-    from ctxbench.study.config import FOLDER, list_studies
     from ctxbench.study.fields import read_yaml
+    from ctxbench.study.loading import FOLDER, list_studies
 
     for name in list_studies():
         title = read_yaml(FOLDER / f"{name}.yaml").get("title", "")

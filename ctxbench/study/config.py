@@ -1,36 +1,22 @@
-"""A study as data: rows (what is compared), columns (what is measured), one budget, seeds.
-
-A study file is YAML. `base: NAME` begins with another study; `rows` and `columns` are mappings by
-name, and what a file says goes over its base, key by key. `keep_rows` and `keep_columns` choose
-among them. The block `quick` is such a change too, for `--quick`.
-"""
+"""A study as data: rows (what is compared), columns (what is measured), one budget, seeds."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from ctxbench.assets import BUNDLED_MODELS, resolve_model, tasks_path
-from ctxbench.methods.options import near_names
-from ctxbench.methods.registry import get_method
-from ctxbench.study.fields import build, check_keys, read_yaml
 from ctxbench.train.config import TrainConfig, make_config
 
-FOLDER = Path(__file__).parent / "studies"
 BUDGET = (
     *("data", "init", "length", "tokens", "batch_size", "stages", "optimizer", "lr", "betas"),
     *("eps", "weight_decay", "clip", "schedule", "warmup", "warmup_shape", "hold", "final_lr"),
     *("ema_decay", "document_mask", "own_lr"),
 )
 """Fields of a training run that must be equal for methods to compare."""
-_CHANGES = ("base", "keep_rows", "keep_columns", "quick")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class StudyRow:
     """One method under one training (or none), the same in every column.
 
     Attributes:
@@ -100,7 +86,7 @@ class Family:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
+class StudyColumn:
     """One measurement: a task at a length. Fields as in `Family`."""
 
     name: str
@@ -135,8 +121,7 @@ class Study:
         notes: what a reader of the report must know.
         together: what one lm_eval run holds: all columns of a `row`, those of a `kind`, or one
             `column`. Less is lost by a kill, more is spent on starting.
-        cache: keep answers, so that a killed run of lm_eval goes on inside. Not bitwise: requests
-            of a resumed run share other prefixes.
+        cache: keep answers, so that a killed run of lm_eval goes on inside, to the same bits.
         model_args: of every evaluation.
         other_tasks: tasks that are not ctxbench's.
         shape: fields of the model's config, so that it can be planned for where it is not.
@@ -148,8 +133,8 @@ class Study:
     model_name: str
     window: int
     length: int
-    rows: tuple[Row, ...]
-    columns: tuple[Column, ...]
+    rows: tuple[StudyRow, ...]
+    columns: tuple[StudyColumn, ...]
     train: dict
     seeds: tuple[int, ...]
     notes: tuple[str, ...]
@@ -159,19 +144,19 @@ class Study:
     other_tasks: tuple[str, ...]
     shape: dict
 
-    def row(self, name: str) -> Row:
+    def row(self, name: str) -> StudyRow:
         """Return a row by its name."""
         return next(row for row in self.rows if row.name == name)
 
-    def columns_of(self, row: Row) -> tuple[Column, ...]:
+    def columns_of(self, row: StudyRow) -> tuple[StudyColumn, ...]:
         """Return the columns that are measured for a row."""
         return tuple(c for c in self.columns if row.columns is None or c.kind in row.columns)
 
-    def seeds_of(self, row: Row) -> tuple[int | None, ...]:
+    def seeds_of(self, row: StudyRow) -> tuple[int | None, ...]:
         """Return a row's seeds: [None] where nothing is drawn."""
         return (row.seeds or self.seeds) if row.train is not None else (None,)
 
-    def training(self, row: Row, seed: int, output: str) -> TrainConfig:
+    def training(self, row: StudyRow, seed: int, output: str) -> TrainConfig:
         """Return the training run of a row.
 
         Raises:
@@ -181,66 +166,7 @@ class Study:
         return make_config(values.pop("recipe"), values)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _File:
-    """A study file, merged with its base."""
-
-    title: str
-    model: str | None
-    rows: dict
-    columns: dict
-    length: int | None = field(default=None, metadata={"length": True})
-    model_name: str | None = None
-    window: int | None = field(default=None, metadata={"length": True})
-    train: dict = field(default_factory=dict)
-    seeds: tuple[int, ...] = (0,)
-    notes: tuple[str, ...] = ()
-    untrained: bool = True
-    untrained_columns: tuple[str, ...] | None = None
-    together: Literal["row", "kind", "column"] = "kind"
-    cache: bool = True
-    model_args: dict = field(default_factory=dict)
-    other_tasks: tuple[str, ...] = ()
-    shape: dict = field(default_factory=dict)
-
-
-def list_studies() -> list[str]:
-    """Return the names of the shipped studies."""
-    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
-
-
-def load_study(name: str, *, quick: bool = False, overrides: Mapping[str, Any] | None = None):
-    """Return a study, checked.
-
-    Args:
-        name: of a shipped study, or a YAML file.
-        quick: with the changes of its block `quick`.
-        overrides: keys of the file that the command line sets, such as `model` and `length`.
-
-    Raises:
-        FileNotFoundError: no such study.
-        ValueError: an unknown key, method, task or recipe, or values that do not go together.
-    """
-    merged = _read(name)
-    changes = merged.pop("quick", None)
-    if quick:
-        if changes is None:
-            raise ValueError(
-                f"Study {name} has no block `quick`. Studies with one: "
-                f"{', '.join(s for s in list_studies() if 'quick' in _read(s))}. Leave out --quick."
-            )
-        merged = _over(merged, changes)
-    merged = _keep(_over(merged, dict(overrides or {})))
-    where = f"Study {Path(name).stem}"
-    file = build(_File, merged, where)
-    study = _resolve(file, Path(name).stem + ("-quick" if quick else ""), where)
-    for row in study.rows:
-        _check_row(study, row, f"{where}, row {row.name}")
-    _check_tasks(study, where)
-    return study
-
-
-def training_values(study: Study, row: Row, seed: int, output: str) -> dict[str, Any]:
+def training_values(study: Study, row: StudyRow, seed: int, output: str) -> dict[str, Any]:
     """Return the fields of a row's training run, `recipe` among them."""
     assert row.train is not None
     values = {**study.train, **row.train}
@@ -248,174 +174,7 @@ def training_values(study: Study, row: Row, seed: int, output: str) -> dict[str,
     return values | {"method": row.method, "options": row.options}
 
 
-# ---------------------------------------------------------------- reading files
-
-
-def _read(name: str) -> dict[str, Any]:
-    """Return the content of a study file over that of its base."""
-    file = Path(name) if Path(name).suffix in (".yaml", ".yml") else FOLDER / f"{name}.yaml"
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"There is no study {name!r}{near_names(name, list_studies())} Studies: "
-            f"{', '.join(list_studies())}. Give one of these or a .yaml file (copy template.yaml)."
-        )
-    content = read_yaml(file)
-    known = [f.metadata.get("key", f.name) for f in dataclasses.fields(_File)]
-    check_keys(content, [*known, *_CHANGES], f"Study {file.name}")
-    base = content.pop("base", None)
-    return _over(_read(base), content) if base else content
-
-
-def _over(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with a change over it: mappings by key, notes added, the rest replaced."""
-    result = dict(base)
-    for key, value in change.items():
-        old = result.get(key)
-        if isinstance(old, dict) and isinstance(value, Mapping):
-            result[key] = _over(old, value)
-        elif key == "notes" and old:
-            result[key] = [*old, *value]
-        else:
-            result[key] = value
-    return _keep(result)
-
-
-def _keep(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content after `keep_rows` and `keep_columns`."""
-    for key, what in (("keep_rows", "rows"), ("keep_columns", "columns")):
-        if (names := content.pop(key, None)) is not None:
-            for name in names:
-                if name not in content.get(what, {}):
-                    raise ValueError(
-                        f"{key} names {name!r}{near_names(name, content.get(what, {}))} There are: "
-                        f"{', '.join(content.get(what, {}))}. Rename it or leave it out."
-                    )
-            content[what] = {name: content[what][name] for name in names}
-    return content
-
-
-# ------------------------------------------------------------------- resolving
-
-
-def _resolve(file: _File, name: str, where: str) -> Study:
-    if not file.model:
-        raise ValueError(f"{where} names no model. It works with any. Add --model PATH_OR_ID.")
-    columns = [
-        column
-        for family, given in file.columns.items()
-        for column in _columns(family, build(Family, given, f"{where}, columns {family}"))
-    ]
-    rows: list[Row] = []
-    for key, given in file.rows.items():
-        at = f"{where}, row {key}"
-        row = build(Row, {"name": key, **given} if isinstance(given, Mapping) else given, at)
-        rows.append(_trained(row, file, at))
-    controls = [
-        dataclasses.replace(
-            row,
-            name=f"{row.name}-untrained",
-            label=f"{row.label} untrained",
-            group="control",
-            train=None,
-            own_budget=None,
-            trained_length=None,
-            columns=file.untrained_columns,
-        )
-        for row in rows
-        if row.train is not None and row.untrained and file.untrained and row.group != "control"
-    ]
-    window = file.window or _window(file.model)
-    longest = max((column.length or 0 for column in columns), default=0)
-    model = file.model
-    return Study(
-        name=name,
-        title=file.title,
-        model=model,
-        model_name=file.model_name or (model if model in BUNDLED_MODELS else Path(model).name),
-        window=window,
-        length=file.length or max(longest, window),
-        rows=(*rows, *controls),
-        columns=tuple(columns),
-        train=file.train,
-        seeds=file.seeds,
-        notes=file.notes,
-        together=file.together,
-        cache=file.cache,
-        model_args=file.model_args,
-        other_tasks=file.other_tasks,
-        shape=file.shape,
-    )
-
-
-def _trained(row: Row, file: _File, where: str) -> Row:
-    """Return the row with what its recipe says: method, options, length.
-
-    Raises:
-        ValueError: its training is not the common one and it does not say why.
-    """
-    if row.train is None:
-        return row
-    own: dict[str, Any] = {} if row.method is None else {"method": row.method}
-    own |= {"options": row.options} if row.options else {}
-    try:
-        common = _config(file, {})
-        config = _config(file, {**row.train, **own})
-    except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f"{where}: {error}") from error
-    different = [name for name in BUDGET if getattr(config, name) != getattr(common, name)]
-    if different and not row.own_budget:
-        raise ValueError(
-            f"{where} trains with another {', '.join(different)} than the common budget. Such a "
-            "row says why with own_budget, which the report shows. Add it or leave the change out."
-        )
-    return dataclasses.replace(
-        row, method=config.method, options=config.options, trained_length=config.length
-    )
-
-
-def _config(file: _File, own: Mapping[str, Any]) -> TrainConfig:
-    values = {"model": file.model, **file.train, **own, "output": "x"}
-    return make_config(values.pop("recipe", None), values)
-
-
-def _columns(name: str, family: Family) -> list[Column]:
-    points: list[tuple[str, int | None, int | None]] = [
-        *((length_name(length), length, None) for length in family.lengths if not family.shots),
-        *((f"{shots}shot", None, shots) for shots in family.shots),
-    ]
-    if family.shots and family.lengths:
-        points = [(f"{shots}shot", family.lengths[0], shots) for shots in family.shots]
-    many = len(points) > 1 or "{" in family.task
-    return [
-        Column(
-            name=f"{name}_{suffix}" if many else name,
-            kind=family.kind,
-            length=length,
-            shots=shots,
-            tasks=tuple(family.task.format(length=suffix, shots=shots).replace(" ", "").split(",")),
-            metric=family.metric,
-            higher_is_better=family.higher_is_better,
-            chance=family.chance,
-            metadata=family.metadata,
-            documents=_at(family.documents, suffix),
-            requests=_at(family.requests, suffix) or 0,
-            needs=family.needs,
-        )
-        for suffix, length, shots in points or [("", None, None)]
-    ]
-
-
-def _at(value: Any, suffix: str) -> Any:
-    """Return a value that may be given per length or shots (`4k: 10`)."""
-    return {str(k): v for k, v in value.items()}.get(suffix) if isinstance(value, dict) else value
-
-
-def length_name(tokens: int) -> str:
-    """Return a length as task names have it: 4096 is 4k, 256 is 256."""
-    return f"{tokens // 1024}k" if tokens % 1024 == 0 else str(tokens)
-
-
-def document_numbers(column: Column) -> list[int] | None:
+def document_numbers(column: StudyColumn) -> list[int] | None:
     """Return which documents of its task a column reads, None for all."""
     if column.documents is None:
         return None
@@ -424,48 +183,3 @@ def document_numbers(column: Column) -> list[int] | None:
     parts = [int(part) if part else None for part in str(column.documents).split(":")]
     start, stop, step = ([*parts, None, None])[:3]
     return list(range(start or 0, stop or 0, step or 1))
-
-
-def _window(model: str) -> int:
-    import json
-
-    config = Path(resolve_model(model)) / "config.json"
-    if not config.is_file():
-        raise ValueError(
-            f"The window of {model} is not known before it is loaded. Study files state it. Add "
-            "`window: 4096` (or --window 4096)."
-        )
-    return int(json.loads(config.read_text(encoding="utf-8"))["max_position_embeddings"])
-
-
-# -------------------------------------------------------------------- checking
-
-
-def _check_row(study: Study, row: Row, where: str) -> None:
-    try:
-        get_method(row.method or "none", **(row.options if row.method else {}))
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    if row.train is not None and row.checkpoint:
-        raise ValueError(
-            f"{where} has both train and checkpoint. A row is trained here or published. Leave "
-            "out one."
-        )
-    kinds = {column.kind for column in study.columns}
-    check_keys(dict.fromkeys(row.columns or ()), kinds, f"{where}, columns")
-
-
-def _check_tasks(study: Study, where: str) -> None:
-    known = {file.stem for file in tasks_path().rglob("*.yaml") if not file.name.startswith("_")}
-    for column in study.columns:
-        for task in column.tasks:
-            if task not in known and task not in study.other_tasks:
-                raise ValueError(
-                    f"{where}, column {column.name}: there is no task {task!r}"
-                    f"{near_names(task, known)} Tasks: `ctxbench ls tasks`. Correct it, or name a "
-                    "task of lm-eval's own under other_tasks."
-                )
-    names = [column.name for column in study.columns]
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"{where}: two columns are called {', '.join(twice)}. Rename a family.")

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ctxbench.assets import require_data
+from ctxbench.tasks.reading import check_text
 from ctxbench.tasks.sentences import sentence_spans
 
 _GET_ESSAYS = (
@@ -95,6 +96,8 @@ class Essays:
 def _load(path: Path, data_dir: str | None) -> Essays:
     try:
         text = json.loads(path.read_text(encoding="utf-8"))["text"]
+        if not check_text(text, "it", "").strip():
+            raise ValueError("it is empty")
     except (ValueError, KeyError, TypeError) as damage:
         raise ValueError(
             f"{path} is not the essays file: expected JSON with a key 'text' "

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxbench.assets import cache_dir
-from ctxbench.tasks.atomic_file import write_atomically
+from ctxbench.atomic_file import write_atomically
 
 Row = dict[str, Any]
 
@@ -72,7 +72,7 @@ def write(path: Path, key: dict[str, Any], report: dict[str, Any], rows: list[Ro
     """Write a file, whole or not at all."""
     body = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     about = {"key": key, "report": report, "sha256": hashlib.sha256(body).hexdigest()}
-    write_atomically(path, json.dumps(about).encode() + b"\n" + body)
+    write_atomically(path, json.dumps(about).encode() + b"\n" + body, shared=True)
 
 
 def get(key: dict[str, Any], make: Callable[[], tuple[list[Row], dict[str, Any]]]) -> RecipeFile:

@@ -7,6 +7,7 @@ megabyte for three of text) stay in the cache folder.
 
 import hashlib
 import io
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from ctxbench.assets import cache_dir, find_data
-from ctxbench.tasks.atomic_file import write_atomically
+from ctxbench.atomic_file import write_atomically
+
+log = logging.getLogger(__name__)
 
 _VERSION = 1
 _GET_PUNKT = (
@@ -29,6 +32,7 @@ def sentence_spans(text: str, data_dir: str | None = None) -> np.ndarray:
 
     Raises:
         FileNotFoundError: punkt's parameters are not on this machine.
+        ValueError: they are damaged.
     """
     folder = find_data(
         "nltk_data/tokenizers/punkt_tab/english", "punkt_tab/english", data_dir=data_dir
@@ -37,18 +41,30 @@ def sentence_spans(text: str, data_dir: str | None = None) -> np.ndarray:
     for path in sorted(folder.iterdir()) if folder else []:
         digest.update(path.read_bytes())
     cached = cache_dir() / "sentences" / f"{digest.hexdigest()[:32]}.npy"
-    if not cached.exists():
-        write_atomically(cached, _spans_from_child(text, folder))
-    return np.load(cached)
+    if cached.exists():
+        try:
+            return np.load(cached, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            log.warning(
+                "The sentence borders in %s are damaged (%s); finding them again.", cached, error
+            )
+    write_atomically(cached, _spans_from_child(text, folder), shared=True)
+    return np.load(cached, allow_pickle=False)
 
 
 def _spans_from_child(text: str, folder: Path | None) -> bytes:
     command = [sys.executable, "-m", __name__, str(folder or "")]
     child = subprocess.run(command, input=text.encode(), capture_output=True)
     if child.returncode:
-        if b"LookupError" in child.stderr:
+        told = child.stderr.decode(errors="replace").strip()
+        if "LookupError" in told:
             raise FileNotFoundError(_GET_PUNKT)
-        raise RuntimeError(f"Splitting sentences failed: {child.stderr.decode()[-2000:]}")
+        if folder is not None:
+            raise ValueError(
+                f"NLTK's parameters in {folder} are damaged ({told.splitlines()[-1]}). The folder "
+                "must be as NLTK's punkt_tab has it. Run `python -m nltk.downloader punkt_tab`."
+            )
+        raise RuntimeError(f"Splitting sentences failed: {told[-2000:]}")
     return child.stdout
 
 

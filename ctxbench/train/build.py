@@ -11,13 +11,8 @@ from torch.distributed.tensor import DTensor
 from ctxbench.assets import resolve_model
 from ctxbench.methods.adapters import add_adapters
 from ctxbench.methods.attach import attach, method_of
-from ctxbench.models.loading import (
-    choose_method,
-    edited_config,
-    load_config,
-    load_model,
-    load_tokenizer,
-)
+from ctxbench.models.choosing import choose_method
+from ctxbench.models.loading import edited_config, load_config, load_model, load_tokenizer
 from ctxbench.train.activations import checkpoint_activations
 from ctxbench.train.config import TrainConfig
 from ctxbench.train.induction import induction_start

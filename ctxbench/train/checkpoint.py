@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from ctxbench.atomic_file import sync
 from ctxbench.train.shards import ShardReader, write_shard
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def save_checkpoint(
     gather(None)
     written = write_shard(tensors, building, rank)
     if written:
-        _sync(written)
+        sync(written)
     described = gather(written and (written.name, _describe(written)))
     if rank == 0:
         about = building / "trainer.json"
@@ -86,11 +87,11 @@ def save_checkpoint(
         manifest = dict([*filter(None, described), (about.name, _describe(about))])
         (building / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         for file in (about, building / _MANIFEST, building):
-            _sync(file)
+            sync(file)
         if final.exists():  # found damaged when the run was resumed
             _remove(final)
         os.rename(building, final)
-        _sync(folder)
+        sync(folder)
         for old in sorted(folder.glob("step_????????"))[:-keep]:
             _remove(old)
     gather(None)
@@ -148,14 +149,6 @@ def _hash(file: Path) -> str:
         while block := stream.read(2**22):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(folder: Path) -> None:

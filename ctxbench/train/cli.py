@@ -14,7 +14,7 @@ import typing
 from typing import Any, Literal, NoReturn
 
 from ctxbench.errors import user_message
-from ctxbench.methods.options import near_names
+from ctxbench.methods.options import near_names, parse_pairs
 from ctxbench.methods.registry import list_methods, list_presets
 from ctxbench.train.config import TrainConfig, as_dict, config_hash, make_config
 from ctxbench.train.recipes import list_recipes
@@ -81,7 +81,7 @@ def parse_arguments(arguments: list[str]) -> tuple[TrainConfig, str | None, bool
     values = vars(known)
     recipe, dry = values.pop("recipe"), values.pop("dry_run")
     if pairs := values.pop("option", None):
-        values["options"] = dict(_pair(pair) for pair in pairs)
+        values["options"] = parse_pairs(pairs, "--option")
     return make_config(recipe, values), recipe, dry
 
 
@@ -175,12 +175,3 @@ def _kind(hint: Any) -> dict[str, Any]:
     if typing.get_origin(inner) is Literal:
         return {"choices": typing.get_args(inner)}
     return {"nargs": "+"} if typing.get_origin(inner) is tuple else {}
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(
-            f"--option {text!r} is not NAME=VALUE. Give for example --option factor=8."
-        )
-    return name, value

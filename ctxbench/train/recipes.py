@@ -11,7 +11,7 @@ from ctxbench.methods.options import near_names
 
 
 @dataclass(frozen=True)
-class Row:
+class PaperRow:
     """A trained row of the paper's tables.
 
     Attributes:
@@ -30,16 +30,16 @@ class Row:
 
 
 @cache
-def paper_rows() -> dict[str, Row]:
+def paper_rows() -> dict[str, PaperRow]:
     """Return the rows of the paper, by name."""
     import yaml
 
-    file = train_folder() / "rows.yaml"
+    file = shipped_folder() / "rows.yaml"
     found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return {name: Row(name, **row) for name, row in found.items()}
+    return {name: PaperRow(name, **row) for name, row in found.items()}
 
 
-def train_folder() -> Path:
+def shipped_folder() -> Path:
     """Return recipes, rows and launch settings: inside a wheel, or beside the package.
 
     Raises:
@@ -56,7 +56,7 @@ def train_folder() -> Path:
 
 def list_recipes() -> list[str]:
     """Return the names of the shipped recipes, sorted."""
-    return sorted(file.stem for file in (train_folder() / "recipes").glob("*.yaml"))
+    return sorted(file.stem for file in (shipped_folder() / "recipes").glob("*.yaml"))
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def read_recipe(recipe: str) -> dict[str, Any]:
     known = list_recipes()
     file = Path(recipe)
     if recipe in known:
-        file = train_folder() / "recipes" / f"{recipe}.yaml"
+        file = shipped_folder() / "recipes" / f"{recipe}.yaml"
     elif file.suffix not in (".yaml", ".yml") or not os.path.isfile(file):
         raise FileNotFoundError(
             f"There is no recipe {recipe[:200]!r}{near_names(recipe, [*known, *paper_rows()])} "

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ctxbench.atomic_file import write_atomically
 from ctxbench.train.checkpoint import Checkpoint, find_checkpoint, open_checkpoint
 from ctxbench.train.config import TrainConfig
 from ctxbench.train.ema import MovingAverage
@@ -110,6 +110,4 @@ def drop_metrics_after(file: Path, step: int) -> None:
             continue
         if metrics["step"] <= step:
             kept.append(line + "\n")
-    building = file.with_suffix(".tmp")
-    building.write_text("".join(kept), encoding="utf-8")
-    os.replace(building, file)
+    write_atomically(file, "".join(kept).encode())

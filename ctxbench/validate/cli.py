@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ctxbench.assets import tasks_path
-from ctxbench.methods.options import near_names
+from ctxbench.methods.options import near_names, parse_pairs
 from ctxbench.methods.registry import add_method_folder, list_methods, list_presets
-from ctxbench.models.cli import pairs
 from ctxbench.validate.checks import FAILED, Checks, place_of, report, run_check
 
 
@@ -38,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ValueError: there is nothing of that name.
     """
-    given = pairs(options.option, "--option")
+    given = parse_pairs(options.option, "--option")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed is here
     checks, subject = find(options.what, given, options.architecture)
     with _quiet():

@@ -72,7 +72,7 @@ def check_python(words: list[str]) -> None:
 
 def check_harness(words: list[str]) -> None:
     """Fail unless lm_eval's model, its arguments, tasks and metadata exist."""
-    from ctxbench.models.ctxext import split_arguments
+    from ctxbench.models.arguments import split_arguments
 
     parser = argparse.ArgumentParser(exit_on_error=False)
     for flag in HARNESS:

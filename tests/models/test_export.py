@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 import ctxbench
 from ctxbench.assets import resolve_model
 from ctxbench.cli import main
+from ctxbench.models.choosing import choose_method
 from ctxbench.models.export import FAR, PHASE_ERROR, export_checkpoint, standard_rope
-from ctxbench.models.loading import choose_method
 from tests.methods.tiny import tiny_config, tiny_model, tokens
 
 CASES = {  # method, options, the stock type it becomes

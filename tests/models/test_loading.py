@@ -11,7 +11,7 @@ from lm_eval.tasks import TaskManager
 import ctxbench
 from ctxbench.assets import resolve_model, tasks_path
 from ctxbench.methods.record import read_record
-from ctxbench.models.loading import choose_method
+from ctxbench.models.choosing import choose_method
 from tests.methods.tiny import tiny_config, tiny_model
 
 

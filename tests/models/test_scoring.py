@@ -1,11 +1,14 @@
 """Scores against a float64 log-softmax, and shared prefixes for every method there is."""
 
+from itertools import pairwise, starmap
+
 import pytest
 import torch
 
 import ctxbench
 from ctxbench.methods.rotary import rotary_dim
 from ctxbench.models.generating import Generator, Prompt
+from ctxbench.models.prefix import branch_points, common_prefix
 from ctxbench.models.scoring import Request, Scorer
 from tests.methods.tiny import tiny_model, tokens
 
@@ -65,3 +68,64 @@ def test_prompts_that_differ_in_their_last_token_only(name):
         generator = Generator(scorer, 1)
         generator.generate(prompts, options, lambda *_: None, found[share].__setitem__)
     assert found[True] == found[False]
+
+
+def tree() -> list[Request]:
+    """Requests whose beginnings branch twice, the second time within a piece of the first."""
+    shared, *middles = tokens(4, 60)[:, :60].tolist()
+    ends = tokens(9, 5, seed=1).tolist()
+    middles = [middles[0], [*middles[0][:30], *middles[1][:20]], middles[2]]
+    texts = [[*shared, *middles[i // 3], *end] for i, end in enumerate(ends)]
+    return [Request(text, len(text) - 3, 126) for text in texts]
+
+
+SHARING = ["none", "dynamic_ntk", "clex", "self_extend", "lm_infinite", "dca"]
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_what_is_known_already_changes_no_bit_of_a_score(name):
+    """A killed run goes on over the requests that are left; equal pieces make equal bits."""
+    model = extended(name)
+    requests = tree()
+    scorer = Scorer(model, model.ctxbench_method)
+    whole = scorer.scores(requests)
+    for wanted in ([8], [2, 4], [5, 6, 7], []):
+        found = {}
+        scorer.score(requests, found.__setitem__, wanted)
+        assert sorted(found) == wanted
+        for number, score in found.items():
+            assert torch.equal(score.logprobs, whole[number].logprobs)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_what_is_known_already_changes_no_bit_of_a_batch(batch_size):
+    model = extended("pi")
+    ids = tokens(9, 40).tolist()
+    requests = [Request(row[: 40 - number], 3) for number, row in enumerate(ids)]
+    scorer = Scorer(model, model.ctxbench_method, batch_size=batch_size)
+    whole = scorer.scores(requests)
+    found: dict = {}
+    scorer.score(requests, found.__setitem__, [1, 6])
+    assert sorted(found) == [1, 6]
+    assert all(torch.equal(found[i].logprobs, whole[i].logprobs) for i in found)
+
+
+def test_no_token_is_fed_twice_for_being_cut():
+    model = extended("pi")
+    requests = tree()
+    scorer = Scorer(model, model.ctxbench_method)
+    fed: list[int] = []
+    model.base_model.register_forward_pre_hook(lambda _, args: fed.append(args[0].shape[1]))
+    scorer.scores(requests)
+    ordered = sorted(list(request.fed) for request in requests)
+    again = sum(starmap(common_prefix, pairwise(ordered)))
+    assert sum(fed) == sum(map(len, ordered)) - again
+    assert len(fed) <= 2 * len(requests)
+
+
+def test_paths_are_cut_where_requests_branch():
+    run = [[1, 2, 3, 4, 5], [1, 2, 3, 4, 6], [1, 2, 7, 8], [1, 2, 7, 9], [3, 3]]
+    cuts = [[2, 4], [2, 4], [2, 3], [2, 3], []]
+    assert branch_points(run, [5] * 5) == cuts
+    # what must be computed again for each request is no cut
+    assert branch_points(run, [5, 3, 5, 2, 1]) == [[2, 3], [2, 3], [2], [2], []]

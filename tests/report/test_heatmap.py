@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from ctxbench.lengths import length_name
 from ctxbench.report import cli, heatmap
-from ctxbench.report.result_files import find_runs, length_name, read_samples
+from ctxbench.report.result_files import find_runs, read_samples
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = ROOT / "results" / "mini_needle_grid"

@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 
 from ctxbench.study import folder
-from ctxbench.study.config import load_study
 from ctxbench.study.launcher import Launcher
+from ctxbench.study.loading import load_study
 from ctxbench.study.runner import Runner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,7 +74,7 @@ def contents(root: Path) -> dict[str, str]:
     found = {}
     for file in sorted(root.rglob("*")):
         name = str(file.relative_to(root))
-        if not file.is_file() or name.startswith(("logs", ".lock", "killed")):
+        if not file.is_file() or name.startswith(("logs", ".lock", "killed", "answers")):
             continue
         if file.suffix not in (".json", ".jsonl", ".txt", ".yaml", ".md"):
             found[name] = file.read_bytes().hex()

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from ctxbench.study.commands import evaluate_command, groups, train_command
-from ctxbench.study.config import document_numbers, list_studies, load_study
+from ctxbench.study.config import document_numbers
+from ctxbench.study.loading import list_studies, load_study
 from tests.study.small import STUDY, write_study
 
 MODEL = {"frozen": {"model": "mini"}}
@@ -102,7 +103,7 @@ def test_shipped_studies_with_a_quick_version_keep_their_rows_comparable(name):
 
 
 def list_folder():
-    from ctxbench.study.config import FOLDER
+    from ctxbench.study.loading import FOLDER
 
     return FOLDER
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from ctxbench.cli import main
-from ctxbench.study.config import load_study
+from ctxbench.study.loading import load_study
 from ctxbench.study.plan import _missing, describe_plan, make_plan
 from tests.study.small import write_study
 

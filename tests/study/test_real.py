@@ -17,7 +17,7 @@ STUDY = {
     "model": "mini",
     "train": {"recipe": "mini", "tokens": 65536, "warmup": 2, "save_every": 4},
     "together": "kind",
-    "cache": False,
+    "cache": True,
     "rows": {
         "base": {"label": "Base", "class": "frozen", "method": "none"},
         "pi": {

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from ctxbench.study import cells, folder
-from ctxbench.study.config import load_study
 from ctxbench.study.launcher import Launcher
+from ctxbench.study.loading import load_study
 from tests.study.small import ROOT, contents, run, write_study
 
 

@@ -241,3 +241,41 @@ def test_rows_without_context_are_counted(tmp_path, caplog):
     write(tmp_path, "qasper", [row("qasper") | {"context": ""}, row("qasper")])
     build.docs("qasper", 4096, tokenizer="mini", data_dir=str(tmp_path))
     assert "1 rows of qasper left out" in caplog.text
+
+
+LINE = json.dumps(row("qasper"))
+DAMAGED = {
+    "cut": (f"{LINE}\n{LINE[:40]}".encode(), r"qasper\.jsonl line 2 is damaged"),
+    "list": (b"[1]\n", r"qasper\.jsonl line 1 is damaged \(it is list"),
+    "latin": (LINE.encode() + b'\n{"input": "na\xefve"}\n', r"qasper\.jsonl is damaged.*UTF-8"),
+    "number": (json.dumps(row("qasper") | {"context": 5}).encode(), r"line 1: context is int"),
+    "answers": (json.dumps(row("qasper") | {"answers": "x"}).encode(), "answers is no list"),
+    "lacks": (b'{"input": "a"}\n', "line 1 has the columns input and lacks context"),
+    "pair": (json.dumps(row("qasper") | {"input": "\ud83d"}).encode(), "half of a surrogate pair"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("archived", [False, True])
+def test_damaged_longbench_lines_are_named(tmp_path, name, archived):
+    content, words = DAMAGED[name]
+    (tmp_path / "LongBench").mkdir()
+    if archived:
+        with zipfile.ZipFile(tmp_path / "LongBench" / "data.zip", "w") as archive:
+            archive.writestr("data/qasper.jsonl", content)
+        words = words.replace(r"qasper\.jsonl is", r"data\.zip is")
+    else:
+        (tmp_path / "LongBench" / "qasper.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=f"{words}.*Fetch the official data.zip again"):
+        list(build.read_rows("qasper", str(tmp_path)))
+
+
+def test_a_damaged_longbench_archive_is_named(tmp_path):
+    (tmp_path / "LongBench").mkdir()
+    file = tmp_path / "LongBench" / "data.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("data/qasper.jsonl", LINE * 9)
+    for content in (b"", b"PK\x03\x04", file.read_bytes()[:-30]):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"data\.zip is damaged.*Fetch the official"):
+            list(build.read_rows("qasper", str(tmp_path)))

@@ -14,7 +14,7 @@ from lm_eval.tasks import TaskManager
 
 from ctxbench.assets import cache_dir, resolve_model, tasks_path
 from ctxbench.models.ctxext import CtxExt
-from ctxbench.tasks import data_cli, leaf_files, needle_grid, recipes
+from ctxbench.tasks import data_cli, leaf_files, needle_grid, recipes, sentences
 from ctxbench.tasks.needle_grid import DEPTHS, LENGTHS, Setting
 from ctxbench.tasks.needle_scores import overlap
 from ctxbench.tasks.niah import build, haystack, leaves, metrics
@@ -418,3 +418,52 @@ def test_parts_render_to_the_prompt(data):
     words = haystack.load_haystack().words_to(doc["end"])
     parts = needle_grid.prompt_parts(build.GRIDS["niah"].frame, Setting(), words, doc)
     assert render(parts) == build.doc_to_text(doc)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("PaulGrahamEssays.json", b'{"text": "July 20'),
+        ("PaulGrahamEssays.json", b'{"essays": "July"}'),
+        ("PaulGrahamEssays.json", b'{"text": 5}'),
+        ("PaulGrahamEssays.json", b'{"text": " "}'),
+        ("PaulGrahamEssays.json", b'{"text": "\xff"}'),
+        ("paul_graham_essays.parquet", b"PAR1" + b"x" * 40),
+        ("paul_graham_essays.parquet", b""),
+        ("paul_graham_essays.parquet", {"title": ["a"]}),
+        ("paul_graham_essays.parquet", {"text": ["a", None]}),
+    ],
+)
+def test_damaged_essays_are_named(tmp_path, monkeypatch, name, content):
+    monkeypatch.delenv("CTXBENCH_DATA")
+    if isinstance(content, dict):
+        pyarrow.parquet.write_table(pyarrow.table(content), tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(content)
+    said = {"json": "download_paulgraham_essay", "parquet": "fetch it again"}[name.split(".")[1]]
+    with pytest.raises(ValueError, match=rf"{name}.*{said}"):
+        haystack.load_haystack(str(tmp_path))
+
+
+def test_missing_and_damaged_sentence_splitters_are_named(tmp_path, monkeypatch):
+    """Punkt is looked for in the data folders, then where NLTK looks: nowhere, here."""
+    monkeypatch.setenv("CTXBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CTXBENCH_DATA", raising=False)
+    for variable in ("NLTK_DATA", "HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=r"punkt_tab was not found.*nltk\.downloader"):
+        sentences.sentence_spans("One. Two.", str(tmp_path))
+    folder = tmp_path / "nltk_data" / "tokenizers" / "punkt_tab" / "english"
+    folder.mkdir(parents=True)
+    (folder / "collocations.tab").write_text("x")
+    with pytest.raises(ValueError, match=r"punkt_tab/english are damaged.*nltk\.downloader"):
+        sentences.sentence_spans("One. Two.", str(tmp_path))
+
+
+def test_damaged_sentence_borders_are_found_again(data, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("CTXBENCH_CACHE", str(tmp_path))
+    spans = sentences.sentence_spans("One. Two.", str(data))
+    (cached,) = tmp_path.rglob("*.npy")
+    cached.write_bytes(cached.read_bytes()[:-8])
+    assert (sentences.sentence_spans("One. Two.", str(data)) == spans).all()
+    assert "are damaged" in caplog.text

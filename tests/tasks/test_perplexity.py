@@ -408,3 +408,25 @@ def test_token_file_errors(tmp_path, tokenizer, tokenizer_path):
     with pytest.raises(ValueError, match="ppl_documents to 0"):
         shards(no_bos, tokenizer_path)
     assert len(shards(no_bos, tokenizer_path, ppl_documents=0)["test"]) == 1
+
+
+DAMAGED = {
+    "cut.jsonl": (b'{"text": "abc"}\n\n{"text": "de', "cut.jsonl line 3 is damaged"),
+    "latin.jsonl": (b'{"text": "\xff"}\n', "latin.jsonl is damaged.*UTF-8"),
+    "list.jsonl": (b"[1, 2]\n", r"list.jsonl line 1 is damaged \(it is list"),
+    "number.jsonl": (b'{"text": "a"}\n{"text": 5}\n', "'text' of record 2 is int"),
+    "half.jsonl": (b'{"text": "\\ud83d x"}\n', "record 1 is no valid text"),
+    "cut.jsonl.gz": (gzip.compress(b'{"text": "abc"}\n')[:20], "cut.jsonl.gz is damaged"),
+    "not.jsonl.gz": (b'{"text": "abc"}\n', "not.jsonl.gz is damaged"),
+    "cut.parquet": (b"PAR1" + b"x" * 40, "cut.parquet is damaged"),
+    "none.parquet": (b"", "none.parquet is damaged"),
+    "latin.txt": (b"na\xefve", "latin.txt is damaged.*UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_texts_are_named(tmp_path, tokenizer_path, name):
+    content, words = DAMAGED[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{words}.*Fetch or write the file again"):
+        shards(tmp_path / name, tokenizer_path)

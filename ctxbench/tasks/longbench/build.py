@@ -1,6 +1,5 @@
 """LongBench's rows, read from a folder or the hub, made into prompts that fit a budget."""
 
-import json
 import logging
 import zipfile
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from ctxbench.tasks.hub import HubFile
 from ctxbench.tasks.longbench import metrics
 from ctxbench.tasks.longbench.prompts import load_prompt
 from ctxbench.tasks.longbench.truncation import truncate_middle
+from ctxbench.tasks.reading import check_text, explained, json_rows
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ ARCHIVE = HubFile(
     filename="data.zip",
     revision="5e628be450b7e67fb7ae6e201bd6d8f7056f7672",
 )
+ADVICE = "Fetch the official data.zip again."
 COLUMNS = ("input", "context", "answers", "length", "all_classes")
 # pred.py: few-shot and code prompts end in the middle of a pattern that a chat turn would break.
 NEVER_CHAT = frozenset({"trec", "triviaqa", "samsum", "lsht", "lcc", "repobench-p"})
@@ -101,25 +102,34 @@ def read_rows(dataset: str, data_dir: str | None = None) -> Iterator[dict]:
     (also `longbench/`), then asks the hub for the official archive.
 
     Raises:
-        ValueError: a column is missing.
+        ValueError: the file or a line of it is damaged, or lacks a column.
         FileNotFoundError: no data.
     """
     folders = ("LongBench", "longbench")
     names = [f"{f}/{inner}{dataset}.jsonl" for f in folders for inner in ("", "data/")]
     if path := find_data(*names, data_dir=data_dir):
-        lines = path.read_text("utf-8")
+        name = str(path)
+        with explained(name, ADVICE):
+            lines = path.read_text("utf-8")
     else:
-        archive = find_data(*(f"{f}/data.zip" for f in folders), data_dir=data_dir)
-        lines = _archived(archive or ARCHIVE.fetch(), dataset)
+        path = find_data(*(f"{f}/data.zip" for f in folders), data_dir=data_dir) or ARCHIVE.fetch()
+        name = f"{path}: {dataset}.jsonl"
+        with explained(path, ADVICE):
+            lines = _archived(path, dataset)
     # Not `splitlines`: the texts hold characters (U+2028, form feed) that it takes for line ends.
-    for number, line in enumerate(filter(None, lines.split("\n")), 1):
-        row = json.loads(line)
+    for number, row in json_rows(lines.split("\n"), name, ADVICE):
+        where = f"{name} line {number}"
         if missing := [column for column in COLUMNS if column not in row]:
             raise ValueError(
-                f"{dataset}.jsonl line {number} has the columns {', '.join(row)} and lacks "
-                f"{', '.join(missing)}. The official rows have {', '.join(COLUMNS)}. Fetch the "
-                "official data.zip."
+                f"{where} has the columns {', '.join(row)} and lacks {', '.join(missing)}. The "
+                f"official rows have {', '.join(COLUMNS)}. {ADVICE}"
             )
+        for column in ("input", "context"):
+            check_text(row[column], f"{where}: {column}", ADVICE)
+        if not isinstance(row["answers"], list):
+            raise ValueError(f"{where}: answers is no list, but must be one of texts. {ADVICE}")
+        for answer in row["answers"]:
+            check_text(answer, f"{where}: an answer", ADVICE)
         yield row
 
 

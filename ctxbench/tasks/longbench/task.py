@@ -1,17 +1,13 @@
 """The lm-eval task: like any other, but some prompts are never wrapped in a chat template."""
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.task import ConfigurableTask
 
+from ctxbench.tasks.class_task import ClassTask
 from ctxbench.tasks.longbench.build import NEVER_CHAT
 
 
-class LongBenchTask(ConfigurableTask):
+class LongBenchTask(ClassTask):
     """A generation task whose chat wrapping follows the official code, data set by data set."""
-
-    def __init__(self, config: dict):
-        # lm-eval hands the whole file on, and its own constructor does not know the key `class`.
-        super().__init__(config={key: value for key, value in config.items() if key != "class"})
 
     def fewshot_context(self, doc: dict, num_fewshot: int, *args, **kwargs):
         """Return the prompt, plain where the official code leaves it plain."""

@@ -1,15 +1,12 @@
 """The lm-eval task: the shots of a run once in memory, a prompt per question, labels to score."""
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.task import ConfigurableTask
+
+from ctxbench.tasks.class_task import ClassTask
 
 
-class ManyShotTask(ConfigurableTask):
+class ManyShotTask(ClassTask):
     """Asks for the log-likelihood of every label, and of every branch of the label trie."""
-
-    def __init__(self, config: dict):
-        # lm-eval hands the whole file on, and its own constructor does not know the key `class`.
-        super().__init__(config={key: value for key, value in config.items() if key != "class"})
 
     def download(self, dataset_kwargs=None, **kwargs) -> None:
         """Build the questions; the shots stay here, they would be repeated in every log line."""

@@ -5,6 +5,7 @@ import functools
 from ctxbench.assets import find_data
 from ctxbench.tasks.essays import Essays, load_essays
 from ctxbench.tasks.hub import HubFile
+from ctxbench.tasks.reading import check_text, explained
 from ctxbench.tasks.sentences import sentence_spans
 
 HUB = HubFile(
@@ -32,6 +33,11 @@ def load_haystack(data_dir: str | None = None) -> Essays:
 def _read_parquet(path: str, data_dir: str | None) -> Essays:
     import pyarrow.parquet
 
-    texts = pyarrow.parquet.read_table(path, columns=["text"])["text"].to_pylist()
+    advice = f"It must be {HUB.filename} of {HUB.repo}: remove the file, or fetch it again."
+    with explained(path, advice):
+        table = pyarrow.parquet.read_table(path)
+    if "text" not in table.column_names:
+        raise ValueError(f"{path} has no column 'text', but {table.column_names}. {advice}")
+    texts = [check_text(text, f"{path}: a text", advice) for text in table["text"].to_pylist()]
     spans = functools.partial(sentence_spans, data_dir=data_dir)
     return Essays(" ".join(texts), spans)

@@ -1,20 +1,16 @@
 """The lm-eval task: it hands windows to the model and turns their losses into results."""
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.task import ConfigurableTask
 
+from ctxbench.tasks.class_task import ClassTask
 from ctxbench.tasks.windows import WRONG_MODEL, Window, WindowRequest, in_chunks
 
 
-class PerplexityTask(ConfigurableTask):
+class PerplexityTask(ClassTask):
     """A task whose requests are windows over one stream of token ids.
 
     The ids stay here and in the requests: what lm-eval logs of a shard is its window offsets.
     """
-
-    def __init__(self, config: dict):
-        # lm-eval hands the whole file on, and its own constructor does not know the key `class`.
-        super().__init__(config={key: value for key, value in config.items() if key != "class"})
 
     def download(self, dataset_kwargs=None, **kwargs) -> None:
         """Build the shards and keep the token ids."""

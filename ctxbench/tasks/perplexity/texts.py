@@ -6,15 +6,18 @@ documents one after the other, each beginning with the BOS token.
 """
 
 import gzip
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ctxbench.assets import find_data
 from ctxbench.tasks.hub import HubFile
+from ctxbench.tasks.reading import check_text, explained, json_rows
+
+ADVICE = "Fetch or write the file again."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,23 +141,33 @@ def tokenize(texts: Iterable[str], tokenizer, *, limit: int = 0, min_tokens: int
 
 
 def read_texts(path: Path) -> Iterator[str]:
-    """Yield the documents of a raw text file."""
+    """Yield the documents of a raw text file.
+
+    Raises:
+        ValueError: the file or a line of it is damaged, has no texts, or is of no known type.
+    """
+    with explained(path, ADVICE):
+        for number, text in _texts(path):
+            yield check_text(text, f"{path}: 'text' of record {number}", ADVICE)
+
+
+def _texts(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield number and content of the documents."""
     if path.suffix == ".txt":
-        yield path.read_text(encoding="utf-8")
+        yield 1, path.read_text(encoding="utf-8")
     elif path.suffix == ".parquet":
         import pyarrow.parquet as parquet
 
         file = parquet.ParquetFile(path)
         require_text(path, file.schema_arrow.names)
-        for batch in file.iter_batches(batch_size=8, columns=["text"]):
-            yield from batch.column("text").to_pylist()
+        batches = file.iter_batches(batch_size=8, columns=["text"])
+        yield from enumerate((text for b in batches for text in b.column("text").to_pylist()), 1)
     elif path.suffix == ".jsonl" or path.suffixes[-2:] == [".jsonl", ".gz"]:
         opened = gzip.open if path.suffix == ".gz" else open
         with opened(path, "rt", encoding="utf-8") as lines:
-            for line in filter(str.strip, lines):
-                row = json.loads(line)
+            for number, row in json_rows(lines, path, ADVICE):
                 require_text(path, row)
-                yield row["text"]
+                yield number, row["text"]
     else:
         raise ValueError(
             f"{path.name} is of no known type; known are .jsonl, .jsonl.gz, .parquet, .txt and "

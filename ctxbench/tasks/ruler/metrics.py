@@ -4,6 +4,7 @@ import math
 import re
 from statistics import fmean
 
+from ctxbench.intervals import wilson_of_mean
 from ctxbench.tasks.ruler.subtasks import SUBTASKS
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f]")
@@ -41,26 +42,14 @@ def process_results(doc: dict, results: list[str]) -> dict:
     }
 
 
-def _wilson(scores: list[float], sign: int) -> float:
-    """Return one end of Wilson's 95 % interval of a mean of scores from 0 to 100.
-
-    It is exact for scores of 0 and 100, and wider than needed for shares between.
-    """
-    n, z = len(scores), 1.959964
-    p = fmean(scores) / 100
-    middle = p + z * z / (2 * n)
-    spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return 100 * (middle + sign * spread) / (1 + z * z / n)
-
-
 def low(scores: list[float]) -> float:
-    """Return the lower end of the 95 % interval."""
-    return max(_wilson(scores, -1), 0.0)
+    """Return the lower end of the 95 % interval of scores from 0 to 100."""
+    return 100 * wilson_of_mean(fmean(scores) / 100, len(scores))[0]
 
 
 def high(scores: list[float]) -> float:
-    """Return the upper end of the 95 % interval."""
-    return min(_wilson(scores, 1), 100.0)
+    """Return the upper end of the 95 % interval of scores from 0 to 100."""
+    return 100 * wilson_of_mean(fmean(scores) / 100, len(scores))[1]
 
 
 def by_depth(pairs: list[tuple[float | None, float]]) -> str:

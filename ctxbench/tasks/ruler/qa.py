@@ -100,7 +100,7 @@ def _load(path: Path, name: str) -> Corpus:
     try:
         data = json.loads(text)
         read = _read_squad(data["data"]) if name == "squad" else _read_hotpotqa(data)
-    except (ValueError, KeyError, TypeError) as damage:
+    except (ValueError, KeyError, TypeError, AttributeError) as damage:
         raise ValueError(
             f"{path} is not the expected file ({type(damage).__name__}: {damage}). {_GET[name]}"
         ) from damage

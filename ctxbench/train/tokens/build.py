@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ctxbench.atomic_file import replacing, write_atomically
 from ctxbench.train.sources import (
     encode_documents,
     encoder,
@@ -37,7 +38,7 @@ from ctxbench.train.sources import (
 from ctxbench.train.tokens.documents import HISTOGRAM_BINS, Part, length_bin, parts_of, scan
 from ctxbench.train.tokens.layout import Layout, choose_next, lay_out
 from ctxbench.train.tokens.request import StoreRequest
-from ctxbench.train.tokens.store import DOCUMENTS, META, VERSION, commit, shard_name
+from ctxbench.train.tokens.store import DOCUMENTS, META, VERSION, shard_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -99,16 +100,16 @@ def build_store(
         found = json.loads((work / "request.json").read_text(encoding="utf-8"))
         _check_same(output, found, json.loads(json.dumps(stamp)))
     backend.save(str(work / "tokenizer.json"))
-    commit(work / "request.json", json.dumps(stamp).encode())
+    write_atomically(work / "request.json", json.dumps(stamp).encode())
 
     job = Job(work, request, parts_of(sorted(files), text, label), about["dtype"], workers)
     scanned, lengths = job.scan(progress)
     pieces = job.tokenise(scanned, about["separator"], progress)
     layout = lay_out(request, scanned, pieces)
     job.write(layout, output, shard_tokens, progress)
-    commit(output / DOCUMENTS, layout.documents)
+    _save_array(output / DOCUMENTS, layout.documents)
     meta = {**about, **_describe(request, layout, lengths)}
-    commit(output / META, (json.dumps(meta, indent=2) + "\n").encode())
+    write_atomically(output / META, (json.dumps(meta, indent=2) + "\n").encode())
     shutil.rmtree(work)
     return meta
 
@@ -243,37 +244,35 @@ class Job:
 def _scan_part(part: Part, request: StoreRequest, file: Path) -> None:
     documents, lengths = scan(part, request)
     counts = np.array(list(lengths.values()), dtype=np.int64).reshape(-1, HISTOGRAM_BINS)
-    building = file.with_suffix(".tmp.npz")
-    np.savez(
-        building, documents=documents, names=np.array(list(lengths), dtype=str), lengths=counts
-    )
-    os.replace(building, file)
+    names = np.array(list(lengths), dtype=str)
+    with replacing(file, synced=False) as stream:
+        np.savez(stream, documents=documents, names=names, lengths=counts)
 
 
 def _tokenise_part(part: Part, numbers: np.ndarray, separator, dtype: str, file: Path) -> None:
     backend = _backend(file.with_name("tokenizer.json"))
     wanted = set(numbers.tolist())
     texts = (text for number, (text, _) in enumerate(part.documents()) if number in wanted)
-    lengths, building = [], file.with_suffix(".tmp")
-    with open(building, "wb") as stream:
+    lengths = []
+    with replacing(file, synced=False) as stream:
         for ids in encode_documents(texts, backend, separator):
             stream.write(np.asarray(ids, dtype=dtype).tobytes())
             lengths.append(len(ids))
-    os.replace(building, file)
-    commit(file.with_suffix(".npy"), np.array(lengths, dtype=np.int64))  # tells that both are whole
+    _save_array(file.with_suffix(".npy"), np.array(lengths, dtype=np.int64))  # both are whole
 
 
 def _write_shard(segments: list[tuple[Path, int, int]], dtype: str, file: Path) -> None:
     opened: dict[Path, np.ndarray] = {}
-    building = file.with_suffix(".tmp")
-    with open(building, "wb") as stream:
+    with replacing(file) as stream:
         for piece, start, count in segments:
             if piece not in opened:
                 opened[piece] = np.memmap(piece, dtype=dtype, mode="r")
             stream.write(opened[piece][start : start + count].tobytes())
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(building, file)
+
+
+def _save_array(file: Path, array: np.ndarray) -> None:
+    with replacing(file) as stream:
+        np.save(stream, array)
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,6 @@ PLACED = np.dtype([("offset", "<i8"), ("length", "<i8"), ("source", "<i4")])
 def shard_name(number: int) -> str:
     """Return the file name of a shard."""
     return f"tokens-{number:05d}.bin"
-
-
-def commit(path: Path, content: bytes | np.ndarray) -> None:
-    """Write a file under a temporary name, sync it, rename it."""
-    building = path.with_name(path.name + ".tmp")
-    with open(building, "wb") as stream:
-        if isinstance(content, np.ndarray):
-            np.save(stream, content)
-        else:
-            stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(building, path)
 
 
 def is_store(folder: Path) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ctxbench.assets import cache_dir
+from ctxbench.atomic_file import replacing
 from ctxbench.train.tokens.documents import document_keys, is_kept, record_source
 from ctxbench.train.tokens.request import CHARACTERS_PER_TOKEN, StoreRequest
 
@@ -59,10 +59,8 @@ def spool(
     file = cache_dir() / "streams" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.jsonl"
     if file.exists():
         return file
-    file.parent.mkdir(parents=True, exist_ok=True)
-    building = file.with_suffix(f".{os.getpid()}.tmp")
     wanted = {source: tokens * MARGIN for source, tokens in request.budgets().items()}
-    with open(building, "w", encoding="utf-8") as stream:
+    with replacing(file, shared=True) as stream:
         for record in records:
             source, content = record_source(record, label), record[text]
             budget = source if request.mix else ""
@@ -70,10 +68,8 @@ def spool(
                 continue
             if is_kept(request, len(content), document_keys(content, source, request.seed)[1]):
                 wanted[budget] -= len(content) / CHARACTERS_PER_TOKEN
-                stream.write(json.dumps({text: content, label: source}, ensure_ascii=False) + "\n")
+                line = json.dumps({text: content, label: source}, ensure_ascii=False) + "\n"
+                stream.write(line.encode())
                 if max(wanted.values()) <= 0:
                     break
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(building, file)
     return file

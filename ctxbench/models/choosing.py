@@ -1,0 +1,234 @@
+"""Which method a model runs with: from its record, from what is asked, or from what is stated."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from ctxbench.methods.base import Method
+from ctxbench.methods.options import coerce_options, parse_length
+from ctxbench.methods.record import Record, base_config, read_record
+from ctxbench.methods.registry import get_method, method_and_options, method_class
+from ctxbench.models.checks import check_named_method
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+def choose_method(
+    config: PreTrainedConfig,
+    method: str | None = None,
+    *,
+    adopt: bool = False,
+    override: bool = False,
+    training: bool = False,
+    trained_length: int | str | None = None,
+    original_length: int | str | None = None,
+    **options: Any,
+) -> tuple[Method, Record]:
+    """Decide which method, fully resolved, a model is to run with.
+
+    Args:
+        config: of the checkpoint; not changed.
+        method: name or preset; None: the record's method, else `none`.
+        adopt: state what made a checkpoint that carries no record.
+        override: replace recorded options or method, or a scaling that the config has already.
+        training: complete the options as the method is trained (`Method.for_training`).
+        trained_length: with `adopt`: the length it was trained at, tokens. Also an option of
+            methods that have one of that name.
+        original_length: with `adopt`: the window before extension, tokens.
+        options: the method's options and `length`; override a record's only with `override`.
+
+    Returns:
+        The method and the record for the extended config.
+
+    Raises:
+        ValueError: the request contradicts the checkpoint or itself; the message says how.
+    """
+    record = read_record(config)
+    name = method or (record.method if record else None)
+    if trained_length is not None and _has_option(name, "trained_length"):
+        options["trained_length"] = parse_length(trained_length)
+        trained_length = trained_length if adopt else None
+    if adopt:
+        return _adopt(config, record, method, trained_length, original_length, override, options)
+    for name, value in (("trained_length", trained_length), ("original_length", original_length)):
+        if value is not None:
+            raise ValueError(
+                f"{name}={value} is a statement about a checkpoint without a record and needs "
+                f"adopt=true. Add adopt=true, or leave {name} out."
+            )
+    if record is not None:
+        return _reopen(config, record, method, override, training, options)
+    if override:
+        _require_scaled(config)
+    chosen = get_method(method, **options)
+    scaling = _scaling(config)
+    if scaling and chosen.own_scaling and not override:
+        raise ValueError(
+            f"This checkpoint is already extended: its config has rope_type "
+            f"'{scaling['rope_type']}' ({_brief(scaling)}) and no ctxbench record, so "
+            f"method={chosen.name} on top of it would be a different method. Use method=none to "
+            f"run it as it is, adopt=true,method={chosen.name},trained_length=N if it was made "
+            "with that method, or override=true to replace its scaling."
+        )
+    base = _unscaled(config) if scaling and chosen.own_scaling else config
+    chosen = chosen.resolve(base)
+    if method is None:
+        check_named_method(base, chosen)
+    return _with_record(chosen.for_training(base) if training else chosen, base)
+
+
+def _reopen(
+    config: PreTrainedConfig,
+    record: Record,
+    method: str | None,
+    override: bool,
+    training: bool,
+    options: dict[str, Any],
+) -> tuple[Method, Record]:
+    """A checkpoint with a record: its method and options, another length if asked."""
+    name, preset = method_and_options(method or record.method)
+    given = {**preset, **options}
+    if name != record.method:
+        if not override:
+            raise ValueError(
+                f"The checkpoint was made with method={record.method} "
+                f"({_brief(record.options)}), but method={name} was asked for. Leave out method "
+                "to use what it was made with, or add override=true to replace it."
+            )
+        given.setdefault("length", record.trained_length or config.max_position_embeddings)
+        base = base_config(config)
+        chosen = get_method(name, **given).resolve(base)
+        chosen, fresh = _with_record(chosen.for_training(base) if training else chosen, base)
+        replaced = {"method": record.method, **record.options}
+        return chosen, replace(fresh, trained_length=record.trained_length, overridden={**replaced})
+    cls = method_class(name)
+    given = coerce_options(cls, given)
+    recorded = coerce_options(cls, record.options)
+    changed = {
+        option: recorded.get(option)
+        for option, value in given.items()
+        if option != "length" and value != recorded.get(option)
+    }
+    if changed and not override:
+        raise ValueError(
+            f"The checkpoint was made with method={name} and {_brief(changed)}, but "
+            f"{_brief({option: given[option] for option in changed})} was asked for. Leave it "
+            "out, or add override=true to change it (the results will say so). A longer "
+            "'length' needs no override."
+        )
+    length = given.get("length") or record.trained_length or config.max_position_embeddings
+    chosen = cls(**{**recorded, **given, "length": length}).resolve(base_config(config))
+    return chosen, replace(
+        record, options=_plain(chosen.options()), overridden={**record.overridden, **changed}
+    )
+
+
+def _adopt(
+    config: PreTrainedConfig,
+    record: Record | None,
+    method: str | None,
+    trained_length: int | str | None,
+    original_length: int | str | None,
+    override: bool,
+    options: dict[str, Any],
+) -> tuple[Method, Record]:
+    """A checkpoint made elsewhere: the user says by what."""
+    if record is not None:
+        raise ValueError(
+            f"adopt=true is for checkpoints without a record; this one says it was made with "
+            f"method={record.method}. Leave out adopt, or use override=true to change options."
+        )
+    if method is None or trained_length is None:
+        raise ValueError(
+            "adopt=true needs both method=NAME and trained_length=N (tokens): what made the "
+            "checkpoint and at which length it was trained. Add what is missing."
+        )
+    trained = parse_length(trained_length)
+    scaling = _scaling(config)
+    if original_length is not None:
+        original = parse_length(original_length)
+    else:
+        original = int(
+            scaling.get("original_max_position_embeddings") or config.max_position_embeddings
+        )
+        if original >= trained and method not in (None, "none"):
+            raise ValueError(
+                f"adopt=true: the config says a window of {original} tokens, which is not shorter "
+                f"than trained_length={trained}, so the window before extension is unknown. Add "
+                "original_length=N (4096 for Llama-2)."
+            )
+    base = _unscaled(config)
+    base.max_position_embeddings = original
+    if scaling.get("long_factor"):  # searched divisors are part of the model
+        kept = {key: scaling[key] for key in ("long_factor", "short_factor") if key in scaling}
+        base.rope_parameters = {**base.rope_parameters, **kept}
+    # defaults such as a factor come from the trained length, not from the one asked for now
+    chosen = get_method(method, **{**options, "length": trained}).resolve(base)
+    stated = chosen.options().get("factor")
+    found = scaling.get("factor")
+    if stated and found and abs(stated - found) > 1e-6 and not override:
+        raise ValueError(
+            f"adopt=true: the config has rope_type '{scaling['rope_type']}' with factor {found}, "
+            f"but method={chosen.name} with factor {stated} was stated. State factor={found}, or "
+            "add override=true if the config is wrong."
+        )
+    now = replace(chosen, length=parse_length(options.get("length") or trained))
+    _, fresh = _with_record(chosen, base)
+    return now, replace(fresh, trained_length=trained, adopted=True)
+
+
+def _with_record(method: Method, base: PreTrainedConfig) -> tuple[Method, Record]:
+    return method, Record(
+        method=method.name,
+        options=_plain(method.options()),
+        original_length=int(base.max_position_embeddings),
+        rope_parameters=dict(getattr(base, "rope_parameters", None) or {}),
+    )
+
+
+def _has_option(method: str | None, option: str) -> bool:
+    """Return whether a method or preset has an option of that name."""
+    if method is None:
+        return False
+    cls = method_class(method_and_options(method)[0])
+    return option in {field.name for field in fields(cls)}
+
+
+def _scaling(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the config's rope parameters if it has a scaling, else {}."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    return dict(parameters) if parameters.get("rope_type", "default") != "default" else {}
+
+
+def _require_scaled(config: PreTrainedConfig) -> None:
+    if not _scaling(config):
+        raise ValueError(
+            "override=true replaces recorded options or a scaling in the config; this checkpoint "
+            "has neither. Leave out override."
+        )
+
+
+def _unscaled(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return a copy without the config's own scaling, its window the one before it."""
+    base = copy.deepcopy(config)
+    parameters = dict(base.rope_parameters)
+    original = parameters.get("original_max_position_embeddings")
+    keep = ("rope_theta", "partial_rotary_factor")
+    base.rope_parameters = {k: parameters[k] for k in keep if k in parameters}
+    base.rope_parameters["rope_type"] = "default"
+    if original:
+        base.max_position_embeddings = int(original)
+    return base
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options as JSON gives them back (tuples as lists)."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+
+
+def _brief(values: dict[str, Any]) -> str:
+    shown = {k: v for k, v in values.items() if not isinstance(v, (list, dict)) and v is not None}
+    return ", ".join(f"{k}={v}" for k, v in shown.items()) or "no options"

@@ -1,0 +1,155 @@
+"""HFLM on an extended model: the weights are made under the method's config and checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+
+from ctxbench import __version__
+from ctxbench.assets import resolve_model
+from ctxbench.methods.attach import method_of
+from ctxbench.methods.record import read_record
+from ctxbench.models.arguments import split_arguments, window_asked
+from ctxbench.models.checks import check_bos, check_tokenizer
+from ctxbench.models.choosing import choose_method
+from ctxbench.models.loading import check_dtype, edited_config, extend, finish_loading, load_config
+from ctxbench.models.processes import check_processes, join_processes
+from ctxbench.models.reading import explained
+
+_HFLM: Any = HFLM  # its registering decorator hides its type from checkers
+
+
+class ExtendedHFLM(_HFLM):
+    """HFLM whose model runs with an extension method; it answers as HFLM does.
+
+    Arguments as of `ctxbench.models.ctxext.CtxExt`.
+
+    Attributes:
+        ctx_method: the resolved method.
+    """
+
+    def __init__(
+        self,
+        pretrained: Any,
+        method: str | None = None,
+        length: int | str | None = None,
+        *,
+        max_length: int | str | None = None,
+        device: str | None = None,
+        dtype: str | torch.dtype = "auto",
+        **kwargs: Any,
+    ):
+        name = None if method is None or method == "None" else str(method)
+        asked, others = split_arguments(pretrained, name, kwargs)
+        if (window := window_asked(length, max_length)) is not None:
+            asked["length"] = window
+        self._asked = (name, asked)
+        self.ctx_method: Any = None
+        in_memory = not isinstance(pretrained, str)
+        if in_memory:
+            self._take_model(pretrained, name, asked)
+        else:
+            pretrained = resolve_model(pretrained)
+            if isinstance(others.get("tokenizer"), str):
+                others["tokenizer"] = resolve_model(others["tokenizer"])
+        join_processes(device)
+        super().__init__(
+            pretrained=pretrained,
+            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            dtype=check_dtype(dtype),
+            **others,
+        )
+        if self.backend != "causal":
+            raise ValueError(
+                f"ctxext runs causal language models; {pretrained} is of kind {self.backend}. "
+                "Use --model hf for it."
+            )
+        if hasattr(self, "accelerator"):  # HFLM splits work on several GPUs of one node only
+            self._rank = self.accelerator.process_index
+            self._world_size = self.accelerator.num_processes
+        if not (in_memory or others.get("tp_plan")):
+            check_processes(self._world_size)
+        check_tokenizer(self.hf_model, self.tokenizer)
+        check_bos(
+            self.hf_model.config, self.tokenizer, self.tok_encode("A text."), self.add_bos_token
+        )
+
+    def _take_model(self, model: Any, name: str | None, asked: dict[str, Any]) -> None:
+        """Use a model in memory, extending it if it is not yet and that was asked."""
+        if getattr(model, "ctxbench_method", None) is None:
+            extend(model, name, **asked)
+        elif name is not None or asked:
+            raise ValueError(
+                "This model was extended already, so method and options cannot be given again. "
+                "Leave them out, or give a model that was not extended."
+            )
+        self.ctx_method = method_of(model)
+
+    def _get_config(self, pretrained: str, **kwargs: Any) -> None:
+        """Load the config and let the method edit it, before HFLM makes the model."""
+        revision = kwargs.get("revision")
+        config = load_config(
+            pretrained,
+            revision=None if revision == "main" else revision,
+            trust_remote_code=bool(kwargs.get("trust_remote_code")),
+        )
+        name, asked = self._asked
+        self.ctx_method, record = choose_method(config, name, **asked)
+        self._config = edited_config(config, self.ctx_method, record)
+
+    def _create_tokenizer(self, *args: Any, **kwargs: Any) -> None:
+        with explained(str(args[0] if args else kwargs.get("pretrained")), "tokenizer files"):
+            super()._create_tokenizer(*args, **kwargs)
+        self.ctx_method.edit_tokenizer(self.tokenizer)
+
+    def _create_model(self, pretrained: str, **kwargs: Any) -> None:
+        """Load the weights under the edited config and install the method."""
+        peft, delta = kwargs.pop("peft", None), kwargs.pop("delta", None)
+        with explained(pretrained):
+            super()._create_model(pretrained, config=self._config, **kwargs)
+        if delta:
+            raise ValueError(
+                "delta weights cannot be combined with ctxext. Add them to the base first, save "
+                "the sum, and give that folder as pretrained."
+            )
+        finish_loading(self._model, self.ctx_method, pretrained)  # type: ignore[arg-type]
+        if peft:
+            from peft import PeftModel
+
+            if self._model.config.vocab_size != len(self.tokenizer):  # an adapter added tokens
+                self._model.resize_token_embeddings(len(self.tokenizer))
+            self._model = PeftModel.from_pretrained(
+                self._model,  # type: ignore[arg-type]
+                peft,
+                revision=kwargs.get("revision"),
+            )
+
+    @property
+    def hf_model(self):
+        """The transformers model, out of any adapter."""
+        model = self.model
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    @property
+    def max_length(self) -> int:
+        """The window, tokens."""
+        return int(self.ctx_method.length)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the method with its options, as results and cache keys carry it."""
+        record = read_record(self.hf_model.config)
+        found = {
+            "method": self.ctx_method.name,
+            "length": self.max_length,
+            "options": {k: v for k, v in self.ctx_method.options().items() if v is not None},
+            "exact": self.ctx_method.exact,
+            "version": __version__,
+        }
+        if record is not None:
+            found["original_length"] = record.original_length
+            found["trained_length"] = record.trained_length
+            found["adopted"] = record.adopted
+            found["overridden"] = record.overridden
+        return found

@@ -1,0 +1,87 @@
+"""What fits the window, what is cut, and how often: nothing is truncated silently."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+
+class Fitting:
+    """The window of an evaluation and the requests that did not fit it.
+
+    Attributes:
+        window: tokens.
+        special_tokens: that the tokenizer adds to a text; they may stand beyond the window.
+    """
+
+    def __init__(self, window: int, special_tokens: int):
+        self.window = window
+        self.special_tokens = special_tokens
+        self._counts: Counter[str] = Counter()
+
+    def counts(self) -> dict[str, int]:
+        """Return what did not fit so far, as results carry it."""
+        return {
+            "special_tokens_beyond_length": self._counts["special"],
+            "truncated_prompts": self._counts["truncated"],
+            "truncated_tokens": self._counts["truncated_tokens"],
+            "prompts_beyond_length": self._counts["beyond"],
+        }
+
+    def final_length(self, tokens: int, task: str | None, overflow: str = "error") -> int:
+        """Return the length that sets a request's frequencies.
+
+        Special tokens that the tokenizer adds beyond the window are allowed, counted, and do not
+        stretch the frequencies.
+
+        Raises:
+            ValueError: the request does not fit the window.
+        """
+        excess = tokens - self.window
+        if excess <= 0:
+            return tokens
+        if excess <= self.special_tokens:
+            self._counts["special"] += 1
+            return self.window
+        if overflow == "allow":
+            self._counts["beyond"] += 1
+            return tokens
+        raise ValueError(
+            f"A request of task {task or '?'} needs {tokens} tokens, but the window is "
+            f"{self.window} tokens (model argument length). Nothing is truncated silently: "
+            "give a larger length, a task made for this length, or truncation=True to drop tokens "
+            "from the left."
+        )
+
+    def room(self, after: int) -> int:
+        """Return how many tokens may stand before `after` others."""
+        return self.window - after + self.special_tokens
+
+    def check_room(self, new_tokens: int, task: str | None) -> None:
+        """Check that a prompt has room before the new tokens.
+
+        Raises:
+            ValueError: it has not.
+        """
+        if self.room(new_tokens) < 1:
+            raise ValueError(
+                f"Task {task or '?'} generates up to {new_tokens} tokens, which leaves no room "
+                f"for a prompt in the window of {self.window} tokens. Give a larger length."
+            )
+
+    def cut(self, ids: list[int], after: int, overflow: str) -> list[int]:
+        """Return what is kept of tokens that stand before `after` others.
+
+        Args:
+            ids: of a prompt or a context.
+            after: tokens that follow them and are kept whole.
+            overflow: `left` or `middle`: where to cut if they are too many; else they are kept.
+        """
+        room = self.room(after)
+        excess = len(ids) - room
+        if excess <= 0 or overflow not in ("left", "middle"):
+            return ids
+        self._counts["truncated"] += 1
+        self._counts["truncated_tokens"] += excess
+        if overflow == "left":
+            return ids[excess:]
+        return [*ids[: room // 2], *ids[len(ids) - (room - room // 2) :]]
