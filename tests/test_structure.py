@@ -20,11 +20,12 @@ ALLOWED = {
     "stdlib_corpus": set(),
     "errors": set(),
     "hardware": set(),
+    "refused": set(),
     "_startup": {"plugin"},
     "plugin": {"assets"},
     "methods": {"methods"},
-    "models": {"assets", "errors", "hardware", "methods", "models", "__init__"},
-    "tasks": {"assets", "atomic_file", "intervals", "stdlib_corpus", "tasks"},
+    "models": {"assets", "errors", "hardware", "refused", "methods", "models", "__init__"},
+    "tasks": {"assets", "atomic_file", "intervals", "refused", "stdlib_corpus", "tasks"},
     "train": {
         "assets",
         "atomic_file",
@@ -46,7 +47,10 @@ ALLOWED = {
     },
     "doctor": {"assets"},
     "listing": {"assets", "methods", "train.recipes"},
-    "validate": {"assets", "listing", "methods", "models", "tasks.tokenizer", "train", "validate"},
+    "validate": {
+        *("assets", "listing", "methods", "models", "refused", "tasks.tokenizer", "train"),
+        "validate",
+    },
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -39,11 +41,30 @@ def add_adapters(
         target_modules=list(targets),
         task_type="CAUSAL_LM",
     )
-    adapted = peft.get_peft_model(model, config)
+    with _old_name_asked():
+        adapted = peft.get_peft_model(model, config)
     for name, parameter in adapted.named_parameters():
         if any(part in name for part in also):
             parameter.requires_grad_(True)
     return adapted
+
+
+def load_adapters(model: PreTrainedModel, path: str, revision: str | None = None) -> PeftModel:
+    """Return the model with adapters from a folder or a hub id."""
+    from peft import PeftModel
+
+    with _old_name_asked():
+        return PeftModel.from_pretrained(model, path, revision=revision)
+
+
+@contextmanager
+def _old_name_asked() -> Iterator[None]:
+    """Silence transformers, which peft up to 0.21 asks for a property by its old name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
+        )
+        yield
 
 
 def attention_layers(model: nn.Module) -> list[str]:

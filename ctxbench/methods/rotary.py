@@ -85,7 +85,7 @@ class PositionMethod(Method):
 
     def scaled(self, config, current_length: int) -> tuple[torch.Tensor, float]:
         """Return frequencies `[d / 2]` float64 and attention scaling; `config` is the base's."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} gives no scaled(config, current_length)")
 
     def stock_parameters(self, config) -> dict[str, Any] | None:
         """Return entries of `rope_parameters` with which transformers computes the same.

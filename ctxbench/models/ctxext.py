@@ -136,6 +136,8 @@ class CtxExt(ExtendedHFLM):
     ) -> list[tuple[float, bool]]:
         """Score (strings, context tokens, continuation tokens); see HFLM."""
         tasks = tasks or [None] * len(requests)
+        if not self.truncation:
+            self.fitting.check(_sizes([pair for _, *pair in requests], tasks))
         made = [
             self._request(context, continuation, task)
             for (_, context, continuation), task in zip(requests, tasks, strict=True)
@@ -144,7 +146,14 @@ class CtxExt(ExtendedHFLM):
 
     def loglikelihood(self, requests, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Return (sum of log-probabilities, all greedy) of each continuation given its context."""
-        return [answer for part in parts(requests) for answer in self._loglikelihood(part)]
+        split = list(parts(requests))
+        if len(split) > 1 and not self.truncation:  # look at all before the first takes hours
+            self.fitting.check(
+                size
+                for part in split
+                for size in _sizes(self._pairs(part), [request.task_name for request in part])
+            )
+        return [answer for part in split for answer in self._loglikelihood(part)]
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Tokenise as HFLM does, of a long context only its end for every continuation."""
@@ -156,6 +165,12 @@ class CtxExt(ExtendedHFLM):
         return self.tok_encode(text, add_special_tokens=False)
 
     def _loglikelihood(self, requests) -> list[tuple[float, bool]]:
+        tasks = [request.task_name for request in requests]
+        pairs = self._pairs(requests)
+        return self._loglikelihood_tokens([(None, *pair) for pair in pairs], tasks=tasks)
+
+    def _pairs(self, requests) -> list[tuple[list[int], list[int]]]:
+        """Return the tokens of context and continuation of each request."""
         pairs = []
         for request in requests:
             context, continuation = request.args
@@ -165,8 +180,7 @@ class CtxExt(ExtendedHFLM):
             ids = self.tok_encode(continuation, add_special_tokens=False)
             own_prefix = ids[:1] == [self.prefix_token_id]
             pairs.append((ids[:1], ids[1:]) if own_prefix else ([self.prefix_token_id], ids))
-        tasks = [request.task_name for request in requests]
-        return self._loglikelihood_tokens([(None, *pair) for pair in pairs], tasks=tasks)
+        return pairs
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
         """Return the log-probability of each whole text, in windows of `length` tokens.
@@ -177,9 +191,15 @@ class CtxExt(ExtendedHFLM):
         """
         answers: list[Any] = [None] * len(requests)
         made, owners, tasks = [], [], []
+        plans = [getattr(request.args[0], "ctx_request", None) for request in requests]
+        self.fitting.check(
+            (end - start, request.task_name)
+            for plan, request in zip(plans, requests, strict=True)
+            for start, _, end in (plan or {}).get("windows", ())
+        )
         for number, request in enumerate(requests):
-            if (asked := getattr(request.args[0], "ctx_request", None)) is not None:
-                answers[number] = self._window_sums(asked, request.task_name)
+            if (plan := plans[number]) is not None:
+                answers[number] = self._window_sums(plan, request.task_name)
                 continue
             answers[number] = 0.0
             ids = self.tok_encode(request.args[0])
@@ -260,11 +280,18 @@ class CtxExt(ExtendedHFLM):
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(repr(sorted(request.args[1].items())), []).append(number)
-        # every group's arguments are looked at before the first group costs time
+        # every group's arguments and prompts are looked at before the first group costs time
         asked = {key: self._generation(requests[numbers[0]]) for key, numbers in groups.items()}
+        ids = [self.tok_encode(request.args[0]) or [self.prefix_token_id] for request in requests]
+        self.fitting.check(
+            (len(ids[i]) + asked[key][0]["max_new_tokens"], requests[i].task_name)
+            for key, numbers in groups.items()
+            for i in numbers
+            if asked[key][2] == "error"
+        )
         texts: dict[int, str] = {}
         for key, numbers in groups.items():
-            group = [requests[i] for i in numbers]
+            group = [(requests[i].task_name, ids[i]) for i in numbers]
             texts.update(zip(numbers, self._generate_group(group, *asked[key]), strict=True))
         return [texts[number] for number in range(len(requests))]
 
@@ -284,17 +311,20 @@ class CtxExt(ExtendedHFLM):
         return asked
 
     def _generate_group(
-        self, requests, options: dict[str, Any], until: list[str], overflow: str
+        self,
+        asked: Sequence[tuple[str | None, list[int]]],
+        options: dict[str, Any],
+        until: list[str],
+        overflow: str,
     ) -> list[str]:
-        """Continue prompts that share generation arguments."""
-        prompts = [self._prompt(r, options["max_new_tokens"], overflow) for r in requests]
+        """Continue prompts, each its task and tokens, that share generation arguments."""
+        new_tokens = options["max_new_tokens"]
+        prompts = [self._prompt(task, ids, new_tokens, overflow) for task, ids in asked]
         keys = [AnswerCache.key("generate", list(p.ids), p.length, options, until) for p in prompts]
         sampled = bool(options.get("do_sample"))
         if sampled:  # every repeat is a draw of its own
             keys = [f"{key}-{number}" for number, key in enumerate(keys)]
-        work = [
-            (r.task_name or "requests", p.length) for r, p in zip(requests, prompts, strict=True)
-        ]
+        work = [(task or "requests", p.length) for (task, _), p in zip(asked, prompts, strict=True)]
 
         def compute(once: list[int], done: Callable[[int, str], None], wanted: set[int]) -> None:
             self.generator.generate(
@@ -308,10 +338,9 @@ class CtxExt(ExtendedHFLM):
         cache = None if sampled else self.answers
         return answer_all(cache, keys, work, compute, "generating", show=self.rank == 0)
 
-    def _prompt(self, request, new_tokens: int, overflow: str) -> Prompt:
-        ids = self.tok_encode(request.args[0]) or [self.prefix_token_id]
+    def _prompt(self, task: str | None, ids: list[int], new_tokens: int, overflow: str) -> Prompt:
         ids = self.fitting.cut(ids, new_tokens, overflow)
-        length = self.fitting.final_length(len(ids) + new_tokens, request.task_name, overflow)
+        length = self.fitting.final_length(len(ids) + new_tokens, task, overflow)
         return Prompt(ids, length)
 
     def _text(self, new: list[int], until: list[str]) -> str:
@@ -323,6 +352,13 @@ class CtxExt(ExtendedHFLM):
             stop=until,
             think_end_token=thinking if isinstance(thinking, str) else None,
         )
+
+
+def _sizes(
+    pairs: Sequence[Sequence[Sequence[int]]], tasks: Sequence[str | None]
+) -> list[tuple[int, str | None]]:
+    """Return tokens and task of each pair of context and continuation."""
+    return [(sum(map(len, pair)), task) for pair, task in zip(pairs, tasks, strict=True)]
 
 
 def _total_and_greedy(request: Request, score: Score) -> tuple[float, bool]:

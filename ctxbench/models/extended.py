@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
+from transformers import AutoTokenizer
 
 from ctxbench import __version__
 from ctxbench.assets import resolve_model
+from ctxbench.methods.adapters import load_adapters
 from ctxbench.methods.attach import method_of
 from ctxbench.methods.record import read_record
 from ctxbench.models.arguments import split_arguments, window_asked
@@ -17,6 +19,7 @@ from ctxbench.models.choosing import choose_method
 from ctxbench.models.loading import check_dtype, edited_config, extend, finish_loading, load_config
 from ctxbench.models.processes import check_processes, join_processes
 from ctxbench.models.reading import explained
+from ctxbench.refused import readable_config
 
 _HFLM: Any = HFLM  # its registering decorator hides its type from checkers
 
@@ -99,9 +102,14 @@ class ExtendedHFLM(_HFLM):
         self.ctx_method, record = choose_method(config, name, **asked)
         self._config = edited_config(config, self.ctx_method, record)
 
-    def _create_tokenizer(self, *args: Any, **kwargs: Any) -> None:
-        with explained(str(args[0] if args else kwargs.get("pretrained")), "tokenizer files"):
-            super()._create_tokenizer(*args, **kwargs)
+    def _create_tokenizer(self, pretrained: Any, tokenizer: Any, **kwargs: Any) -> None:
+        source = tokenizer or pretrained
+        with explained(str(source), "tokenizer files"):
+            if isinstance(source, str) and (config := readable_config(source)) is not None:
+                stated = ("revision", "trust_remote_code", "add_bos_token")
+                more = {name: kwargs[name] for name in stated if kwargs.get(name) is not None}
+                tokenizer = AutoTokenizer.from_pretrained(source, config=config, **more)
+            super()._create_tokenizer(pretrained, tokenizer, **kwargs)
         self.ctx_method.edit_tokenizer(self.tokenizer)
 
     def _create_model(self, pretrained: str, **kwargs: Any) -> None:
@@ -116,15 +124,10 @@ class ExtendedHFLM(_HFLM):
             )
         finish_loading(self._model, self.ctx_method, pretrained)  # type: ignore[arg-type]
         if peft:
-            from peft import PeftModel
-
             if self._model.config.vocab_size != len(self.tokenizer):  # an adapter added tokens
                 self._model.resize_token_embeddings(len(self.tokenizer))
-            self._model = PeftModel.from_pretrained(
-                self._model,  # type: ignore[arg-type]
-                peft,
-                revision=kwargs.get("revision"),
-            )
+            revision = kwargs.get("revision")
+            self._model = load_adapters(self._model, peft, revision)  # type: ignore[arg-type]
 
     @property
     def hf_model(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 
 class Fitting:
@@ -27,6 +28,32 @@ class Fitting:
             "prompts_beyond_length": self._counts["beyond"],
         }
 
+    def check(self, sizes: Iterable[tuple[int, str | None]]) -> None:
+        """Check that requests fit, all at once, before the first of them costs time.
+
+        Args:
+            sizes: tokens and task of each.
+
+        Raises:
+            ValueError: some do not; says how many of which task, and the longest.
+        """
+        unfit: dict[str, list[int]] = {}
+        for tokens, task in sizes:
+            if tokens > self.window + self.special_tokens:
+                unfit.setdefault(task or "?", []).append(tokens)
+        if not unfit:
+            return
+        told = ", ".join(
+            f"{len(found)} of task {task} (up to {max(found)} tokens)"
+            for task, found in unfit.items()
+        )
+        longest = max(map(max, unfit.values()))
+        raise ValueError(
+            f"Requests need up to {longest} tokens, but the window is {self.window} tokens (model "
+            f"argument length): {told}. Nothing is truncated silently: give a larger length, a "
+            "task made for this length, or truncation=True to drop tokens from the left."
+        )
+
     def final_length(self, tokens: int, task: str | None, overflow: str = "error") -> int:
         """Return the length that sets a request's frequencies.
 
@@ -36,21 +63,16 @@ class Fitting:
         Raises:
             ValueError: the request does not fit the window.
         """
+        if overflow != "allow":
+            self.check([(tokens, task)])
         excess = tokens - self.window
         if excess <= 0:
             return tokens
         if excess <= self.special_tokens:
             self._counts["special"] += 1
             return self.window
-        if overflow == "allow":
-            self._counts["beyond"] += 1
-            return tokens
-        raise ValueError(
-            f"A request of task {task or '?'} needs {tokens} tokens, but the window is "
-            f"{self.window} tokens (model argument length). Nothing is truncated silently: "
-            "give a larger length, a task made for this length, or truncation=True to drop tokens "
-            "from the left."
-        )
+        self._counts["beyond"] += 1
+        return tokens
 
     def room(self, after: int) -> int:
         """Return how many tokens may stand before `after` others."""

@@ -16,6 +16,7 @@ from ctxbench.methods.record import KEY, Record, read_record, write_record
 from ctxbench.models.checks import check_tokenizer
 from ctxbench.models.choosing import choose_method
 from ctxbench.models.reading import explained
+from ctxbench.refused import PREFIX, is_refused, readable_config, restore
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 STATE_FILE = "ctxbench_state.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 """Of which one is enough to make a tokenizer."""
-REFUSED_TYPE = "needs_ctxbench_"
-"""Prefix of the `rope_type` of checkpoints that plain transformers would compute wrongly."""
 
 
 def edited_config(config: PreTrainedConfig, method: Method, record: Record) -> PreTrainedConfig:
@@ -124,10 +123,7 @@ def load_model(
             **{name: value for name, value in kwargs.items() if value is not None},
         )
     tokenizer = load_tokenizer(
-        path,
-        config=config,  # Phi-3 refuses what is on the disk for methods it does not have
-        revision=revision,
-        trust_remote_code=trust_remote_code,
+        path, config=config, revision=revision, trust_remote_code=trust_remote_code
     )
     chosen.edit_tokenizer(tokenizer)
     finish_loading(model, chosen, path)
@@ -220,17 +216,16 @@ def load_config(
         FileNotFoundError: no such folder, or no config.json in it.
         ValueError: config.json is damaged.
     """
-    from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+    from transformers import AutoConfig, PreTrainedConfig
 
     _check_folder(path)
     kwargs: dict[str, Any] = {"revision": revision} if revision is not None else {}
     try:
         raw, _ = PreTrainedConfig.get_config_dict(path, **kwargs)
         record = read_record(SimpleNamespace(**{KEY: raw.get(KEY)}))  # type: ignore[arg-type]
-        if record is None or not _is_refused(raw):
+        if record is None or not is_refused(raw):
             return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **kwargs)
-        raw["rope_parameters"] = dict(record.rope_parameters)
-        return CONFIG_MAPPING[raw.pop("model_type")].from_dict(raw)
+        return restore(raw, record.rope_parameters)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, ValueError) and "ctxbench record" in str(error):
             raise
@@ -260,10 +255,11 @@ def load_tokenizer(path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
             f"{path} has no tokenizer: none of {', '.join(TOKENIZER_FILES)} is there. Copy the "
             "tokenizer's files of the base model into the folder."
         )
+    given = {name: value for name, value in kwargs.items() if value is not None}
+    if "config" not in given:
+        given["config"] = readable_config(path, revision=kwargs.get("revision"))
     with explained(path, "tokenizer files"):
-        return AutoTokenizer.from_pretrained(
-            path, **{name: value for name, value in kwargs.items() if value is not None}
-        )
+        return AutoTokenizer.from_pretrained(path, **given)
 
 
 def check_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
@@ -299,13 +295,8 @@ def _refuse_plain(file: Path, method: Method) -> None:
     """Give a saved config a `rope_type` that plain transformers refuses by name."""
     saved = json.loads(file.read_text(encoding="utf-8"))
     scaling = saved.get("rope_parameters") or {}
-    saved["rope_parameters"] = {**scaling, "rope_type": f"{REFUSED_TYPE}method_{method.name}"}
+    saved["rope_parameters"] = {**scaling, "rope_type": f"{PREFIX}method_{method.name}"}
     file.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _is_refused(raw: dict[str, Any]) -> bool:
-    parameters = raw.get("rope_parameters") or {}
-    return str(parameters.get("rope_type", "")).startswith(REFUSED_TYPE)
 
 
 def _check_folder(path: str) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ctxbench.assets import resolve_model
+from ctxbench.refused import readable_config
 
 _WINDOW_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_length")
 
@@ -26,8 +27,9 @@ def model_window(metadata: dict[str, Any]) -> int | None:
         return None
     from transformers import AutoConfig
 
+    path = resolve_model(metadata["pretrained"])
     try:
-        config = AutoConfig.from_pretrained(resolve_model(metadata["pretrained"]))
+        config = readable_config(path) or AutoConfig.from_pretrained(path)
     except (OSError, ValueError):  # not a transformers model: it says itself what does not fit
         return None
     config = config.get_text_config()

@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 from ctxbench.assets import resolve_model
+from ctxbench.refused import readable_config
 
 
 def tokenizer_name(tokenizer: str | None = None, pretrained: str | None = None, **_) -> str:
@@ -28,4 +29,5 @@ def load_tokenizer(name: str):
     """Load a tokenizer from a bundled name, a folder, or a hub id."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(resolve_model(name))
+    path = resolve_model(name)
+    return AutoTokenizer.from_pretrained(path, config=readable_config(path))

@@ -29,11 +29,13 @@ class Check:
         name: short, unique.
         run: takes the subject; raises `Broken`, `NotApplicable`, or what the subject raises.
         remedy: what to do where it fails.
+        basic: the checks after it say nothing where it fails.
     """
 
     name: str
     run: Callable[[Any], None]
     remedy: str
+    basic: bool = False
 
     @property
     def promise(self) -> str:
@@ -59,11 +61,13 @@ class Outcome:
 class Checks(dict[str, Check]):
     """Checks by name, in the order they are written; a function becomes one by `add`."""
 
-    def add(self, remedy: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
+    def add(
+        self, remedy: str, *, basic: bool = False
+    ) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
         """Return a decorator that adds a function under its name."""
 
         def register(function: Callable[[Any], None]) -> Callable[[Any], None]:
-            self[function.__name__] = Check(function.__name__, function, remedy)
+            self[function.__name__] = Check(function.__name__, function, remedy, basic)
             return function
 
         return register
@@ -80,6 +84,20 @@ def run_check(check: Check, subject: Any) -> Outcome:
     except Exception as error:  # whatever code under test raises is a finding
         return Outcome(check, FAILED, f"{type(error).__name__}: {error}{place_of(error)}")
     return Outcome(check, PASSED)
+
+
+def run_checks(checks: Checks, subject: Any) -> list[Outcome]:
+    """Run checks in their order; after a basic one that failed the others wait."""
+    outcomes: list[Outcome] = []
+    waits = ""
+    for check in checks.values():
+        if waits:
+            outcomes.append(Outcome(check, NOT_APPLICABLE, f"waits until {waits} is mended"))
+            continue
+        outcomes.append(run_check(check, subject))
+        if check.basic and outcomes[-1].status == FAILED:
+            waits = check.name
+    return outcomes
 
 
 def report(outcomes: Iterable[Outcome]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from ctxbench.assets import tasks_path
 from ctxbench.methods.options import near_names, parse_pairs
 from ctxbench.methods.registry import add_method_folder, list_methods, list_presets
-from ctxbench.validate.checks import FAILED, Checks, place_of, report, run_check
+from ctxbench.validate.checks import FAILED, Checks, place_of, report, run_checks
 
 
 def add_parser(commands: Any) -> None:
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     checks, subject = find(options.what, given, options.architecture)
     with _quiet():
         title = _title(subject, options.what)
-        outcomes = [run_check(check, subject) for check in checks.values()]
+        outcomes = run_checks(checks, subject)
     print(title)
     print(report(outcomes))
     return int(any(outcome.status == FAILED for outcome in outcomes))

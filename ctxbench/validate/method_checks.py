@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import math
 import random
 import re
 import tempfile
@@ -19,7 +20,9 @@ from ctxbench.methods.attach import method_of
 from ctxbench.methods.base import Method, describe
 from ctxbench.methods.record import Record, base_config, read_record, write_record
 from ctxbench.methods.registry import get_method, method_class
-from ctxbench.models.loading import REFUSED_TYPE, extend, load_model, save_model
+from ctxbench.methods.rotary import rotary_dim
+from ctxbench.models.loading import extend, load_model, save_model
+from ctxbench.refused import PREFIX
 from ctxbench.validate.checks import Broken, Checks, NotApplicable
 from ctxbench.validate.tiny import WINDOW, tiny_config, tiny_model, tiny_tokenizer, tokens
 
@@ -137,6 +140,31 @@ def options(subject: Subject) -> None:
 
 
 @CHECKS.add(
+    "give `scaled(config, current_length)`, which returns a float64 tensor of one frequency for "
+    "each rotary pair, in radians per token, and the factor on cos and sin (1.0: none).",
+    basic=True,
+)
+def frequencies(subject: Subject) -> None:
+    """There is one finite frequency for each rotary pair, in float64, and a scaling."""
+    method, config = subject.method, tiny_config(subject.architecture)
+    if type(method).frequencies is Method.frequencies:
+        raise NotApplicable("it leaves the frequencies alone")
+    pairs = rotary_dim(config) // 2
+    for length in (WINDOW // 2, 3 * WINDOW):
+        found = method.frequencies(config, length)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise Broken(f"a {type(found).__name__} came, not two values")
+        theta, scaling = found
+        if not isinstance(theta, torch.Tensor) or list(theta.shape) != [pairs]:
+            shape = list(getattr(theta, "shape", [])) or type(theta).__name__
+            raise Broken(f"frequencies {shape} at length {length}; the model has {pairs} pairs")
+        if theta.dtype != torch.float64:
+            raise Broken(f"frequencies are {theta.dtype}, not float64")
+        if not theta.isfinite().all() or not 0 < scaling < math.inf:
+            raise Broken(f"at length {length} a frequency or the scaling {scaling} is not finite")
+
+
+@CHECKS.add(
     "in edit_config merge into config.rope_parameters (`{**old, **new}`) and set "
     "max_position_embeddings to self.length; in frequencies use `base_config(config)` and "
     "`original_length(config)`, which the record answers after the edit."
@@ -160,8 +188,6 @@ def config(subject: Subject) -> None:
         one, two = method.frequencies(before, length), method.frequencies(after, length)
         if not torch.equal(one[0], two[0]) or one[1] != two[1]:
             raise Broken(f"frequencies at length {length} differ before and after edit_config")
-        if one[0].dtype != torch.float64:
-            raise Broken(f"frequencies are {one[0].dtype}, not float64")
 
 
 @CHECKS.add("look for a division by (factor - 1) or a term that does not vanish at factor 1.")
@@ -210,7 +236,7 @@ def save_load(subject: Subject) -> None:
         except Exception as error:  # transformers: KeyError or ValueError
             refused = str(error)
         if not method_of(model).plain_checkpoint(model.config):
-            if refused is None or f"{REFUSED_TYPE}method_{method_of(model).name}" not in refused:
+            if refused is None or f"{PREFIX}method_{method_of(model).name}" not in refused:
                 raise Broken("plain transformers opens the checkpoint and computes something else")
         elif refused is not None:
             raise Broken(f"plain_checkpoint is true, but plain transformers says: {refused}")
@@ -357,13 +383,11 @@ def trains(subject: Subject) -> None:
     """Two training steps move weights, and the result opens again."""
     import contextlib
     import io
-    import warnings
 
     from ctxbench.train.config import make_config
     from ctxbench.train.loop import train
 
-    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         subject.base().save_pretrained(folder / "base")
         tiny_tokenizer().save_pretrained(folder / "base")

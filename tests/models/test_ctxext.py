@@ -191,12 +191,38 @@ def test_a_prompt_that_does_not_fit_is_an_error_with_both_numbers():
     lm = model(length=256)
     long = TEXT[:3000]
     tokens = len(lm.tok_encode(long))
-    with pytest.raises(ValueError, match=rf"needs {tokens + 8} tokens, but the window is 256"):
+    with pytest.raises(ValueError, match=rf"up to {tokens + 8} tokens, but the window is 256"):
         lm.generate_until([ask("generate_until", long, {"until": [], "max_gen_toks": 8})])
     with pytest.raises(ValueError, match="the window is 256"):
         lm.loglikelihood([ask("loglikelihood", long, " x")])
     with pytest.raises(ValueError, match="leaves no room"):
         lm.generate_until([ask("generate_until", "x", {"until": [], "max_gen_toks": 400})])
+
+
+def test_all_that_does_not_fit_is_told_before_anything_is_computed(monkeypatch):
+    """Two tasks, other generation arguments, several parts: not one error a run."""
+    lm = model(length=256)
+    monkeypatch.setattr(lm.scorer, "score", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(lm.generator, "generate", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr("ctxbench.models.ctxext.parts", lambda requests: [[r] for r in requests])
+    long, longer = TEXT[:3000], TEXT[:4000]
+    most = len(lm.tok_encode(longer + " x"))
+    words = rf"up to {most} .*: 1 of task a \(up to \d+ tokens\), 2 of task b \(up to {most} tokens"
+    texts = {"a": ["x", long], "b": ["x", longer, long]}
+    requests = [(task, text) for task in texts for text in texts[task]]
+    with pytest.raises(ValueError, match=words):
+        lm.loglikelihood([ask("loglikelihood", text, " x", task=t) for t, text in requests])
+    most = len(lm.tok_encode(longer)) + 8
+    words = rf"1 of task a \(up to \d+ tokens\), 2 of task b \(up to {most} tokens"
+    budgets = {"a": {"until": [], "max_gen_toks": 4}, "b": {"until": [], "max_gen_toks": 8}}
+    with pytest.raises(ValueError, match=words):
+        lm.generate_until([ask("generate_until", text, budgets[t], task=t) for t, text in requests])
+    ids = list(range(600))
+    plans = {t: WindowRequest(ids, [[0, 1, n]], 0) for t, n in (("a", 300), ("b", 500))}
+    with pytest.raises(ValueError, match=r"1 of task a \(up to 300 .* 1 of task b \(up to 500 "):
+        lm.loglikelihood_rolling(
+            [ask("loglikelihood_rolling", plan, task=t) for t, plan in plans.items()]
+        )
 
 
 def test_truncation_is_counted():

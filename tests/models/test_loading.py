@@ -12,6 +12,10 @@ import ctxbench
 from ctxbench.assets import resolve_model, tasks_path
 from ctxbench.methods.record import read_record
 from ctxbench.models.choosing import choose_method
+from ctxbench.models.ctxext import CtxExt
+from ctxbench.models.loading import load_tokenizer
+from ctxbench.tasks.model_window import model_window
+from ctxbench.tasks.tokenizer import load_tokenizer as load_task_tokenizer
 from tests.methods.tiny import tiny_config, tiny_model
 
 
@@ -182,3 +186,20 @@ def test_a_new_method_is_one_file(tmp_path, monkeypatch):
     monkeypatch.delenv("CTXBENCH_METHODS")
     with pytest.raises(ValueError, match=r"no method 'halve'.*CTXBENCH_METHODS"):
         ctxbench.load_model(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("architecture", ["phi3", "llama"])
+@pytest.mark.parametrize("name", ["dynamic_ntk", "self_extend"])
+def test_a_refused_config_hides_neither_tokenizer_nor_window(architecture, name, tmp_path, caplog):
+    """Phi-3's config does not even load under a rope type that transformers does not know."""
+    _, tokenizer = ctxbench.load_model("mini")
+    model = tiny_model(architecture, vocab_size=len(tokenizer), pad_token_id=0)
+    folder = str(ctxbench.save_model(ctxbench.extend(model, name, length=512), tokenizer, tmp_path))
+    for found in (
+        load_task_tokenizer(folder),
+        load_tokenizer(folder),
+        CtxExt(folder, add_bos_token=False).tokenizer,
+    ):
+        assert found("import os").input_ids == tokenizer("import os").input_ids
+    assert model_window({"pretrained": folder}) == 512
+    assert "rope_type" not in caplog.text

@@ -9,10 +9,6 @@ from ctxbench.study.loading import load_study
 from ctxbench.study.plan import _missing, describe_plan, make_plan
 from tests.study.small import write_study
 
-pytestmark = pytest.mark.filterwarnings(  # peft 0.21 asks transformers 5.23 by the old name
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)
-
 
 @pytest.fixture(scope="module")
 def plan():

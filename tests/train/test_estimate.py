@@ -14,10 +14,6 @@ from ctxbench.train.config import make_config
 from ctxbench.train.estimate import describe_estimate, estimate
 from tests.train.small import small_model
 
-pytestmark = pytest.mark.filterwarnings(  # peft 0.21 asks transformers 5.23 by the old name
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)
-
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):

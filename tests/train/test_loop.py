@@ -9,15 +9,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ctxbench import load_model
+from ctxbench.methods.adapters import load_adapters
 from ctxbench.methods.record import read_record
 from ctxbench.train.checkpoint import find_checkpoint
 from ctxbench.train.loop import STOPPED, train
 from tests.train.ranks import launch_ranks
 from tests.train.small import METHODS, interrupt_at, losses, small_config
-
-pytestmark = pytest.mark.filterwarnings(  # peft 0.21 asks transformers 5.23 by the old name
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path):
@@ -185,7 +182,6 @@ def test_clex_trains_its_equation(tmp_path):
 
 
 def test_longlora_trains_adapters_embeddings_and_norms(tmp_path):
-    from peft import PeftModel
     from safetensors.torch import load_file
 
     config = small_config(tmp_path, **METHODS["longlora"], steps=3)
@@ -204,7 +200,7 @@ def test_longlora_trains_adapters_embeddings_and_norms(tmp_path):
     whole = load_file(tmp_path / "out" / "adapter" / "trained_whole.safetensors")
     missing = base.load_state_dict(whole, strict=False)
     assert not missing.unexpected_keys
-    adapted = PeftModel.from_pretrained(base, tmp_path / "out" / "adapter")
+    adapted = load_adapters(base, str(tmp_path / "out" / "adapter"))
     with torch.no_grad():  # adapters apart and merged differ by rounding
         torch.testing.assert_close(adapted(ids).logits, merged(ids).logits, rtol=0, atol=1e-5)
 

@@ -16,10 +16,6 @@ from tests.methods.tiny import tiny_model
 from tests.train.ranks import launch_ranks
 from tests.train.small import METHODS, losses, small_config, small_data, small_model
 
-pytestmark = pytest.mark.filterwarnings(  # peft 0.21 asks transformers 5.23 by the old name
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)
-
 ACCELERATE = Path(__file__).resolve().parents[2] / "train" / "accelerate"
 HEADS = {"hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 2}
 COMMON = {

@@ -14,9 +14,6 @@ from ctxbench.train.loop import train
 from ctxbench.train.recipes import list_recipes, paper_rows
 from tests.train.small import losses, small_data
 
-pytestmark = pytest.mark.filterwarnings(  # peft 0.21 asks transformers 5.23 by the old name
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)
 NEEDED = {"data": "d", "output": "o"}
 CONFIGS = {
     "meta-llama/Llama-2-7b-hf": (LlamaConfig, 4096, {"num_key_value_heads": 2}),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ctxbench import listing
+from ctxbench.cli import main
 from ctxbench.methods import registry
 from ctxbench.validate import cli, method_checks, task_checks
 from ctxbench.validate.checks import FAILED, NOT_APPLICABLE, PASSED, Check, report, run_check
@@ -31,6 +32,10 @@ BROKEN = {
     "documented-option": [("        factor: s;", "        It divides;")],
     "options": [("@dataclass(frozen=True, kw_only=True)", "@dataclass(frozen=True)")],
     "options-json": [("    factor: float", "    x: set = ()\n    factor: float")],
+    "frequencies": [("def scaled", "def scled")],
+    "frequencies-one": [("return theta, 1.0", "return theta")],
+    "frequencies-shape": [("return theta, 1.0", "return theta[1:], 1.0")],
+    "frequencies-dtype": [("return theta, 1.0", "return theta.float(), 1.0")],
     "config": ["def edit_config(self, config):\n        pass"],
     "config-record": [("return theta, 1.0", "return theta / config.max_position_embeddings, 1.0"),
                       "def frequencies(self, config, length):\n"
@@ -59,7 +64,6 @@ BROKEN = {
 """Check broken -> replacements in the example, and methods added to its class."""
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_method_is_found(name, tmp_path, own_folders):
     text = METHOD.read_text()
@@ -137,6 +141,16 @@ def test_every_check_says_what_it_checks_and_what_to_do():
         assert check.remedy.endswith(".")
 
 
+def test_what_nothing_works_without_is_told_alone(tmp_path, own_folders, capsys):
+    file = tmp_path / "broken.py"
+    file.write_text(METHOD.read_text().replace("return theta, 1.0", "return theta[1:], 1.0"))
+    assert main(["validate", str(file)]) == 1
+    shown = capsys.readouterr().out
+    assert "frequencies [7] at length 32; the model has 8 pairs" in shown
+    assert shown.count("What to do") == 1
+    assert "waits until frequencies is mended" in shown
+
+
 def test_the_report_is_one_line_each_with_what_to_do():
     def promise(subject):
         """It holds."""
@@ -159,7 +173,7 @@ def test_the_command(tmp_path):
     run = [sys.executable, "-m", "ctxbench.cli", "validate"]
     good = subprocess.run([*run, str(METHOD)], capture_output=True, text=True)
     assert (good.returncode, good.stderr) == (0, "")
-    assert good.stdout.splitlines()[-1] == "13 passed, 0 failed"
+    assert good.stdout.splitlines()[-1] == "14 passed, 0 failed"
     bad = subprocess.run([*run, str(tmp_path / "half.py")], capture_output=True, text=True)
     assert bad.returncode == 1
     assert "factor=1 against the base model: logits differ by" in bad.stdout
