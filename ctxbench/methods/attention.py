@@ -20,7 +20,7 @@ from ctxbench.methods.base import Method, default_length
 from ctxbench.methods.bounded import BoundedCache, place_in_row
 from ctxbench.methods.cache import KeptLayer, keep_rotated
 from ctxbench.methods.kernels.attend import attend
-from ctxbench.methods.kernels.plan import Plan
+from ctxbench.methods.kernels.plan import AttentionPlan
 from ctxbench.methods.kernels.rope import Rope
 from ctxbench.methods.record import original_length
 from ctxbench.methods.rotary import KeepFloat32, check_rotary
@@ -41,7 +41,7 @@ class AttentionMethod(Method):
     exact: ClassVar[bool] = False
     own_scaling: ClassVar[bool] = False
 
-    def plan(self, config) -> Plan:
+    def plan(self, config) -> AttentionPlan:
         """Return the branches of this method for a model."""
         raise NotImplementedError
 

@@ -12,7 +12,7 @@ import torch
 from transformers.cache_utils import DynamicLayer
 
 from ctxbench.methods.kernels.decode import one_query, relative_positions
-from ctxbench.methods.kernels.plan import Plan
+from ctxbench.methods.kernels.plan import AttentionPlan
 from ctxbench.methods.kernels.rope import Rope
 
 NOWHERE = torch.iinfo(torch.int64).min
@@ -51,7 +51,12 @@ class KeptLayer(DynamicLayer):
         return self.keys, self.values
 
     def attend_one(
-        self, plan: Plan, rope: Rope, query: torch.Tensor, positions: torch.Tensor, scale: float
+        self,
+        plan: AttentionPlan,
+        rope: Rope,
+        query: torch.Tensor,
+        positions: torch.Tensor,
+        scale: float,
     ) -> torch.Tensor:
         """Return attention `[batch, heads, 1, head_dim]` of the newest token of each row.
 
@@ -125,7 +130,7 @@ class KeptLayer(DynamicLayer):
         room[:, :, length:total] = new
         return room[:, :, :total]
 
-    def _rotate(self, plan: Plan, rope: Rope, targets, seen, positions) -> None:
+    def _rotate(self, plan: AttentionPlan, rope: Rope, targets, seen, positions) -> None:
         """Rotate the keys that are seen and do not stand at their target yet."""
         assert self.keys is not None
         tokens = targets.shape[1]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from ctxbench.methods.attention import AttentionMethod
 from ctxbench.methods.base import check_positive
-from ctxbench.methods.kernels.plan import Branch, Plan, constant
+from ctxbench.methods.kernels.plan import AttentionPlan, Branch, constant
 from ctxbench.methods.record import original_length
 
 
@@ -71,7 +71,7 @@ class DualChunk(AttentionMethod):
         )
         factor = log_factor(original_length(config)) if self.log_scaling else None
         branches = (own, before, older)
-        return Plan(branches=branches, steady=2, query_scale=factor, key_scale=factor)
+        return AttentionPlan(branches=branches, steady=2, query_scale=factor, key_scale=factor)
 
 
 def log_factor(own: int):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from ctxbench.methods.attention import AttentionMethod, check_window, own_window
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.bounded import BoundedCache
-from ctxbench.methods.kernels.plan import Branch, Plan, constant, window
+from ctxbench.methods.kernels.plan import AttentionPlan, Branch, constant, window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,4 +53,4 @@ class LMInfinite(AttentionMethod):
             key_position=constant(0),
             end=lambda t: (t - width + 1).clamp(0, sinks),
         )
-        return Plan(branches=(near, far))
+        return AttentionPlan(branches=(near, far))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from ctxbench.methods.attention import AttentionMethod, check_window, own_window
 from ctxbench.methods.base import check_positive
-from ctxbench.methods.kernels.plan import Branch, Plan, constant, window
+from ctxbench.methods.kernels.plan import AttentionPlan, Branch, constant, window
 from ctxbench.methods.record import original_length
 
 
@@ -53,4 +53,4 @@ class ReRoPE(AttentionMethod):
         log_own = math.log(original_length(config))
         grow = lambda t: ((t + 1).float().log() / log_own).clamp(min=1)  # noqa: E731
         scale = grow if self.log_scaling else None
-        return Plan(branches=(near, far), steady=1, query_scale=scale)
+        return AttentionPlan(branches=(near, far), steady=1, query_scale=scale)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from ctxbench.methods.attention import AttentionMethod, check_window, own_window
 from ctxbench.methods.base import check_positive, default_length
-from ctxbench.methods.kernels.plan import Branch, Plan, window
+from ctxbench.methods.kernels.plan import AttentionPlan, Branch, window
 from ctxbench.methods.record import original_length
 
 
@@ -62,7 +62,7 @@ class SelfExtend(AttentionMethod):
             key_position=lambda j: j // group,
             end=lambda t: t - width + 1,
         )
-        return Plan(branches=(near, far), steady=1)
+        return AttentionPlan(branches=(near, far), steady=1)
 
 
 def smallest_group(length: int, window: int, own: int) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from ctxbench.methods.attention import AttentionMethod, check_window, own_window
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.bounded import BoundedCache
-from ctxbench.methods.kernels.plan import Branch, Plan
+from ctxbench.methods.kernels.plan import AttentionPlan, Branch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,4 +53,4 @@ class StreamingLLM(AttentionMethod):
             query_position=lambda t: t.clamp(max=sinks + width),
             end=lambda t: (t + 1).clamp(max=sinks),
         )
-        return Plan(branches=(near, far))
+        return AttentionPlan(branches=(near, far))

@@ -128,5 +128,6 @@ def answer_all(
                 cache.put([(keys[i], answer)])
             progress.advance(*work[i])
 
-        compute(once, done, wanted)
+        if wanted:
+            compute(once, done, wanted)
     return [found[key] for key in keys]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ctxbench.models.prefix import branch_points
-from ctxbench.models.scoring import Scorer, SharedPrefix, _tell
+from ctxbench.models.scoring import Scorer, SharedPrefix
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Generator:
                 key=lambda i: (-len(prompts[i].ids), i),
             )
             plan.runs = []
-        _tell(plan, len(prompts))
+        plan.tell()
         for run in plan.runs:
             prefix = SharedPrefix(scorer)
             fed = [prompts[i].ids[:-1] for i in run]
@@ -81,23 +81,12 @@ class Generator:
                     prefix = SharedPrefix(scorer)
                     continue
                 done(left.pop(0), new)
-        pending = [
-            numbers
-            for numbers in scorer.batches(plan.alone, [prompt.length for prompt in prompts])
-            if any(i in wanted for i in numbers)
-        ]
-        while pending:
-            numbers = pending.pop(0)
-            try:
-                found = self._batch([prompts[i] for i in numbers], options, stopping)
-            except torch.OutOfMemoryError:
-                scorer.budget.shrink(len(numbers))
-                half = max(1, len(numbers) // 2)
-                pending[:0] = [part for part in (numbers[:half], numbers[half:]) if part]
-                continue
-            for number, new in zip(numbers, found, strict=True):
-                if number in wanted:
-                    done(number, new)
+        scorer.run_batches(
+            scorer.batches(plan.alone, [prompt.length for prompt in prompts]),
+            lambda numbers: self._batch([prompts[i] for i in numbers], options, stopping),
+            done,
+            wanted,
+        )
 
     def _from_prefix(
         self, prefix: SharedPrefix, prompt: Prompt, options, stopping, cuts: Sequence[int] = ()

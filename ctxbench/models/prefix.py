@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 MIN_SAVING = 0.2
 """Share of a run's tokens that must be saved for it to be worth running one by one."""
@@ -27,7 +30,7 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 @dataclass
-class Plan:
+class SharingPlan:
     """How requests are run.
 
     Attributes:
@@ -42,8 +45,22 @@ class Plan:
     tokens: int = 0
     saved: int = 0
 
+    def tell(self) -> None:
+        """Say how much is shared, if anything is."""
+        shared = sum(map(len, self.runs))
+        if shared:
+            log.info(
+                "%d of %d requests share prefixes: %.0f %% of %d tokens are not computed again",
+                shared,
+                shared + len(self.alone),
+                100 * self.saved / max(self.tokens, 1),
+                self.tokens,
+            )
 
-def plan_sharing(sequences: Sequence[Sequence[int]], keys: Sequence[Hashable | None]) -> Plan:
+
+def plan_sharing(
+    sequences: Sequence[Sequence[int]], keys: Sequence[Hashable | None]
+) -> SharingPlan:
     """Plan which requests share the keys and values of their common beginning.
 
     Args:
@@ -53,7 +70,7 @@ def plan_sharing(sequences: Sequence[Sequence[int]], keys: Sequence[Hashable | N
     Requests of one key are put in the order of a token trie; neighbours that share enough of their
     tokens form a run.
     """
-    plan = Plan(tokens=sum(map(len, sequences)))
+    plan = SharingPlan(tokens=sum(map(len, sequences)))
     rank = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     order = sorted(range(len(sequences)), key=lambda i: (rank[keys[i]], list(sequences[i])))
     for key, members in groupby(order, key=lambda i: keys[i]):
@@ -66,7 +83,7 @@ def plan_sharing(sequences: Sequence[Sequence[int]], keys: Sequence[Hashable | N
     return plan
 
 
-def _split_runs(plan: Plan, sequences: Sequence[Sequence[int]], numbers: list[int]) -> None:
+def _split_runs(plan: SharingPlan, sequences: Sequence[Sequence[int]], numbers: list[int]) -> None:
     run = [numbers[0]]
     saved = 0
     for before, after in zip(numbers, [*numbers[1:], None], strict=True):

@@ -5,8 +5,7 @@ Knows models, methods and tokens; nothing of lm-eval.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,16 @@ import torch
 from ctxbench.methods.base import Method
 from ctxbench.models.head import Head
 from ctxbench.models.memory import Budget
-from ctxbench.models.prefix import Plan, branch_points, common_prefix, keep_prefix, plan_sharing
+from ctxbench.models.prefix import (
+    SharingPlan,
+    branch_points,
+    common_prefix,
+    keep_prefix,
+    plan_sharing,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Scorer:
 
     # ------------------------------------------------------------------ plans
 
-    def plan(self, fed: Sequence[Sequence[int]], lengths: Sequence[int]) -> Plan:
+    def plan(self, fed: Sequence[Sequence[int]], lengths: Sequence[int]) -> SharingPlan:
         """Plan which requests share prefixes and which are batched."""
         if self.share_prefixes and self.method.cacheable and len(fed) > 1:
             keys = [self.method.reuse_key(self.config, length) for length in lengths]
@@ -114,6 +117,35 @@ class Scorer:
             rows = min(rows, self.budget.row_limit)
             yield list(numbers[at : at + rows])
             at += rows
+
+    def run_batches(
+        self,
+        batches: Iterable[list[int]],
+        answer: Callable[[list[int]], Sequence[Any]],
+        done: Callable[[int, Any], None],
+        wanted: Collection[int],
+    ) -> None:
+        """Run batches of request numbers, halving one that does not fit memory.
+
+        Args:
+            batches: those without a wanted number are left out.
+            answer: computes a batch; returns an answer for each number.
+            done: called with the number and the answer of each wanted request.
+            wanted: numbers.
+        """
+        pending = [numbers for numbers in batches if any(i in wanted for i in numbers)]
+        while pending:
+            numbers = pending.pop(0)
+            try:
+                found = answer(numbers)
+            except torch.OutOfMemoryError:
+                self.budget.shrink(len(numbers))  # raises when a single row does not fit
+                half = max(1, len(numbers) // 2)
+                pending[:0] = [part for part in (numbers[:half], numbers[half:]) if part]
+                continue
+            for number, one in zip(numbers, found, strict=True):
+                if number in wanted:
+                    done(number, one)
 
     # ---------------------------------------------------------------- scoring
 
@@ -138,7 +170,7 @@ class Scorer:
             return
         fed = [request.fed for request in requests]
         plan = self.plan(fed, [request.final_length for request in requests])
-        _tell(plan, len(requests))
+        plan.tell()
 
         for run in plan.runs:
             cuts = branch_points([fed[i] for i in run], [requests[i].first - 1 for i in run])
@@ -150,23 +182,12 @@ class Scorer:
                         del left[number]
                 except torch.OutOfMemoryError:
                     self.budget.shrink(1)  # raises when small chunks do not fit either
-        pending = [
-            numbers
-            for numbers in self.batches(plan.alone, [len(ids) for ids in fed])
-            if any(i in wanted for i in numbers)
-        ]
-        while pending:
-            numbers = pending.pop(0)
-            try:
-                found = self._score_batch([requests[i] for i in numbers])
-            except torch.OutOfMemoryError:
-                self.budget.shrink(len(numbers))  # raises when a single row does not fit
-                half = max(1, len(numbers) // 2)
-                pending[:0] = [part for part in (numbers[:half], numbers[half:]) if part]
-                continue
-            for number, score in zip(numbers, found, strict=True):
-                if number in wanted:
-                    done(number, score)
+        self.run_batches(
+            self.batches(plan.alone, [len(ids) for ids in fed]),
+            lambda numbers: self._score_batch([requests[i] for i in numbers]),
+            done,
+            wanted,
+        )
 
     def scores(self, requests: Sequence[Request]) -> list[Score]:
         """Return the scores of a few requests, in their order."""
@@ -273,15 +294,3 @@ class SharedPrefix:
         if not parts:  # all of it is cached
             return torch.empty(0, scorer.config.hidden_size, device=device)
         return torch.cat(parts)[keep - keep_cached :]
-
-
-def _tell(plan: Plan, requests: int) -> None:
-    if plan.runs:
-        shared = sum(map(len, plan.runs))
-        log.info(
-            "%d of %d requests share prefixes: %.0f %% of %d tokens are not computed again",
-            shared,
-            requests,
-            100 * plan.saved / max(plan.tokens, 1),
-            plan.tokens,
-        )

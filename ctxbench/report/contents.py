@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ctxbench.lengths import length_name
 from ctxbench.report.correlation import Panel, correlation_table, panels
-from ctxbench.report.findings import Finding, findings
+from ctxbench.report.findings import findings
 from ctxbench.report.heatmap import HeatMap
 from ctxbench.report.layouts import LAYOUTS, Layout
-from ctxbench.report.numbers import Measure, Numbers
+from ctxbench.report.numbers import Measure, Number, Numbers
 from ctxbench.report.paper import companion
 from ctxbench.report.study_files import Cell, Study, load_study
 from ctxbench.report.study_plan import Row
 from ctxbench.report.tables import Table, fill, ordered
+from ctxbench.report.verdicts import Finding
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def _maps(numbers: Numbers) -> Sequence[Map]:
     for row in ordered(study.rows):
         trained = row.trained_length or study.window
         name = str(study.plan.get("model_name") or study.plan.get("model") or "")
-        heat = HeatMap("needle", name, row.label, "", trained)
+        how = f", trained to {length_name(row.trained_length)}" if row.trained_length else ""
+        mean = _told(numbers.number(row, Measure("", columns)))
+        heat = HeatMap("needle", name, row.label + how, "", trained, mean)
         for column in columns:
             for leaf in numbers.leaves(row, Measure("", (column,))).values():
                 for record in leaf:
@@ -123,3 +127,11 @@ def _maps(numbers: Numbers) -> Sequence[Map]:
     for made in found:  # what is not there stays visible
         made.heat.scores.update({p: [] for p in places if p not in made.heat.scores})
     return found
+
+
+def _told(number: Number) -> str:
+    """Return the mean over lengths and depths in words; none is made over what is not there."""
+    if number.estimate is None:
+        return f"no mean: {number.state}"
+    e = number.estimate
+    return f"mean {e.value:.2f} [{e.low:.2f}, {e.high:.2f}]"

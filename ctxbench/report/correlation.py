@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from ctxbench.lengths import length_name
-from ctxbench.report.layouts import kind_name
 from ctxbench.report.numbers import Measure, Numbers
-from ctxbench.report.study_plan import CLASSES, Column
+from ctxbench.report.study_plan import CLASSES, Column, kind_name
 from ctxbench.report.tables import Entry, Line, Table
 
 FEWEST = 5  # rows; below, an interval would say nothing

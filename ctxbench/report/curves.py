@@ -10,6 +10,8 @@ from ctxbench.report.records import Record
 from ctxbench.report.study_plan import Row
 from ctxbench.report.tables import ordered
 
+_STEP = 2**0.25 - 1  # of a position, to the next point: four points a doubling
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -35,7 +37,10 @@ def many_shot(numbers: Numbers) -> list[Curve]:
 
 
 def by_position(numbers: Numbers) -> list[Curve]:
-    """Return loss curves from the longest column of kind `nll` that has positions."""
+    """Return loss curves from the longest column of kind `nll` that has positions.
+
+    Neighbouring buckets are taken together, ever more towards the end.
+    """
     columns = sorted(numbers.study.of_kind("nll"), key=lambda c: -(c.length or 0))[:1]
     curves = []
     for row in ordered(numbers.study.rows):
@@ -47,19 +52,23 @@ def by_position(numbers: Numbers) -> list[Curve]:
 
 def _buckets(records: Sequence[Record], length: int | None) -> tuple:
     count = min(len(record.positions) for record in records)
-    points = []
-    for b in range(count):
-        parts = [
-            Record(r.document, r.unit, r.positions[b][0], r.positions[b][1])
-            for r in records
-            if r.positions[b][1]
-        ]
-        if not parts:
-            continue
-        found = estimate({"nll": parts}, perplexity=True)
-        size = records[0].bucket or (length or count) / count
-        points.append(((b + 0.5) * size, *_logs(found.value, found.low, found.high)))
+    size = records[0].bucket or (length or count) / count
+    points, first = [], 0
+    while first < count:
+        last = min(first + max(1, round(_STEP * first)), count)
+        parts = [part for record in records if (part := _part(record, first, last)).weight]
+        if parts:
+            found = estimate({"nll": parts}, perplexity=True)
+            middle = (first + last) / 2 * size
+            points.append((middle, *_logs(found.value, found.low, found.high)))
+        first = last
     return tuple(points)
+
+
+def _part(record: Record, first: int, last: int) -> Record:
+    """Return a record's loss in the buckets from `first` to before `last`."""
+    total, weight = (math.fsum(b[i] for b in record.positions[first:last]) for i in (0, 1))
+    return Record(record.document, record.unit, total, weight)
 
 
 def _logs(*values: float) -> tuple[float, ...]:

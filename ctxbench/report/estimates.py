@@ -1,11 +1,12 @@
 """Numbers with 95 % intervals, and paired tests between rows, from samples.
 
-A number is the mean over leaf tasks of (sum of totals) / (sum of weights). Its variance is that of
-a ratio of sums over independent units (Cochran 1977, section 6): documents, the texts they were
-cut from, or runs of shots. Scores get Wilson's interval at the number of independent scores that
-variance is worth, never more than there are documents; with documents as units and one task that
-is the plain Wilson interval. Perplexities get exp(mean +- t * se). Seeds are averaged per document
-before: an interval is about the documents, and the seeds' own numbers are shown beside it.
+A number is the mean over leaf tasks of (sum of totals) / (sum of weights); the tasks weigh the same
+unless shares are given. Its variance is that of a ratio of sums over independent units (Cochran
+1977, section 6): documents, the texts they were cut from, or runs of shots. Scores get Wilson's
+interval at the number of independent scores that variance is worth, never more than there are
+documents; with documents as units and one task that is the plain Wilson interval. Perplexities get
+exp(mean +- t * se). Seeds are averaged per document before: an interval is about the documents, and
+the seeds' own numbers are shown beside it. Two numbers are compared on the units both have.
 """
 
 import math
@@ -25,6 +26,9 @@ _EXACT = 12  # units up to which every assignment of signs is tried
 
 Leaves = Mapping[str, Sequence[Record]]
 """Samples by leaf task."""
+
+Shares = Mapping[str, float]
+"""How much a leaf task weighs in a mean; without them all weigh the same."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def student(freedom: int) -> float:
 
 
 def over_seeds(seeds: Iterable[Leaves]) -> dict[str, tuple[Record, ...]]:
-    """Return samples averaged over seeds, per document, as far as all seeds have it."""
+    """Return samples averaged over seeds (or rows), per document, as far as all have it."""
     together: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     count = 0
     for leaves in seeds:
@@ -105,23 +109,14 @@ def _mean(same: list[Record]) -> Record:
     )
 
 
-def estimate(leaves: Leaves, perplexity: bool) -> Estimate:
-    """Return the number of some leaf tasks, weighted equally, with its interval."""
-    means = {leaf: _leaf_mean(records) for leaf, records in leaves.items()}
-    value = fmean(means.values())
-    weights = _weights(leaves)
-    residuals = _by_unit(
-        (record.unit, weights[leaf] * (record.total - means[leaf] * record.weight))
-        for leaf, records in leaves.items()
-        for record in records
-    )
+def estimate(leaves: Leaves, perplexity: bool, shares: Shares | None = None) -> Estimate:
+    """Return the number of some leaf tasks with its interval."""
+    value, residuals = _influence(leaves, shares)
     documents = sum(len(records) for records in leaves.values())
     units = len(residuals)
     variance = math.fsum(r * r for r in residuals.values())
     if perplexity:
-        spread = math.nan
-        if units > 1:
-            spread = student(units - 1) * math.sqrt(variance * units / (units - 1))
+        spread = _student_spread(list(residuals.values()))
         ends = math.exp(value - spread), math.exp(value + spread)
         return Estimate(math.exp(value), *ends, units, documents)
     worth = value * (1 - value) / variance if variance > 0 else math.inf
@@ -131,14 +126,39 @@ def estimate(leaves: Leaves, perplexity: bool) -> Estimate:
     return Estimate(value, *ends, units, documents)
 
 
+def _influence(leaves: Leaves, shares: Shares | None) -> tuple[float, dict[str, float]]:
+    """Return a mean over leaf tasks, and what each unit moves it by; those sum to 0."""
+    means = {leaf: _leaf_mean(records) for leaf, records in leaves.items()}
+    weights = _weights(leaves, shares)
+    total = math.fsum(shares[leaf] for leaf in leaves) if shares else len(leaves)
+    value = math.fsum(m * (shares[leaf] if shares else 1) for leaf, m in means.items()) / total
+    residuals = _by_unit(
+        (record.unit, weights[leaf] * (record.total - means[leaf] * record.weight))
+        for leaf, records in leaves.items()
+        for record in records
+    )
+    return value, residuals
+
+
+def _student_spread(residuals: Sequence[float]) -> float:
+    """Return half the width of Student's interval of a mean, NaN for one unit."""
+    units = len(residuals)
+    if units < 2:
+        return math.nan
+    variance = math.fsum(r * r for r in residuals)
+    return student(units - 1) * math.sqrt(variance * units / (units - 1))
+
+
 def _leaf_mean(records: Sequence[Record]) -> float:
     return math.fsum(r.total for r in records) / math.fsum(r.weight for r in records)
 
 
-def _weights(leaves: Leaves) -> dict[str, float]:
+def _weights(leaves: Leaves, shares: Shares | None) -> dict[str, float]:
     """Return what one unit of weight in a leaf contributes to the number."""
+    share = {leaf: shares[leaf] if shares else 1.0 for leaf in leaves}
+    total = math.fsum(share.values())
     return {
-        leaf: 1 / (math.fsum(r.weight for r in records) * len(leaves))
+        leaf: share[leaf] / (math.fsum(r.weight for r in records) * total)
         for leaf, records in leaves.items()
     }
 
@@ -155,80 +175,111 @@ def _by_unit(parts: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One row minus another on the documents both have.
+class Contrast:
+    """One number less a share of another, on the units both have.
 
     Attributes:
         value: difference of scores, or of mean losses in nats.
         low: lower end of its 95 % interval.
         high: upper end.
-        p: of scores by the sign-flip test on units (for one task of right-or-wrong samples that
-            is McNemar's), of losses by Student's.
-        units: independent units.
+        units: independent units it is paired over; 0 where the two share none.
     """
 
     value: float
     low: float
     high: float
-    p: float
     units: int
 
 
-def difference(one: Leaves, other: Leaves, perplexity: bool) -> Difference | None:
-    """Return the paired difference, None if the two have no document in common.
+@dataclass(frozen=True)
+class Difference(Contrast):
+    """One row minus another on the documents both have.
 
-    The interval is that of Newcombe 1998 (method 10: Wilson's intervals of both sides and their
-    correlation over units), which does not shrink to nothing where every sample agrees; for losses
-    it is Student's.
+    Attributes:
+        p: of scores by the sign-flip test on units (for one task of right-or-wrong samples that
+            is McNemar's), of losses by Student's.
     """
+
+    p: float
+
+
+def difference(
+    one: Leaves, other: Leaves, perplexity: bool, shares: Shares | None = None
+) -> Difference | None:
+    """Return the paired difference, None if the two have no document in common."""
     pairs = _common(one, other)
     if not pairs:
         return None
-    weights = _weights({leaf: [a for a, _ in same] for leaf, same in pairs.items()})
+    mine, theirs = ({leaf: [p[i] for p in same] for leaf, same in pairs.items()} for i in (0, 1))
+    found, influence = _contrast(mine, theirs, 1.0, perplexity, shares)
+    if perplexity:
+        return Difference(**found.__dict__, p=_student_p(found.value, influence))
+    weights = _weights(mine, shares)
     parts = _by_unit(
         (a.unit, weights[leaf] * (a.total - b.total))
         for leaf, same in pairs.items()
         for a, b in same
     )
-    values = list(parts.values())
-    total = math.fsum(values)
-    if perplexity:
-        spread, p = _student(values)
-        return Difference(total, total - spread, total + spread, p, len(values))
-    below, above = _newcombe(pairs, weights)
-    return Difference(total, total - below, total + above, sign_flip(values), len(values))
+    return Difference(**found.__dict__, p=sign_flip(list(parts.values())))
 
 
-def _student(values: Sequence[float]) -> tuple[float, float]:
-    """Return half the width of the interval of a sum of unit differences, and its p."""
-    if len(values) < 2:
-        return math.nan, 1.0
-    freedom, middle = len(values) - 1, fmean(values)
-    error = math.sqrt((freedom + 1) / freedom * math.fsum((v - middle) ** 2 for v in values))
-    if error == 0:
-        return 0.0, 1.0 if middle == 0 else _SMALLEST
-    return student(freedom) * error, student_p(math.fsum(values) / error, freedom)
+def contrast(one: Leaves, other: Leaves, share: float, perplexity: bool) -> Contrast:
+    """Return one number less `share` times another, of two leaf tasks, such as two lengths.
 
-
-def _newcombe(
-    pairs: Mapping[str, Sequence[tuple[Record, Record]]], weights: Mapping[str, float]
-) -> tuple[float, float]:
-    """Return how far the interval of a difference of scores reaches down and up."""
-    sides = [{leaf: [pair[i] for pair in same] for leaf, same in pairs.items()} for i in (0, 1)]
-    one, two = (estimate(side, perplexity=False) for side in sides)
-    by_unit = [
-        _by_unit(
-            (r.unit, weights[leaf] * r.total) for leaf, records in side.items() for r in records
-        )
-        for side in sides
-    ]
-    shared = max(correlation(list(by_unit[0].values()), list(by_unit[1].values())), 0.0)
-    reach = (
-        (one.value - one.low, two.high - two.value),
-        (one.high - one.value, two.value - two.low),
+    Paired over the units that both have (a task has the same documents at every length); where they
+    share fewer than two, over everything, as independent. Of perplexities it is the logarithm of
+    one less that of `share` times the other.
+    """
+    units = [{r.unit for records in side.values() for r in records} for side in (one, other)]
+    both = units[0] & units[1]
+    if len(both) < 2:
+        found, _ = _contrast(one, other, share, perplexity, None)
+        return Contrast(found.value, found.low, found.high, 0)
+    mine, theirs = (
+        {leaf: kept for leaf, rs in side.items() if (kept := [r for r in rs if r.unit in both])}
+        for side in (one, other)
     )
-    down, up = (math.sqrt(max(a * a + b * b - 2 * shared * a * b, 0.0)) for a, b in reach)
-    return down, up
+    return _contrast(mine, theirs, share, perplexity, None)[0]
+
+
+def _contrast(
+    one: Leaves, other: Leaves, share: float, perplexity: bool, shares: Shares | None
+) -> tuple[Contrast, list[float]]:
+    """Return the contrast, and what each unit moves it by.
+
+    The interval of losses is Student's over units. That of scores is Newcombe's of 1998 (method
+    10: Wilson's intervals of both sides and their correlation over units), which does not shrink to
+    nothing where every sample agrees.
+    """
+    (a, ours), (b, theirs) = _influence(one, shares), _influence(other, shares)
+    units = sorted(ours.keys() | theirs.keys())
+    mine, other_s = ([side.get(unit, 0.0) for unit in units] for side in (ours, theirs))
+    if perplexity:
+        value = a - b - math.log(share)
+        parts = [x - y for x, y in zip(mine, other_s, strict=True)]
+        spread = _student_spread(parts)
+        return Contrast(value, value - spread, value + spread, len(units)), parts
+    value = a - share * b
+    parts = [x - share * y for x, y in zip(mine, other_s, strict=True)]
+    first, second = estimate(one, False, shares), estimate(other, False, shares)
+    shared = max(correlation(mine, other_s), 0.0)
+    reach = (
+        (a - first.low, share * (second.high - b)),
+        (first.high - a, share * (b - second.low)),
+    )
+    below, above = (math.sqrt(max(x * x + y * y - 2 * shared * x * y, 0.0)) for x, y in reach)
+    return Contrast(value, value - below, value + above, len(units)), parts
+
+
+def _student_p(value: float, parts: Sequence[float]) -> float:
+    """Return the p of a paired difference of losses."""
+    if len(parts) < 2:
+        return 1.0
+    freedom = len(parts) - 1
+    error = math.sqrt((freedom + 1) / freedom * math.fsum(x * x for x in parts))
+    if error == 0:
+        return 1.0 if value == 0 else _SMALLEST
+    return student_p(value / error, freedom)
 
 
 def correlation(xs: Sequence[float], ys: Sequence[float]) -> float:

@@ -31,7 +31,11 @@ COLOURS = {
     "control": "#5f7f5c",
 }
 _MARKERS = "osD^vPX*<>"
-_DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+_PERPLEXITIES = (2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000)
+_DASHES = (
+    *("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))),
+    *((0, (6, 1.2, 1.2, 1.2, 1.2, 1.2)), (0, (10, 3)), (0, (1, 3))),
+)
 _HINT = (
     "Drawing figures needs matplotlib, which is not installed. Install it with "
     "`pip install 'ctxbench[plots]'`, or give --no-figures."
@@ -111,9 +115,11 @@ def plots(numbers: Numbers, panels: Sequence[Panel]) -> list[Plot]:
             Plot(
                 "figure-3",
                 "Figure 3 · Loss by position",
-                "Mean negative log-likelihood (nats a token) by position in the context; bands are "
-                "95 % intervals over texts. Dotted: the base model's window and the common trained "
-                "length.",
+                "Mean negative log-likelihood (nats a token) by position in the context, four "
+                "points a doubling; bands are 95 % intervals over texts. All rows read the same "
+                "texts, so differences between rows are surer than the bands: the table of "
+                "perplexity by position tests them in pairs. Dotted: the base model's window and "
+                "the common trained length.",
                 _by_class(
                     losses,
                     "position (tokens)",
@@ -129,8 +135,8 @@ def plots(numbers: Numbers, panels: Sequence[Panel]) -> list[Plot]:
                 "figure-4",
                 "Figure 4 · Perplexity against downstream scores",
                 f"One point a row, perplexity at {length_name(panels[0].length)} tokens on a "
-                "logarithmic scale; the line is a least-squares fit over all rows. Correlations "
-                "with intervals: the table below.",
+                "logarithmic scale; bars are 95 % intervals, the line is a least-squares fit over "
+                "all rows. Correlations within each class: the table below.",
                 _scatter(panels),
             )
         )
@@ -169,51 +175,73 @@ def _by_class(curves: list[Curve], x_label, y_label, tick, bars=False, marks=())
                 x, y = [p[0] for p in curve.points], [p[1] for p in curve.points]
                 axis.plot(x, y, color=COLOURS["context"], linewidth=0.8, zorder=1)
         members = [curve for curve in curves if curve.row.group == group]
+        apart = (xs[-1] / xs[0]) ** 0.014 if bars else 1.0  # so that bars stand beside each other
         for number, curve in enumerate(members):
-            _draw(axis, curve, number, COLOURS[group], bars)
+            shift = apart ** (number - (len(members) - 1) / 2)
+            _draw(axis, curve, number, COLOURS[group], bars, shift)
         for mark in marks:
             axis.axvline(mark, color=COLOURS["muted"], linewidth=0.8, linestyle=":", zorder=1.5)
         ticks = xs if bars else [2.0**n for n in range(5, 24) if xs[0] <= 2.0**n <= xs[-1] * 1.1]
         ticks = ticks[:: -(-len(ticks) // 7)]
         axis.set_xticks(ticks, [tick(int(x)) for x in ticks])
         axis.minorticks_off()
-        axis.set_xlim(xs[0] / 1.15, xs[-1] * 1.15)
+        axis.set_xlim(xs[0] / 1.2, xs[-1] * 1.2)
         axis.set_title(CLASSES[group], fontsize=8, color=COLOURS["ink"], loc="left")
         axis.set_xlabel(x_label, fontsize=7.5, color=COLOURS["muted"])
-        _name_ends(figure, axis, members, COLOURS[group])
+        _name_ends(axis, members, COLOURS[group], bars)
     axes[0].set_ylabel(y_label, fontsize=7.5, color=COLOURS["muted"])
     return figure
 
 
-def _draw(axis, curve: Curve, number: int, colour: str, bars: bool) -> None:
-    x, y, low, high = zip(*curve.points, strict=True)
+def _style(number: int, colour: str, bars: bool) -> dict[str, Any]:
+    """Return how the line of a class's row with this number looks."""
     line = {"color": colour, "linewidth": 1.4, "linestyle": _DASHES[number % len(_DASHES)]}
     if bars:
-        axis.vlines(x, low, high, color=colour, linewidth=0.8, alpha=0.45, zorder=2)
         line |= {"marker": _MARKERS[number % len(_MARKERS)], "markersize": 3.5}
+    return line
+
+
+def _draw(axis, curve: Curve, number: int, colour: str, bars: bool, shift: float) -> None:
+    x, y, low, high = zip(*curve.points, strict=True)
+    x = [value * shift for value in x]
+    if bars:
+        axis.vlines(x, low, high, color=colour, linewidth=0.8, alpha=0.45, zorder=2)
     elif all(value == value for value in low):
         axis.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0, zorder=2)
-    axis.plot(x, y, zorder=3, **line)
+    axis.plot(x, y, zorder=3, **_style(number, colour, bars))
 
 
-def _name_ends(figure, axis, curves: Sequence[Curve], colour: str) -> None:
-    """Write the rows' names right of the ends of their lines, apart from each other."""
+def _name_ends(axis, curves: Sequence[Curve], colour: str, bars: bool) -> None:
+    """Write the rows' names right of the ends of their lines, each beside a piece of its line."""
     if not curves:
         return
     bottom, top = axis.get_ylim()
     gap = (top - bottom) * 0.066
-    ends = sorted((curve.points[-1][1], curve.row.label) for curve in curves)
-    heights = _apart([height for height, _ in ends], gap, bottom, top)
-    for (_, label), height in zip(ends, heights, strict=True):
-        axis.annotate(
-            label,
-            (1.02, height),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize=7,
-            color=colour,
-            annotation_clip=False,
+    ends = sorted((c.points[-1][1], -number, c.row.label) for number, c in enumerate(curves))
+    heights = _apart([height for height, *_ in ends], gap, bottom, top)
+    for (_, number, label), height in zip(ends, heights, strict=True):
+        axis.plot(
+            [1.02, 1.065, 1.11],
+            [height] * 3,
+            transform=axis.get_yaxis_transform(),
+            clip_on=False,
+            markevery=[1],
+            **_style(-number, colour, bars),
         )
+        _name(axis, label, 1.13, height, 7, colour)
+
+
+def _name(axis, label: str, x: float, height: float, size: float, colour: str) -> None:
+    """Write a name right of an axis: x as a fraction of it, height in its data."""
+    axis.annotate(
+        label,
+        (x, height),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        fontsize=size,
+        color=colour,
+        annotation_clip=False,
+    )
 
 
 def _apart(heights: Sequence[float], gap: float, bottom: float, top: float) -> list[float]:
@@ -229,7 +257,9 @@ def _apart(heights: Sequence[float], gap: float, bottom: float, top: float) -> l
 
 
 def _scatter(panels: Sequence[Panel]):
-    figure, axes = _figure(len(panels), 3.3 * len(panels) + 0.3, 3.3)
+    from matplotlib.lines import Line2D
+
+    figure, axes = _figure(len(panels), 4.1 * len(panels) + 0.3, 3.6)
     for axis, panel in zip(axes, panels, strict=True):
         axis.set_yscale("log")
         scores = [100 * point.score for point in panel.points]
@@ -248,29 +278,43 @@ def _scatter(panels: Sequence[Panel]):
                 markeredgewidth=0,
                 zorder=3,
             )
-        _, rank, _ = scopes(panel.points)[0]
-        shown = f"rank correlation {rank}" if rank.value == rank.value else ""
-        axis.set_title(f"{panel.title}\n{shown}", fontsize=8, color=COLOURS["ink"], loc="left")
+        said = [f"{name}: rank {rank}, linear {line}" for name, rank, line in scopes(panel.points)]
+        title = "\n".join([panel.title, *said[:2]])  # all rows; within classes
+        axis.set_title(title, fontsize=7, color=COLOURS["ink"], loc="left")
         axis.set_xlabel("score (%)", fontsize=7.5, color=COLOURS["muted"])
-        left = min((100 * p.score_ends[0] for p in panel.points), default=0)
-        right = max((100 * p.score_ends[1] for p in panel.points), default=100)
-        width = max(right - left, 1.0)
-        axis.set_xlim(left - 0.07 * width, right + 0.36 * width)
-        axis.set_xticks(
-            [tick for tick in axis.get_xticks() if left - 5 <= tick <= min(right + 5, 100)]
-        )
-        _name_points(axis, panel)
-    low = min(p.perplexity for panel in panels for p in panel.points)
-    high = max(p.perplexity for panel in panels for p in panel.points)
-    ticks = [
-        t for t in (2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200) if low * 0.8 <= t <= high * 1.3
+        ends = [100 * end for point in panel.points for end in point.score_ends]
+        margin = 0.04 * max(max(ends, default=100) - min(ends, default=0), 1.0)
+        axis.set_xlim(min(ends, default=0) - margin, max(ends, default=100) + margin)
+    ends = [
+        end
+        for panel in panels
+        for point in panel.points
+        for end in (point.perplexity, *point.perplexity_ends)
+        if end == end
     ]
-    axes[0].set_ylim(low / 1.12, high * 1.12)
+    low, high = min(ends, default=1.0), max(ends, default=100.0)
+    ticks = [t for t in _PERPLEXITIES if low / 1.05 <= t <= high * 1.05]
+    axes[0].set_ylim(low / 1.06, high * 1.06)
     axes[0].set_yticks(ticks, [str(t) for t in ticks])
-    for axis in axes:
+    for axis, panel in zip(axes, panels, strict=True):
         axis.minorticks_off()
+        _name_points(axis, panel)
     length = length_name(panels[0].length)
     axes[0].set_ylabel(f"perplexity at {length} tokens", fontsize=7.5, color=COLOURS["muted"])
+    present = {point.group for panel in panels for point in panel.points}
+    figure.legend(
+        [
+            Line2D([], [], color=COLOURS[group], marker="o", markersize=4.5, linestyle="")
+            for group in CLASSES
+            if group in present
+        ],
+        [name for group, name in CLASSES.items() if group in present],
+        loc="outside lower left",
+        ncols=len(present),
+        frameon=False,
+        fontsize=7,
+        labelcolor=COLOURS["ink"],
+    )
     return figure
 
 
@@ -289,31 +333,26 @@ def _fit(axis, xs: Sequence[float], losses: Sequence[float]) -> None:
 
 
 def _name_points(axis, panel: Panel) -> None:
-    """Write names right of points; names of near points stand in a column, apart."""
-    left, right = axis.get_xlim()
-    near = 0.26 * (right - left)
-    logs = [math.log(point.perplexity) for point in panel.points] or [0.0]
-    gap = max(0.055 * (max(logs) - min(logs) + 0.25), 1e-6)
-    placed: list[tuple[float, float]] = []
-    for point in sorted(panel.points, key=lambda p: (p.perplexity, p.score)):
-        x, y = 100 * point.score_ends[1], math.log(point.perplexity)
-        while any(abs(x - a) < near and abs(y - b) < gap * 0.99 for a, b in placed):
-            y += gap * 0.25
-        placed.append((x, y))
-        axis.annotate(
-            point.label,
-            (x, math.exp(y)),
-            xytext=(3, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=6.5,
-            color=COLOURS[point.group],
+    """Write the names right of a panel in the order of their points, each with a line to its."""
+    if not panel.points:
+        return
+    bottom, top = (math.log(end) for end in axis.get_ylim())
+    top -= 0.02 * (top - bottom)
+    points = sorted(panel.points, key=lambda p: (p.perplexity, p.score))
+    gap = min(0.048, 1 / len(points)) * (top - bottom)
+    heights = _apart([math.log(point.perplexity) for point in points], gap, bottom, top)
+    right = axis.get_xlim()[1]
+    reach = axis.transData + axis.transAxes.inverted()
+    for point, height in zip(points, heights, strict=True):
+        x, y = reach.transform((100 * point.score, point.perplexity))
+        _, end = reach.transform((right, math.exp(height)))
+        axis.plot(
+            [x, 1.0, 1.03],
+            [y, end, end],
+            transform=axis.transAxes,
+            color=COLOURS["context"],
+            linewidth=0.5,
+            clip_on=False,
+            zorder=1,
         )
-        if y - math.log(point.perplexity) > gap / 2:  # a line from the name to its point
-            axis.plot(
-                [100 * point.score, x],
-                [point.perplexity, math.exp(y)],
-                color=COLOURS["rule"],
-                linewidth=0.6,
-                zorder=1,
-            )
+        _name(axis, point.label, 1.045, math.exp(height), 6.5, COLOURS[point.group])

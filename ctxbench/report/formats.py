@@ -58,7 +58,7 @@ def markdown(table: Table) -> str:
 
 def _markdown(entry: Entry) -> str:
     text = _escape(entry.text)
-    if entry.state in ("failed", "missing"):
+    if entry.state in ("failed", "missing", "incomplete"):
         return f"*{text}*"
     text = f"**{text}**" if entry.mark == "best" else text
     return f"{text} [{entry.interval}]" if entry.interval else text
@@ -106,7 +106,7 @@ def _tex(text: str) -> str:
 
 def _latex(entry: Entry) -> str:
     text = _tex(entry.text)
-    if entry.state in ("failed", "missing"):
+    if entry.state in ("failed", "missing", "incomplete"):
         return rf"\emph{{{text}}}"
     text = rf"\textbf{{{text}}}" if entry.mark == "best" else text
     return rf"{text} {{\scriptsize [{_tex(entry.interval)}]}}" if entry.interval else text

@@ -39,6 +39,7 @@ class HeatMap:
         method: with whether it was trained.
         options: of the method.
         trained_length: tokens; None: not known.
+        told: its mean in words; computed from the scores without.
         scores: by (length in tokens, depth in percent); 0 to 1.
     """
 
@@ -47,6 +48,7 @@ class HeatMap:
     method: str
     options: str
     trained_length: int | None
+    told: str = ""
     scores: dict[tuple[int, float], list[float]] = field(default_factory=dict)
 
     @property
@@ -169,6 +171,8 @@ def titles(maps: Sequence[HeatMap]) -> list[str]:
 
 def summary(found: HeatMap) -> str:
     """Return the mean of all records and its 95 % interval in words."""
+    if found.told:
+        return found.told
     low, high = wilson(found.everything)
     return f"mean {fmean(found.everything):.2f} [{low:.2f}, {high:.2f}]"
 
@@ -200,7 +204,7 @@ def draw(maps: Sequence[HeatMap], path: Path) -> None:
         ) from missing
 
     colours = LinearSegmentedColormap.from_list("needle", COLOURS).with_extremes(bad=_MISSING)
-    columns = min(len(maps), 2 if len(maps) <= 4 else 3)
+    columns = min(len(maps), 2 if len(maps) <= 4 else (3 if len(maps) <= 9 else 4))
     rows = -(-len(maps) // columns)
     widest = max(len(found.lengths) for found in maps)
     tallest = max(len(found.depths) for found in maps)
@@ -208,9 +212,8 @@ def draw(maps: Sequence[HeatMap], path: Path) -> None:
         max((0.42 if widest <= _MOST_NUMBERS else 0.28) * widest, 2.6) + 0.9,
         0.27 * tallest + 1.1,
     )
-    figure = Figure(
-        figsize=(panel[0] * columns + 0.8, panel[1] * rows + 0.5), layout="constrained", dpi=120
-    )
+    height = panel[1] * rows + 0.5
+    figure = Figure(figsize=(panel[0] * columns + 0.8, height), layout="constrained", dpi=120)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, found, title in zip(axes, maps, titles(maps), strict=False):
         axis.set_title(f"{textwrap.fill(title, 44)}\n{summary(found)}", fontsize=9)
@@ -218,10 +221,16 @@ def draw(maps: Sequence[HeatMap], path: Path) -> None:
     for axis in axes[len(maps) :]:
         axis.set_axis_off()
     scale = ScalarMappable(Normalize(0, 1), colours)
-    figure.colorbar(scale, ax=list(axes), shrink=0.8, pad=0.02).ax.tick_params(labelsize=8)
+    share = min(0.8, 3 / height)  # as long as 3 inches, 0.16 thick
+    bar = figure.colorbar(
+        scale, ax=list(axes), shrink=share, aspect=share * height / 0.16, pad=0.02
+    )
+    bar.ax.tick_params(labelsize=8)
+    bar.set_label("score", fontsize=8)
     models = sorted({found.model for found in maps})
     model = f"{models[0]}: " if len(models) == 1 else ""
-    figure.suptitle(f"{model}{maps[0].family}, {_runs_per_cell(maps)}", fontsize=10)
+    line = "; dashed: the trained length" * any(found.boundary for found in maps)
+    figure.suptitle(f"{model}{maps[0].family}, {_runs_per_cell(maps)}{line}", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
 

@@ -13,22 +13,6 @@ from typing import Any
 from ctxbench.report.study_files import Study
 from ctxbench.report.study_plan import Row
 
-KINDS = {
-    "perplexity": "Perplexity",
-    "needle": "Needle",
-    "multiquery": "Four of eight",
-    "manyshot": "Many-shot",
-    "longbench": "LongBench",
-    "ruler": "RULER",
-    "nll": "Loss by position",
-}
-"""What a kind of column is called; one of your own by its name."""
-
-
-def kind_name(kind: str) -> str:
-    """Return what a kind of column is called."""
-    return KINDS.get(kind, kind.replace("_", " ").capitalize())
-
 
 @dataclass(frozen=True)
 class Pick:
@@ -36,8 +20,8 @@ class Pick:
 
     Attributes:
         kinds: the first that the study has is taken; `a+b` is both.
-        spread: `lengths` or `shots`: one measure a column; `leaves`: one a leaf task; `together`:
-            one measure, the mean over everything picked.
+        spread: `lengths` or `shots`: one measure a column; `leaves`: one a leaf task; `positions`:
+            one a stretch of positions; `together`: one measure, the mean over everything picked.
         at: `all` lengths, the table's own `length` (its variant), or the `most` shots.
         label: in the head, where it is not the length, the shots or the leaf.
     """
@@ -75,7 +59,7 @@ class Layout:
         settings: properties of the rows, before the measures.
         only: which rows; all without it.
         transposed: methods across, measures downwards, as the paper has its subtask tables.
-        average: a last measure, the mean of the others.
+        average: last measures, the means of the others.
         variants: one table per length the study has (else one table).
         effective: a last column: the effective length.
         scales: one column per length with the scale factor in place of measures.
@@ -212,7 +196,8 @@ LAYOUTS = (
         "LongBench",
         (4, 11),
         "{kind} by task",
-        "Methods across, tasks downwards; the last line is the plain mean, as the paper's.",
+        "Methods across, tasks downwards. Of LongBench the mean is the plain one over data sets, "
+        "as in the paper's tables; the macro mean is the mean of the six category means.",
         picks=(Pick(("longbench", "manyshot"), "leaves"),),
         transposed=True,
         average=True,
@@ -224,6 +209,16 @@ LAYOUTS = (
         "Many-shot learning by number of shots",
         "Accuracy (the curves of Figure 2, as numbers).",
         picks=(Pick(("manyshot",), "shots"),),
+        settings=(Setting("Len", _length),),
+    ),
+    Layout(
+        "positions",
+        "Positions",
+        (),
+        "Perplexity by position",
+        "exp of the mean loss over stretches of positions in the longest texts (the curves of "
+        "Figure 3, as numbers). Lower is better.",
+        picks=(Pick(("nll",), "positions"),),
         settings=(Setting("Len", _length),),
     ),
     Layout(
@@ -261,7 +256,7 @@ LAYOUTS = (
         "One checkpoint under fixed values of alpha. Lower is better.",
         picks=(Pick(("perplexity",), "lengths"),),
         settings=(Setting("alpha", lambda study, row: f"{row.options['alpha']:g}"),),
-        only=lambda row: "alpha" in row.options,
+        only=lambda row: row.method == "ntk" and "alpha" in row.options,
         absent="No row of this study fixes alpha; `ctxbench study scale-grid` does.",
     ),
     Layout(

@@ -1,32 +1,37 @@
 """From a study to its numbers: measures, marks of the best, effective lengths.
 
-A measure is something a row can have a number of: a column, a leaf task of a column, or the mean
-over several columns. Tables, figures and findings all read their numbers here.
+A measure is something a row can have a number of: a column, some leaf tasks of a column, a stretch
+of positions, or the mean over several columns. Tables, figures and findings all read their numbers
+here, and every comparison of two of them is paired.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from ctxbench.lengths import length_name
 from ctxbench.report.estimates import (
     LEVEL,
+    Contrast,
     Difference,
     Estimate,
+    contrast,
     difference,
     estimate,
     holm,
     over_seeds,
 )
-from ctxbench.report.layouts import kind_name
-from ctxbench.report.study_files import Cell, Study
-from ctxbench.report.study_plan import Column, Row
+from ctxbench.report.records import Record, bucket_size
+from ctxbench.report.study_files import LEFT_OUT, Cell, Study
+from ctxbench.report.study_plan import Column, Row, kind_name
 
 EFFECTIVE_SHARE = 0.85
 """Of the base model's score at its own window, which a length must reach to be effective.
 
 RULER (https://arxiv.org/abs/2404.06654) asks for Llama-2-7B's score at its 4k window.
 """
+_IN_THE_WAY = ("failed", "missing", "incomplete", LEFT_OUT)
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,21 @@ class Measure:
 
     Attributes:
         label: in a table's head.
-        group: above it, where a table has several.
         columns: their mean over leaf tasks is the number.
-        leaf: only this leaf task.
+        group: above it, where a table has several.
+        leaves: only these leaf tasks.
+        shares: how much each of them weighs; all the same without.
+        span: only these positions (first, last + 1), of samples that have losses by position.
+        summary: whether it sums up other measures of its table.
     """
 
     label: str
     columns: tuple[Column, ...]
     group: str = ""
-    leaf: str | None = None
+    leaves: tuple[str, ...] = ()
+    shares: tuple[float, ...] = ()
+    span: tuple[int, int] | None = None
+    summary: bool = False
 
     @property
     def kind(self) -> str:
@@ -53,13 +64,20 @@ class Measure:
     @property
     def told(self) -> str:
         """What it is, in words: kind, leaf task, length or shots."""
-        name = self.label if self.leaf else kind_name(self.kind)
+        if self.span:
+            return f"Perplexity at positions {self.label}"
+        name = self.label if self.leaves else kind_name(self.kind)
         shots = {column.shots for column in self.columns if column.shots}
         if len(shots) == 1:
             return f"{name}, {shots.pop()} shots"
         if self.length:
             return f"{name} at {length_name(self.length)}"
         return f"{name}, mean over {len(self.columns)} columns"
+
+    @property
+    def weights(self) -> dict[str, float] | None:
+        """Its shares by leaf task; None: all weigh the same."""
+        return dict(zip(self.leaves, self.shares, strict=True)) if self.shares else None
 
     @property
     def perplexity(self) -> bool:
@@ -81,7 +99,7 @@ class Number:
         estimate: over the seeds that are done in all columns.
         seeds: number by seed.
         cells: everything it was made from.
-        state: `done`, `failed` or `missing`.
+        state: `done`, or that of the cells that are in the way.
         mark: `best` if it is better than every other row's; `tied` if no test tells it from the
             best one.
         rivals: labels of the rows it is not told from, where it leads or is tied.
@@ -98,8 +116,8 @@ class Number:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is failed or missing, and why."""
-        return tuple(problem(cell) for cell in self.cells if cell.status != "done")
+        """What is failed, missing or incomplete, and why."""
+        return tuple(problem(cell) for cell in self.cells if cell.status not in ("done", LEFT_OUT))
 
 
 def problem(cell: Cell) -> str:
@@ -114,8 +132,9 @@ class EffectiveLength:
     """How far a row goes in one kind of column.
 
     Attributes:
-        value: longest length up to which the score stays at the threshold; None: not the first.
-        low: the same for the lower ends of the intervals.
+        value: longest length from the window on up to which the score stays at the threshold; None:
+            not even there.
+        low: the same for the lower ends of the paired intervals against the base model.
         threshold: score, 0 to 1.
         reached: whether `value` is the longest length measured, so that it may be longer.
     """
@@ -146,32 +165,37 @@ class Numbers:
         by_seed = self._by_seed(row, measure)
         cells = tuple(c for column in measure.columns for c in self.study.seeds(row, column))
         if not by_seed:
-            failed = any(cell.status == "failed" for cell in cells)
-            return Number(row, measure, None, (), cells, "failed" if failed else "missing")
+            states = {cell.status for cell in cells}
+            state = next((s for s in _IN_THE_WAY if s in states), "missing")
+            return Number(row, measure, None, (), cells, state)
+        perplexity, weights = measure.perplexity, measure.weights
         seeds = tuple(
-            (seed, estimate(leaves, measure.perplexity).value) for seed, leaves in by_seed.items()
+            (seed, estimate(leaves, perplexity, weights).value) for seed, leaves in by_seed.items()
         )
-        pooled = estimate(self.leaves(row, measure), measure.perplexity)
+        pooled = estimate(self.leaves(row, measure), perplexity, weights)
         return Number(row, measure, pooled, seeds, cells, "done")
 
     def _by_seed(self, row: Row, measure: Measure) -> dict[int | None, dict]:
-        """Return samples by leaf task of every seed that is done in all columns."""
+        """Return samples by leaf task of every seed that has all leaf tasks of all columns."""
         found = {}
+        names = [column.name for column in measure.columns]
+        wanted = measure.leaves or [leaf for n in names for leaf in self.study.leaf_tasks[n]]
         for seed in row.seeds:
-            cells = [self.study.cells[row.name, seed, column.name] for column in measure.columns]
+            cells = [self.study.cells[row.name, seed, name] for name in names]
             leaves = {
-                leaf: records
+                leaf: _within(records, measure.span)
                 for cell in cells
                 for leaf, records in cell.leaves.items()
-                if measure.leaf in (None, leaf)
+                if leaf in wanted
             }
-            if leaves and all(cell.status == "done" for cell in cells):
+            if wanted and all(leaves.get(leaf) for leaf in wanted) and all(c.leaves for c in cells):
                 found[seed] = leaves
         return found
 
     def of_cell(self, cell: Cell) -> Estimate | None:
         """Return the number of one cell, None if it is not done."""
-        return estimate(cell.leaves, not cell.column.higher_is_better) if cell.leaves else None
+        done = cell.status == "done"
+        return estimate(cell.leaves, not cell.column.higher_is_better) if done else None
 
     def leaves(self, row: Row, measure: Measure) -> dict:
         """Return a row's samples by leaf task, averaged over seeds; empty if there are none."""
@@ -180,6 +204,10 @@ class Numbers:
             lambda: over_seeds(self._by_seed(row, measure).values()),
         )
 
+    def mean_leaves(self, rows: Sequence[Row], measure: Measure) -> dict:
+        """Return samples by leaf task averaged over rows, as far as all that are done have them."""
+        return over_seeds(filter(None, (self.leaves(row, measure) for row in rows)))
+
     # ------------------------------------------------------------- comparisons
 
     def difference(self, one: Row, other: Row, measure: Measure) -> Difference | None:
@@ -187,9 +215,19 @@ class Numbers:
         return self._once(
             ("difference", one.name, other.name, measure),
             lambda: difference(
-                self.leaves(one, measure), self.leaves(other, measure), measure.perplexity
+                self.leaves(one, measure),
+                self.leaves(other, measure),
+                measure.perplexity,
+                measure.weights,
             ),
         )
+
+    def contrast(
+        self, row: Row, measure: Measure, other: Row, of: Measure, share: float
+    ) -> Contrast | None:
+        """Return a row's number less a share of another's, paired; None where one has none."""
+        one, two = self.leaves(row, measure), self.leaves(other, of)
+        return contrast(one, two, share, measure.perplexity) if one and two else None
 
     def marked(self, rows: Sequence[Row], measure: Measure) -> dict[str, Number]:
         """Return the rows' numbers, the best marked.
@@ -228,28 +266,27 @@ class Numbers:
         by_length = sorted(
             (column for column in columns if column.length), key=lambda c: c.length or 0
         )
-        threshold = self._threshold(by_length)
-        numbers = [self.number(row, Measure("", (column,))).estimate for column in by_length]
-        if threshold is None or not numbers or numbers[0] is None:
-            return None
-        value = low = None
-        for column, found in zip(by_length, numbers, strict=True):
-            if found is None or found.value < threshold:
-                break
-            value = column.length
-        for column, found in zip(by_length, numbers, strict=True):
-            if found is None or found.low < threshold:
-                break
-            low = column.length
-        return EffectiveLength(value, low, threshold, value == by_length[-1].length)
-
-    def _threshold(self, by_length: Sequence[Column]) -> float | None:
-        inside = [c for c in by_length if c.length and c.length <= self.study.window]
+        inside = [c for c in by_length if (c.length or 0) <= self.study.window]
         base = self.base
         if not inside or base is None:
             return None
-        found = self.number(base, Measure("", (inside[-1],))).estimate
-        return found.value * EFFECTIVE_SHARE if found else None
+        at_window = Measure("", (inside[-1],))
+        threshold = self.number(base, at_window).estimate
+        asked = by_length[len(inside) - 1 :]  # from the window on, as RULER
+        numbers = [self.number(row, Measure("", (column,))) for column in asked]
+        if threshold is None or numbers[0].estimate is None:
+            return None
+        least = EFFECTIVE_SHARE * threshold.value
+        value = _up_to(asked, [bool(n.estimate and n.estimate.value >= least) for n in numbers])
+        low = _up_to(asked, [self._surely(row, n.measure, base, at_window) for n in numbers])
+        return EffectiveLength(value, low, least, value == by_length[-1].length)
+
+    def _surely(self, row: Row, measure: Measure, base: Row, at_window: Measure) -> bool:
+        """Return whether the lower end, too, reaches the base's share; its own it does."""
+        if (row, measure) == (base, at_window):
+            return True
+        found = self.contrast(row, measure, base, at_window, EFFECTIVE_SHARE)
+        return found is not None and found.low >= 0
 
     @property
     def base(self) -> Row | None:
@@ -258,8 +295,28 @@ class Numbers:
         return next(rows, None)
 
 
+def _within(records: Sequence[Record], span: tuple[int, int] | None) -> Sequence[Record]:
+    """Return samples as if only positions of a span had been scored."""
+    if span is None:
+        return records
+    found = []
+    for record in records:
+        size = bucket_size(record)
+        kept = record.positions[-(-span[0] // size) : -(-span[1] // size)]
+        total, weight = (math.fsum(part[i] for part in kept) for i in (0, 1))
+        if weight:
+            found.append(replace(record, total=total, weight=weight, positions=kept))
+    return found
+
+
+def _up_to(columns: Sequence[Column], holds: Sequence[bool]) -> int | None:
+    """Return the length of the last column before the first that does not hold."""
+    count = [*holds, False].index(False)
+    return columns[count - 1].length if count else None
+
+
 def _with_mark(number: Number, mark: str, rivals: tuple[str, ...]) -> Number:
-    return Number(**{**number.__dict__, "mark": mark, "rivals": rivals})
+    return replace(number, mark=mark, rivals=rivals)
 
 
 def _every_seed(lead: Number, rival: Number, sign: int) -> bool:

@@ -15,15 +15,16 @@ from ctxbench.intervals import wilson
 from ctxbench.lengths import length_name
 from ctxbench.report.contents import Contents, Map, Section
 from ctxbench.report.figures import Plot
-from ctxbench.report.findings import APPEARS, NOT, PARTLY, Finding
 from ctxbench.report.formats import grouped, problems
 from ctxbench.report.numbers import Number, problem, show
 from ctxbench.report.paper import beside
-from ctxbench.report.study_files import Cell
+from ctxbench.report.study_files import LEFT_OUT, Cell
 from ctxbench.report.tables import Entry, Line, Table
 from ctxbench.report.text import ABOUT, facts
+from ctxbench.report.verdicts import APPEARS, FAILS, HOLDS, NOT, PARTLY, Finding
 
 _MOST_COMMANDS = 6  # shown in a tooltip; the others are in cells.csv
+_STATES = {"failed": "failed", "missing": "missing", "incomplete": "missing", LEFT_OUT: "missing"}
 _HIGH = 76  # percent, from which the other ink has the better contrast on a map's cell
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
@@ -45,7 +46,7 @@ class Page:
         commands = list(dict.fromkeys(cell.command for cell in cells if cell.command))
         more = len(commands) - _MOST_COMMANDS
         shown = commands[:_MOST_COMMANDS] + [f"and {more} more: cells.csv"] * (more > 0)
-        bad = [problem(cell) for cell in cells if cell.status != "done"]
+        bad = [problem(cell) for cell in cells if cell.status not in ("done", LEFT_OUT)]
         self.cells.append(
             {
                 "title": title,
@@ -104,22 +105,27 @@ def _facts(contents: Contents) -> str:
 
 # -------------------------------------------------------------------- findings
 
-_CLASS = {APPEARS: "appears", PARTLY: "in-part", NOT: "not"}
+_CLASS = {APPEARS: "appears", HOLDS: "appears", PARTLY: "in-part", NOT: "not", FAILS: "not"}
 
 
 def _findings(found: Sequence[Finding]) -> str:
     items = "".join(
         f'<li id="finding-{f.name}"><span class="verdict {_CLASS.get(f.verdict, "")}">{f.verdict}'
-        f"</span><div>{escape(f.text)}{_evidence(f)}</div></li>"
+        f"</span><div>{escape(f.text)}{_by_seed(f)}{_evidence(f)}</div></li>"
         for f in found
     )
     return (
         '<section id="findings"><h2>Which findings of the paper appear</h2>'
         '<p class="caption">Computed from the cells of this study: a statement holds where the '
         "95&nbsp;% interval of the difference lies on its side, fails where it lies on the other, "
-        "and stays undecided between. The shares are the same for every study.</p>"
+        "and stays undecided between. Intervals are paired over the documents that both sides were "
+        "measured on; the shares are the same for every study.</p>"
         f'<ul class="findings">{items}</ul></section>\n'
     )
+
+
+def _by_seed(found: Finding) -> str:
+    return f'<p class="seeds">{escape(found.by_seed)}</p>' if found.seeds else ""
 
 
 def _evidence(found: Finding) -> str:
@@ -174,6 +180,7 @@ def _table(made: Page, table: Table) -> str:
     below = f'<ul class="notes">{items}</ul>' if items else ""
     if not table.lines:
         return below
+    texts = [_is_text(table, place) for place in range(len(table.heads))]
     bodies, first = [], True
     for group, lines in grouped(table):
         rows = []
@@ -181,7 +188,7 @@ def _table(made: Page, table: Table) -> str:
             span = len(table.heads) + 1
             rows.append(f'<tr class="group"><th colspan="{span}">{escape(group)}</th></tr>')
         for line in lines:
-            rows.append(_line(made, line, first))
+            rows.append(_line(made, line, texts, first))
             first = False
         bodies.append(f"<tbody>{''.join(rows)}</tbody>")
     return (
@@ -197,10 +204,21 @@ def _heads(table: Table) -> str:
         spans = "".join(f'<th colspan="{count}">{escape(group)}</th>' for group, count in groups)
         above = f'<tr class="groups"><th></th>{spans}</tr>'
     heads = "".join(
-        f'<th scope="col"{_first(table, place)}><button type="button">{escape(label)}</button></th>'
+        f'<th scope="col"{_text(_is_text(table, place))}{_first(table, place)}>'
+        f'<button type="button">{escape(label)}</button></th>'
         for place, (_, label) in enumerate(table.heads)
     )
     return f"{above}<tr><th></th>{heads}</tr>"
+
+
+def _is_text(table: Table, place: int) -> bool:
+    """Return whether a column holds words, which stand to the left."""
+    entries = (line.entries[place] for line in table.lines)
+    return any(isinstance(e.sort, str) and e.number is None for e in entries)
+
+
+def _text(yes: bool) -> str:
+    return ' class="text"' * yes
 
 
 def _first(table: Table, place: int) -> str:
@@ -210,23 +228,22 @@ def _first(table: Table, place: int) -> str:
     return ' data-first="ascending"' * ascending
 
 
-def _line(made: Page, line: Line, first: bool) -> str:
+def _line(made: Page, line: Line, texts: Sequence[bool], first: bool) -> str:
     cells, stop = [], first
-    for entry in line.entries:
-        cells.append(_cell(made, entry, stop))
+    for entry, text in zip(line.entries, texts, strict=True):
+        cells.append(_cell(made, entry, text, stop))
         stop = stop and entry.number is None  # the first cell with a tooltip is the tab stop
-    mean = ' class="mean"' * (line.label in ("Mean", "Average"))
+    mean = ' class="mean"' * line.summary
     return f'<tr{mean}><th scope="row">{escape(line.label)}</th>{"".join(cells)}</tr>'
 
 
-def _cell(made: Page, entry: Entry, stop: bool) -> str:
+def _cell(made: Page, entry: Entry, text: bool, stop: bool) -> str:
     sort = f' data-sort="{escape(str(entry.sort))}"' if entry.sort is not None else ""
     interval = f"<small>{escape(entry.interval)}</small>" if entry.interval else ""
     if entry.number is None:
-        wide = ' class="text"' * (len(entry.text) > 24)
-        return f"<td{wide}{sort}>{escape(entry.text)}{interval}</td>"
+        return f"<td{_text(text)}{sort}>{escape(entry.text)}{interval}</td>"
     number = made.note(*_about_number(made.contents, entry.number))
-    names = " ".join(filter(None, (entry.mark, entry.state if entry.state != "done" else "")))
+    names = " ".join(filter(None, (entry.mark, _STATES.get(entry.state, ""))))
     return (
         f'<td tabindex="{0 if stop else -1}" data-cell="{number}"{sort}'
         f"{f' class={chr(34)}{names}{chr(34)}' if names else ''}>"
@@ -238,7 +255,8 @@ def _about_number(contents: Contents, number: Number):
     """Return what the tooltip of a number says."""
     title = f"{number.row.label} · {number.measure.told}"
     if number.estimate is None:
-        return title, number.state, [], number.cells
+        reasons = dict.fromkeys(c.reason or "" for c in number.cells if c.status == LEFT_OUT)
+        return title, number.state, list(reasons), number.cells
     perplexity = number.measure.perplexity
     found = number.estimate
     interval = "one unit only: no interval"
@@ -268,7 +286,7 @@ def _marked(number: Number) -> str:
     if number.mark == "best":
         return "Better than every other row (paired test, Holm; every seed)."
     if number.mark == "tied":
-        return f"Not told from {', '.join(number.rivals)}."
+        return f"Not told apart from {', '.join(number.rivals)}."
     return ""
 
 
@@ -286,7 +304,8 @@ def _maps(made: Page) -> str:
         '<section id="maps"><h2>Needle over length and depth'
         '<span class="after">after Figures 1, 5</span></h2>'
         '<p class="caption">Score in percent; depth downwards, 0 is the beginning of the text. The '
-        "dashed line is the longest length the row was trained to; hatched: not there."
+        "dashed line is the longest length the row was trained to, or the model's own window; "
+        "hatched: not there."
         f'{escape(five)}</p><div class="maps">{drawn}</div></section>\n'
     )
 
@@ -302,8 +321,8 @@ def _map(made: Page, found: Map) -> str:
             cells.append(_map_cell(made, found, length, depth, edge, stop))
             stop = False
         rows.append(f'<tr><th scope="row">{depth:g}</th>{"".join(cells)}</tr>')
-    trained = found.row.trained_length
-    told = f"trained to {length_name(trained)}" if trained else "not trained"
+    trained, window = found.row.trained_length, made.contents.study.window
+    told = f"trained to {length_name(trained)}" if trained else f"window {length_name(window)}"
     return (
         f'<div class="map"><h3>{escape(found.row.label)} <span>{told}</span></h3><table><thead><tr>'
         f"<th>depth</th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
@@ -347,7 +366,7 @@ def _unfinished(contents: Contents) -> str:
     items = "".join(f'<li class="bad">{escape(problem(cell))}</li>' for cell in cells)
     return (
         f'<section id="unfinished"><h2>Not there</h2><p class="caption">{len(cells)} of '
-        f'{len(contents.study.cells)} cells.</p><ul class="notes">{items}</ul></section>\n'
+        f'{len(contents.study.planned)} cells.</p><ul class="notes">{items}</ul></section>\n'
     )
 
 

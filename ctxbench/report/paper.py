@@ -6,6 +6,7 @@ Lengths are matched as multiples of the base model's window.
 """
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def companion(number: int) -> Table:
     if data["methods_in"] == "columns":
         heads = tuple(("", method["label"]) for method in data["methods"])
         lines = [_line(row["label"], "", row["values"], decimals) for row in data["rows"]]
-        lines.append(_line("Average", "", data["average"], decimals))
+        average = _line("Average", "", data["average"], decimals)
+        lines.append(replace(average, summary=True))
     else:
         labels = data.get("labels") or [length_name(length) for length in data["columns"]]
         heads = tuple(("", label) for label in labels)
@@ -97,7 +99,7 @@ _BESIDE = {
 def beside(number: Number, study: Study) -> str:
     """Return the paper's number at the same multiple of the window, in words; empty if none."""
     length = number.measure.length
-    if number.measure.kind not in _BESIDE or not length or number.measure.leaf:
+    if number.measure.kind not in _BESIDE or not length or number.measure.leaves:
         return ""
     table, name = _BESIDE[number.measure.kind]
     data = read_table(table)

@@ -1,5 +1,6 @@
 """The samples of a cell, from the files lm-eval wrote."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,19 +37,24 @@ class Record:
     bucket: int | None = None
 
 
+def bucket_size(record: Record) -> int:
+    """Return how many positions one of a record's buckets holds: as noted, else equal parts."""
+    return record.bucket or -(-(record.length or len(record.positions)) // len(record.positions))
+
+
 def read_leaves(where: Path, column: Column) -> dict[str, tuple[Record, ...]]:
-    """Return the samples by leaf task.
+    """Return the samples by leaf task; none for a task of a group that has no file of samples.
 
     Raises:
         FileNotFoundError: there is no results file.
         ValueError: a file is damaged, or has no samples of the column's metric.
     """
     run = find_runs([where])[-1]
-    leaves = {}
-    for task in sorted(run.samples):
-        if task in column.tasks or _is_leaf(task, column.tasks, run.content):
-            leaves[task] = tuple(_records(run.samples[task], task, column))
-    if not leaves:
+    leaves: dict[str, tuple[Record, ...]] = {}
+    for task in sorted(_leaf_tasks(column.tasks, run.content)):
+        file = run.samples.get(task)
+        leaves[task] = tuple(_records(file, task, column)) if file else ()
+    if not any(leaves.values()):
         raise ValueError(
             f"There are no samples of {', '.join(column.tasks)} beside {run.path.name}. Intervals "
             "and paired tests need them: run lm_eval with --log_samples."
@@ -56,11 +62,14 @@ def read_leaves(where: Path, column: Column) -> dict[str, tuple[Record, ...]]:
     return leaves
 
 
-def _is_leaf(task: str, groups: tuple[str, ...], content: dict[str, Any]) -> bool:
-    """Return whether a task belongs to one of the groups, at any depth."""
+def _leaf_tasks(tasks: Sequence[str], content: dict[str, Any]) -> set[str]:
+    """Return the leaf tasks of tasks and groups, at any depth."""
     subtasks = content.get("group_subtasks") or {}
-    inside = [member for group in groups for member in subtasks.get(group, ())]
-    return task in inside or (bool(inside) and _is_leaf(task, tuple(inside), content))
+    return {
+        leaf
+        for task in tasks
+        for leaf in (_leaf_tasks(subtasks[task], content) if subtasks.get(task) else {task})
+    }
 
 
 def _records(path: Path, task: str, column: Column) -> list[Record]:

@@ -9,19 +9,28 @@ depends on dates, on the machine or on the order in which cells were finished.
 
 import json
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ctxbench.report.records import Record, read_leaves
 from ctxbench.report.result_files import read_run
-from ctxbench.report.study_plan import Column, Row, read_column, read_row
+from ctxbench.report.study_plan import Column, Row, kind_name, read_column, read_row
+
+LEFT_OUT = "left out"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One row under one seed in one column."""
+    """One row under one seed in one column.
+
+    Attributes:
+        status: `done`, `failed`, `missing`; `incomplete`: done, but without samples of some leaf
+            tasks; `left out`: the study measures this row in other columns.
+        leaves: samples by leaf task.
+    """
 
     row: Row
     seed: int | None
@@ -34,13 +43,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """A study folder, read."""
+    """A study folder, read.
+
+    Attributes:
+        leaf_tasks: of each column: all that any of its cells has or should have.
+    """
 
     folder: Path
     plan: dict[str, Any] = field(hash=False)
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     cells: dict[tuple[str, int | None, str], Cell] = field(hash=False)
+    leaf_tasks: dict[str, tuple[str, ...]] = field(hash=False)
 
     @property
     def window(self) -> int:
@@ -82,9 +96,27 @@ class Study:
         return yaml.safe_load(files[0].read_text(encoding="utf-8")) or {}
 
     @cached_property
+    def planned(self) -> tuple[Cell, ...]:
+        """The cells that the study is to measure, in the order of the plan."""
+        return tuple(cell for cell in self.cells.values() if cell.status != LEFT_OUT)
+
+    @cached_property
     def unfinished(self) -> tuple[Cell, ...]:
-        """Failed and missing cells, in the order of the plan."""
-        return tuple(cell for cell in self.cells.values() if cell.status != "done")
+        """Failed, missing and incomplete cells, in the order of the plan."""
+        return tuple(cell for cell in self.planned if cell.status != "done")
+
+    @cached_property
+    def drawn_seeds(self) -> tuple[int, ...]:
+        """The seeds of the study's trained rows, each once."""
+        seeds = (seed for row in self.rows for seed in row.seeds if seed is not None)
+        return tuple(dict.fromkeys(seeds))
+
+    def of_seed(self, seed: int) -> "Study":
+        """Return the study as if it had been run with one seed; rows that draw nothing stay."""
+        kept = [replace(r, seeds=tuple({seed, None} & {*r.seeds})) for r in self.rows]
+        cells = {key: cell for key, cell in self.cells.items() if key[1] in (seed, None)}
+        rows = tuple(row for row in kept if row.seeds)
+        return Study(self.folder, self.plan, rows, self.columns, cells, self.leaf_tasks)
 
 
 def load_study(folder: Path) -> Study:
@@ -116,7 +148,9 @@ def load_study(folder: Path) -> Study:
         for column in columns
         for seed in row.seeds
     }
-    return Study(folder, plan, rows, columns, _to_unit(cells))
+    leaf_tasks = _leaf_tasks(cells.values())
+    cells = _to_unit(_without_gaps(cells, leaf_tasks))
+    return Study(folder, plan, rows, columns, cells, leaf_tasks)
 
 
 def _resolved(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
@@ -141,6 +175,9 @@ def _resolved(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
 def _cell(folder: Path, row: Row, seed: int | None, column: Column) -> Cell:
     where = folder / "cells" / row.name / f"seed-{'none' if seed is None else seed}" / column.name
     note: dict[str, Any] = {"status": "missing", "reason": "not run"}
+    if row.kinds is not None and column.kind not in row.kinds:
+        only = f"measured in {', '.join(map(kind_name, row.kinds))} only"
+        return Cell(row, seed, column, LEFT_OUT, only, None, {})
     if (where / "cell.json").is_file():
         note = json.loads((where / "cell.json").read_text(encoding="utf-8"))
     status, reason = note.get("status", "missing"), note.get("reason")
@@ -158,6 +195,29 @@ def _without(message: str, folder: Path) -> str:
     return message.replace(f"{folder}/", "").replace(str(folder), "the study folder")
 
 
+def _leaf_tasks(cells: Iterable[Cell]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for cell in cells:
+        found[cell.column.name] |= dict.fromkeys(cell.leaves)
+    return {name: tuple(leaves) for name, leaves in found.items()}
+
+
+def _without_gaps(cells: dict[Any, Cell], expected: dict[str, tuple[str, ...]]) -> dict[Any, Cell]:
+    """Mark cells that lack a leaf task of their column: no mean may pass over it in silence."""
+    made = {}
+    for key, cell in cells.items():
+        absent = [leaf for leaf in expected[cell.column.name] if not cell.leaves.get(leaf)]
+        made[key] = cell
+        if cell.status == "done" and absent:
+            made[key] = replace(
+                cell,
+                status="incomplete",
+                reason=f"no samples of {', '.join(absent)}",
+                leaves={leaf: records for leaf, records in cell.leaves.items() if records},
+            )
+    return made
+
+
 def _to_unit(cells: dict[Any, Cell]) -> dict[Any, Cell]:
     """Bring scores from 0 to 100 (RULER's, LongBench's) to 0 to 1, a kind as a whole."""
     largest: dict[str, float] = defaultdict(float)
@@ -173,7 +233,7 @@ def _to_unit(cells: dict[Any, Cell]) -> dict[Any, Cell]:
 
 def _divided(cell: Cell, by: float) -> Cell:
     leaves = {
-        leaf: tuple(Record(**{**record.__dict__, "total": record.total / by}) for record in records)
+        leaf: tuple(replace(record, total=record.total / by) for record in records)
         for leaf, records in cell.leaves.items()
     }
-    return Cell(**{**cell.__dict__, "leaves": leaves})
+    return replace(cell, leaves=leaves)

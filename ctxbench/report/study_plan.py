@@ -13,10 +13,30 @@ CLASSES = {
 }
 """Classes of methods in the order of the paper's Table 1."""
 
+KINDS = {
+    "perplexity": "Perplexity",
+    "needle": "Needle",
+    "multiquery": "Four of eight",
+    "manyshot": "Many-shot",
+    "longbench": "LongBench",
+    "ruler": "RULER",
+    "nll": "Loss by position",
+}
+"""What a kind of column is called; one of your own by its name."""
+
+
+def kind_name(kind: str) -> str:
+    """Return what a kind of column is called."""
+    return KINDS.get(kind, kind.replace("_", " ").capitalize())
+
 
 @dataclass(frozen=True)
 class Row:
-    """One method under one training, the same in every column."""
+    """One method under one training, the same in every column.
+
+    Attributes:
+        kinds: of columns it is measured in; None: all.
+    """
 
     name: str
     label: str
@@ -28,6 +48,7 @@ class Row:
     recipe: str | None
     own_budget: str | None
     seeds: tuple[int | None, ...]
+    kinds: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +89,7 @@ def read_row(row: dict[str, Any]) -> Row:
         recipe=row.get("recipe"),
         own_budget=row.get("own_budget"),
         seeds=tuple(row.get("seeds") or [None]),
+        kinds=tuple(row["columns"]) if row.get("columns") else None,
     )
 
 

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 from ctxbench.lengths import length_name
 from ctxbench.report.heatmap import task_family
-from ctxbench.report.layouts import Layout, Pick, kind_name, scale_at
+from ctxbench.report.layouts import Layout, Pick, scale_at
+from ctxbench.report.longbench import summaries
 from ctxbench.report.numbers import EffectiveLength, Measure, Number, Numbers, show, show_interval
-from ctxbench.report.study_files import Study
-from ctxbench.report.study_plan import CLASSES, Column, Row
+from ctxbench.report.study_files import LEFT_OUT, Study
+from ctxbench.report.study_plan import CLASSES, Column, Row, kind_name
+
+LEFT_OUT_MARK = "\u2013"
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Entry:
         interval: its 95 % interval; empty where there is none.
         sort: what sorting compares; None comes last.
         mark: `best`, `tied` or nothing.
-        state: `done`, `failed`, `missing`, or `text`.
+        state: of its number (`done`, `failed`, `missing`, `incomplete`, `left out`), or `text`.
         number: what it was made from.
     """
 
@@ -34,11 +37,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Line:
-    """One line: its name, its group (class of methods), its entries."""
+    """One line: its name, its group (class of methods), its entries.
+
+    `summary`: it is a mean over other lines.
+    """
 
     label: str
     group: str
     entries: tuple[Entry, ...]
+    summary: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,8 +92,10 @@ def _fill(layout: Layout, numbers: Numbers, length: int | None) -> Table:
         measures += found
         notes += [note] if note else []
     if layout.average and len(measures) > 1:
-        columns = tuple(dict.fromkeys(c for m in measures for c in m.columns))
-        measures.append(Measure("Mean", columns))
+        means, more = _means(measures)
+        measures += means
+        notes += more
+    notes += _left_out(rows, measures)
     marked = [numbers.marked(rows, measure) for measure in measures]
     entries = {row.name: [entry(by_row[row.name]) for by_row in marked] for row in rows}
     heads = [(measure.group, measure.label) for measure in measures]
@@ -98,7 +107,7 @@ def _fill(layout: Layout, numbers: Numbers, length: int | None) -> Table:
         notes += _add_effective(layout, numbers, rows, heads, entries)
     lines = tuple(Line(r.label, CLASSES[r.group], tuple(entries[r.name])) for r in rows)
     if layout.transposed:
-        heads, lines = _transpose(heads, lines)
+        heads, lines = _transpose(heads, lines, [measure.summary for measure in measures])
     if not rows or not heads or not (measures or layout.settings or layout.scales):
         heads, lines = [], ()
         notes = notes or [layout.absent]
@@ -151,6 +160,8 @@ def _measures(pick: Pick, study: Study, length: int | None) -> tuple[list[Measur
         return [Measure(pick.label or names, columns)], note
     if pick.spread == "leaves":
         return _leaf_measures(study, columns), note
+    if pick.spread == "positions":
+        return _position_measures(study, columns), note
     key = "length" if pick.spread == "lengths" else "shots"
     placed = sorted(
         (column for column in columns if getattr(column, key)),
@@ -181,14 +192,14 @@ def _leaf_measures(study: Study, columns: Sequence[Column]) -> list[Measure]:
     """Return one measure per leaf task of some columns, as they first appear in the cells."""
     leaves: dict[str, Column] = {}
     for column in columns:
-        found = {leaf for c in study.cells.values() if c.column is column for leaf in c.leaves}
-        leaves |= dict.fromkeys(sorted(found, key=_place(column)), column)
+        leaves |= dict.fromkeys(sorted(study.leaf_tasks[column.name], key=_place), column)
+    several = sum(column.kind == "longbench" for column in columns) > 1
     words = [_leaf_label(leaf).split("_") for leaf in leaves]
     shared = 0
     while words and all(len(w) > shared + 1 and w[shared] == words[0][shared] for w in words):
         shared += 1
     return [
-        Measure("_".join(parts[shared:]), (column,), "", leaf)
+        Measure("_".join(parts[shared:]), (column,), column.name if several else "", (leaf,))
         for parts, (leaf, column) in zip(words, leaves.items(), strict=True)
     ]
 
@@ -206,12 +217,53 @@ _ORDER = (
 """Subtasks as the paper's tables have them."""
 
 
-def _place(column: Column):
-    def place(leaf: str) -> tuple:
-        known = [number for number, part in enumerate(_ORDER) if part in leaf]
-        return (known[0] if known else len(_ORDER), leaf)
+def _place(leaf: str) -> tuple:
+    known = [number for number, part in enumerate(_ORDER) if part in leaf]
+    return (known[0] if known else len(_ORDER), leaf)
 
-    return place
+
+def _position_measures(study: Study, columns: Sequence[Column]) -> list[Measure]:
+    """Return one measure per stretch of positions: the window, the common length, doublings."""
+    column = max(columns, key=lambda c: c.length or 0)
+    last = column.length or 0
+    ends = [n for n in dict.fromkeys((study.window, study.reference_length)) if n < last]
+    while ends and 2 * ends[-1] < last:
+        ends.append(2 * ends[-1])
+    ends.append(last)
+    spans = zip([0, *ends], ends, strict=False)
+    return [
+        Measure(f"{length_name(a) if a else 1} to {length_name(b)}", (column,), span=(a, b))
+        for a, b in spans
+    ]
+
+
+def _means(measures: Sequence[Measure]) -> tuple[list[Measure], list[str]]:
+    """Return the means over measures of leaf tasks: LongBench's own, else the plain one."""
+    columns = tuple(dict.fromkeys(c for m in measures for c in m.columns))
+    if columns[0].kind != "longbench":
+        return [Measure("Mean", columns, summary=True)], []
+    made, notes = [], []
+    for column in columns:
+        leaves = [leaf for m in measures if m.columns == (column,) for leaf in m.leaves]
+        group = "Means" if len(columns) == 1 else f"Means, {column.name}"
+        found, note = summaries(column, leaves, group)
+        made += found
+        notes += [note] * bool(note)
+    return made, notes
+
+
+def _left_out(rows: Sequence[Row], measures: Sequence[Measure]) -> list[str]:
+    """Say which rows are not measured in these columns, and why their entries are empty."""
+    kinds = {column.kind for measure in measures for column in measure.columns}
+    by_kinds: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        if row.kinds is not None and not kinds <= set(row.kinds):
+            by_kinds.setdefault(row.kinds, []).append(row.label)
+    return [
+        f"{LEFT_OUT_MARK}: {', '.join(labels)}: measured in "
+        f"{' and '.join(map(kind_name, only))} only."
+        for only, labels in by_kinds.items()
+    ]
 
 
 # --------------------------------------------------------------------- entries
@@ -220,7 +272,8 @@ def _place(column: Column):
 def entry(number: Number) -> Entry:
     """Return a number as a cell of a table."""
     if number.estimate is None:
-        return Entry(number.state, state=number.state, number=number)
+        text = LEFT_OUT_MARK if number.state == LEFT_OUT else number.state
+        return Entry(text, state=number.state, number=number)
     perplexity = number.measure.perplexity
     return Entry(
         show(number.estimate.value, perplexity),
@@ -270,9 +323,10 @@ def _add_effective(layout: Layout, numbers: Numbers, rows, heads, entries) -> li
     for row in rows:
         entries[row.name].append(_effective(found[row.name]))
     return [
-        f"Effective: the longest length up to which {kind_name(columns[0].kind)} stays at or above "
-        f"{100 * known.threshold:.1f}, 85 % of the base model at its window; in brackets the same "
-        "for the lower ends of the intervals; > if that is the longest length measured."
+        "Effective: the longest length from the window on up to which "
+        f"{kind_name(columns[0].kind)} stays at or above {100 * known.threshold:.1f}, 85 % of the "
+        "base model at its window; in brackets the same for the lower ends of the paired intervals "
+        "against it; > if that is the longest length measured."
     ]
 
 
@@ -284,9 +338,9 @@ def _effective(length: EffectiveLength | None) -> Entry:
     return Entry(f"{'>' * length.reached}{value} [{low}]", sort=float(length.value or 0))
 
 
-def _transpose(heads, lines) -> tuple[list[tuple[str, str]], tuple[Line, ...]]:
+def _transpose(heads, lines, summaries) -> tuple[list[tuple[str, str]], tuple[Line, ...]]:
     turned = tuple(
-        Line(label, group, tuple(line.entries[number] for line in lines))
+        Line(label, group, tuple(line.entries[number] for line in lines), summaries[number])
         for number, (group, label) in enumerate(heads)
     )
     return [(line.group, line.label) for line in lines], turned

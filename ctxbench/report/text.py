@@ -39,14 +39,14 @@ def facts(contents: Contents) -> list[tuple[str, str]]:
         for word, value in shown
     )
     seeds = [str(seed) for seed in plan.get("seeds") or []]
-    done = len(study.cells) - len(study.unfinished)
+    done = len(study.planned) - len(study.unfinished)
     found = [
         ("Model", str(plan.get("model_name") or plan.get("model") or "")),
         ("Window", f"{study.window:,} tokens"),
         ("Compared at", f"{length_name(study.reference_length)} tokens"),
         ("Common budget", told),
         ("Seeds", ", ".join(seeds)),
-        ("Cells", f"{done} of {len(study.cells)} done"),
+        ("Cells", f"{done} of {len(study.planned)} done"),
     ]
     found += [("Note", str(note)) for note in plan.get("notes") or []]
     own = [row for row in study.rows if row.own_budget]

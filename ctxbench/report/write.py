@@ -81,7 +81,8 @@ def report_markdown(contents: Contents, drawn: Iterable[Plot]) -> str:
     parts.append("## Which findings of the paper appear\n")
     for found in contents.findings:
         evidence = "".join(f"  - {sentence}\n" for sentence in found.evidence)
-        parts.append(f"- **{found.verdict}**: {found.text}\n{evidence}")
+        seeds = f" ({found.by_seed})" if found.seeds else ""
+        parts.append(f"- **{found.verdict}**: {found.text}{seeds}\n{evidence}")
     parts += [_markdown_section(section, contents.reference) for section in contents.sections]
     parts.append(_markdown_figures(contents, drawn))
     if contents.correlations.tables:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ctxbench.atomic_file import sync, write_atomically
 from ctxbench.study.commands import seed_folder
-from ctxbench.study.config import Column, Row
+from ctxbench.study.config import StudyColumn, StudyRow
 
 _PER_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples",
              "task_hashes", "groups", "group_subtasks")  # fmt: skip
@@ -23,7 +23,7 @@ _PER_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-
 _LONGEST = 200  # characters of a text in a record that is kept
 
 
-def cell_folder(root: Path, row: Row, seed: int | None, column: Column) -> Path:
+def cell_folder(root: Path, row: StudyRow, seed: int | None, column: StudyColumn) -> Path:
     """Return the folder of a cell."""
     return root / "cells" / row.name / seed_folder(seed) / column.name
 
@@ -77,7 +77,7 @@ def partial(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.partial")
 
 
-def divide(run: Path, columns: Sequence[Column]) -> dict[str, dict[str, str]]:
+def divide(run: Path, columns: Sequence[StudyColumn]) -> dict[str, dict[str, str]]:
     """Return the files of every column's cell out of a run of lm_eval, without prompts.
 
     Args:

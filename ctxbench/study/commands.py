@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ctxbench.study.config import Column, Row, Study, document_numbers, training_values
+from ctxbench.study.config import Study, StudyColumn, StudyRow, document_numbers, training_values
 
 TRAIN, EVALUATE = "ctxbench.train", "lm_eval"
 """Modules behind the commands `ctxbench-train` and `lm_eval`."""
@@ -32,12 +32,12 @@ def seed_folder(seed: int | None) -> str:
     return f"seed-{'none' if seed is None else seed}"
 
 
-def training_folder(row: Row, seed: int | None) -> str:
+def training_folder(row: StudyRow, seed: int | None) -> str:
     """Return where a row's training writes, relative to the study's folder."""
     return f"train/{row.name}/{seed_folder(seed)}"
 
 
-def train_command(study: Study, row: Row, seed: int) -> Command:
+def train_command(study: Study, row: StudyRow, seed: int) -> Command:
     """Return the training of a row under one seed."""
     arguments = []
     for name, value in training_values(study, row, seed, training_folder(row, seed)).items():
@@ -55,7 +55,11 @@ def train_command(study: Study, row: Row, seed: int) -> Command:
 
 
 def evaluate_command(
-    study: Study, row: Row, seed: int | None, columns: Sequence[Column], output: str | None = None
+    study: Study,
+    row: StudyRow,
+    seed: int | None,
+    columns: Sequence[StudyColumn],
+    output: str | None = None,
 ) -> Command:
     """Return the measurement of a row in columns that can share a run of lm_eval.
 
@@ -84,13 +88,13 @@ def evaluate_command(
     return Command(EVALUATE, (*arguments, "--log_samples"))
 
 
-def groups(study: Study, row: Row) -> list[tuple[Column, ...]]:
+def groups(study: Study, row: StudyRow) -> list[tuple[StudyColumn, ...]]:
     """Return a row's columns in groups that one run of lm_eval measures together.
 
     Columns of different metadata never share a run, nor do two that read different documents of
     one task.
     """
-    found: dict[Any, list[Column]] = {}
+    found: dict[Any, list[StudyColumn]] = {}
     for column in study.columns_of(row):
         together = {"row": "", "kind": column.kind, "column": column.name}[study.together]
         key = (together, json.dumps(column.metadata, sort_keys=True))
@@ -99,7 +103,7 @@ def groups(study: Study, row: Row) -> list[tuple[Column, ...]]:
     return [tuple(group) for group in found.values()]
 
 
-def _documents_key(found: dict[Any, list[Column]], key: tuple, column: Column) -> int:
+def _documents_key(found: dict[Any, list[StudyColumn]], key: tuple, column: StudyColumn) -> int:
     """Return the number of the first group of this key whose tasks' documents agree."""
     number = 0
     while any(
@@ -110,7 +114,7 @@ def _documents_key(found: dict[Any, list[Column]], key: tuple, column: Column) -
     return number
 
 
-def _model_args(study: Study, row: Row, seed: int | None) -> dict[str, Any]:
+def _model_args(study: Study, row: StudyRow, seed: int | None) -> dict[str, Any]:
     """Return the model arguments of a row: a trained checkpoint carries its method itself."""
     arguments: dict[str, Any] = {"length": study.length, **study.model_args, **row.model_args}
     if row.train is not None:

@@ -16,7 +16,7 @@ BUDGET = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class StudyRow:
     """One method under one training (or none), the same in every column.
 
     Attributes:
@@ -86,7 +86,7 @@ class Family:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
+class StudyColumn:
     """One measurement: a task at a length. Fields as in `Family`."""
 
     name: str
@@ -133,8 +133,8 @@ class Study:
     model_name: str
     window: int
     length: int
-    rows: tuple[Row, ...]
-    columns: tuple[Column, ...]
+    rows: tuple[StudyRow, ...]
+    columns: tuple[StudyColumn, ...]
     train: dict
     seeds: tuple[int, ...]
     notes: tuple[str, ...]
@@ -144,19 +144,19 @@ class Study:
     other_tasks: tuple[str, ...]
     shape: dict
 
-    def row(self, name: str) -> Row:
+    def row(self, name: str) -> StudyRow:
         """Return a row by its name."""
         return next(row for row in self.rows if row.name == name)
 
-    def columns_of(self, row: Row) -> tuple[Column, ...]:
+    def columns_of(self, row: StudyRow) -> tuple[StudyColumn, ...]:
         """Return the columns that are measured for a row."""
         return tuple(c for c in self.columns if row.columns is None or c.kind in row.columns)
 
-    def seeds_of(self, row: Row) -> tuple[int | None, ...]:
+    def seeds_of(self, row: StudyRow) -> tuple[int | None, ...]:
         """Return a row's seeds: [None] where nothing is drawn."""
         return (row.seeds or self.seeds) if row.train is not None else (None,)
 
-    def training(self, row: Row, seed: int, output: str) -> TrainConfig:
+    def training(self, row: StudyRow, seed: int, output: str) -> TrainConfig:
         """Return the training run of a row.
 
         Raises:
@@ -166,7 +166,7 @@ class Study:
         return make_config(values.pop("recipe"), values)
 
 
-def training_values(study: Study, row: Row, seed: int, output: str) -> dict[str, Any]:
+def training_values(study: Study, row: StudyRow, seed: int, output: str) -> dict[str, Any]:
     """Return the fields of a row's training run, `recipe` among them."""
     assert row.train is not None
     values = {**study.train, **row.train}
@@ -174,7 +174,7 @@ def training_values(study: Study, row: Row, seed: int, output: str) -> dict[str,
     return values | {"method": row.method, "options": row.options}
 
 
-def document_numbers(column: Column) -> list[int] | None:
+def document_numbers(column: StudyColumn) -> list[int] | None:
     """Return which documents of its task a column reads, None for all."""
     if column.documents is None:
         return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from ctxbench.study import cells
 from ctxbench.study.commands import seed_folder
-from ctxbench.study.config import BUDGET, Row, Study
+from ctxbench.study.config import BUDGET, Study, StudyRow
 from ctxbench.train.config import make_config
 
 
@@ -90,7 +90,7 @@ def count(study: Study, root: Path) -> dict[str, list[str]]:
     return found
 
 
-def _leave_out(root: Path, row: Row, seed: int | None, column: Any) -> None:
+def _leave_out(root: Path, row: StudyRow, seed: int | None, column: Any) -> None:
     """Note why a cell is not measured."""
     folder = cells.cell_folder(root, row, seed, column)
     if cells.read_note(folder) is None:
@@ -100,7 +100,7 @@ def _leave_out(root: Path, row: Row, seed: int | None, column: Any) -> None:
         cells.write_cell(folder, note, {})
 
 
-def _row(study: Study, row: Row) -> dict[str, Any]:
+def _row(study: Study, row: StudyRow) -> dict[str, Any]:
     given = dataclasses.asdict(row)
     kept = ("name", "label", "options", "own_budget", "checkpoint", "model_args", "metadata")
     return {

@@ -18,7 +18,7 @@ from ctxbench.assets import BUNDLED_MODELS, resolve_model, tasks_path
 from ctxbench.lengths import length_name
 from ctxbench.methods.options import near_names
 from ctxbench.methods.registry import get_method
-from ctxbench.study.config import BUDGET, Column, Family, Row, Study
+from ctxbench.study.config import BUDGET, Family, Study, StudyColumn, StudyRow
 from ctxbench.study.fields import build, check_keys, read_yaml
 from ctxbench.train.config import TrainConfig, make_config
 
@@ -144,10 +144,10 @@ def _resolve(file: _File, name: str, where: str) -> Study:
         for family, given in file.columns.items()
         for column in _columns(family, build(Family, given, f"{where}, columns {family}"))
     ]
-    rows: list[Row] = []
+    rows: list[StudyRow] = []
     for key, given in file.rows.items():
         at = f"{where}, row {key}"
-        row = build(Row, {"name": key, **given} if isinstance(given, Mapping) else given, at)
+        row = build(StudyRow, {"name": key, **given} if isinstance(given, Mapping) else given, at)
         rows.append(_trained(row, file, at))
     controls = [
         dataclasses.replace(
@@ -186,7 +186,7 @@ def _resolve(file: _File, name: str, where: str) -> Study:
     )
 
 
-def _trained(row: Row, file: _File, where: str) -> Row:
+def _trained(row: StudyRow, file: _File, where: str) -> StudyRow:
     """Return the row with what its recipe says: method, options, length.
 
     Raises:
@@ -217,7 +217,7 @@ def _config(file: _File, own: Mapping[str, Any]) -> TrainConfig:
     return make_config(values.pop("recipe", None), values)
 
 
-def _columns(name: str, family: Family) -> list[Column]:
+def _columns(name: str, family: Family) -> list[StudyColumn]:
     points: list[tuple[str, int | None, int | None]] = [
         *((length_name(length), length, None) for length in family.lengths if not family.shots),
         *((f"{shots}shot", None, shots) for shots in family.shots),
@@ -226,7 +226,7 @@ def _columns(name: str, family: Family) -> list[Column]:
         points = [(f"{shots}shot", family.lengths[0], shots) for shots in family.shots]
     many = len(points) > 1 or "{" in family.task
     return [
-        Column(
+        StudyColumn(
             name=f"{name}_{suffix}" if many else name,
             kind=family.kind,
             length=length,
@@ -262,7 +262,7 @@ def _window(model: str) -> int:
 # -------------------------------------------------------------------- checking
 
 
-def _check_row(study: Study, row: Row, where: str) -> None:
+def _check_row(study: Study, row: StudyRow, where: str) -> None:
     try:
         get_method(row.method or "none", **(row.options if row.method else {}))
     except ValueError as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 from ctxbench.assets import BUNDLED_MODELS, find_data
 from ctxbench.hardware import CORE_GIGAFLOPS, PEAK_TERAFLOPS
 from ctxbench.methods.options import near_names
-from ctxbench.study.config import Row, Study
+from ctxbench.study.config import Study, StudyRow
 from ctxbench.train.config import TrainConfig, as_dict, make_config
 from ctxbench.train.estimate import Estimate, estimate
 
@@ -47,7 +47,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """A study's cost.
 
     Attributes:
@@ -74,7 +74,7 @@ class Plan:
         return sum(part.flops * part.times for part in parts) / self.flops_per_second / 3600
 
 
-def make_plan(study: Study, *, gpu: str = "A100", mfu: float = 0.4) -> Plan:
+def make_plan(study: Study, *, gpu: str = "A100", mfu: float = 0.4) -> StudyPlan:
     """Return what a study will cost.
 
     Args:
@@ -95,10 +95,10 @@ def make_plan(study: Study, *, gpu: str = "A100", mfu: float = 0.4) -> Plan:
     with _model(study) as model:
         costs = _Costs(model)
         parts = [part for row in study.rows for part in _parts(study, row, costs)]
-    return Plan(study, None if on_cpu else gpu, rate, tuple(parts), tuple(_missing(study)))
+    return StudyPlan(study, None if on_cpu else gpu, rate, tuple(parts), tuple(_missing(study)))
 
 
-def describe_plan(plan: Plan, *, gpus: int, price: float | None) -> list[str]:
+def describe_plan(plan: StudyPlan, *, gpus: int, price: float | None) -> list[str]:
     """Return the plan as lines of text."""
     study = plan.study
     number = sum(len(study.columns_of(row)) * len(study.seeds_of(row)) for row in study.rows)
@@ -122,7 +122,7 @@ def describe_plan(plan: Plan, *, gpus: int, price: float | None) -> list[str]:
     return lines + [f"  {line}" for line in plan.missing or ("nothing",)]
 
 
-def _figures(plan: Plan, parts: Sequence[Part]) -> str:
+def _figures(plan: StudyPlan, parts: Sequence[Part]) -> str:
     """Return times, tokens, operations per token and device time of some parts."""
     tokens = sum(part.tokens * part.times for part in parts)
     flops = sum(part.flops * part.times for part in parts)
@@ -131,7 +131,7 @@ def _figures(plan: Plan, parts: Sequence[Part]) -> str:
     return f"{times:>6}{tokens:>11.3g}{flops / tokens / 1e9:>13.3g}{hours:>16.3g}"
 
 
-def _totals(plan: Plan, gpus: int, price: float | None) -> list[str]:
+def _totals(plan: StudyPlan, gpus: int, price: float | None) -> list[str]:
     training, measuring = plan.hours(training=True), plan.hours(training=False)
     total = training + measuring
     if plan.gpu is None:
@@ -147,7 +147,7 @@ def _totals(plan: Plan, gpus: int, price: float | None) -> list[str]:
     return [*lines, cost if price is None else f"{cost} at {price:g} a GPU hour."]
 
 
-def _unit(plan: Plan) -> str:
+def _unit(plan: StudyPlan) -> str:
     return f"{plan.gpu} hours" if plan.gpu else "core-minutes"
 
 
@@ -180,7 +180,7 @@ class _Costs:
         return self.of(make_config(None, {**values, "batch_size": 1})).flops / 3
 
 
-def _parts(study: Study, row: Row, costs: _Costs) -> Iterator[Part]:
+def _parts(study: Study, row: StudyRow, costs: _Costs) -> Iterator[Part]:
     seeds = study.seeds_of(row)
     if row.train is not None:
         config = study.training(row, seeds[0] or 0, "x")

@@ -25,7 +25,7 @@ from ctxbench.study.commands import (
     train_command,
     training_folder,
 )
-from ctxbench.study.config import Column, Row, Study
+from ctxbench.study.config import Study, StudyColumn, StudyRow
 from ctxbench.study.launcher import Launcher
 
 _KILLED_TIMES = 3  # starts of a command that was killed, before its cells count as failed
@@ -46,9 +46,9 @@ class Job:
         devices: GPUs or cores it needs.
     """
 
-    row: Row
+    row: StudyRow
     seed: int | None
-    columns: tuple[Column, ...]
+    columns: tuple[StudyColumn, ...]
     name: str
     command: Command
     devices: int = 1
@@ -110,19 +110,19 @@ class Runner:
 
     # ----------------------------------------------------------------- planning
 
-    def _pairs(self) -> Iterator[tuple[Row, int | None]]:
+    def _pairs(self) -> Iterator[tuple[StudyRow, int | None]]:
         for row in self.study.rows:
             if not self.rows or row.name in self.rows:
                 for seed in self.study.seeds_of(row):
                     yield row, seed
 
-    def _places(self) -> Iterator[tuple[Row, int | None, Column]]:
+    def _places(self) -> Iterator[tuple[StudyRow, int | None, StudyColumn]]:
         """Yield every cell of the chosen rows."""
         for row, seed in self._pairs():
             for column in self.study.columns_of(row):
                 yield row, seed, column
 
-    def _jobs(self, row: Row, seed: int | None) -> list[Job]:
+    def _jobs(self, row: StudyRow, seed: int | None) -> list[Job]:
         """Return what can be started for a row and seed: its training, or its measurements."""
         missing = [c for c in self.study.columns_of(row) if self._note(row, seed, c) is None]
         if not missing:
@@ -133,7 +133,7 @@ class Runner:
         devices = int(self.study.train.get("processes") or row.train.get("processes") or 1)
         return [Job(row, seed, (), "train", train_command(self.study, row, seed), devices)]
 
-    def _measurements(self, row: Row, seed: int | None) -> list[Job]:
+    def _measurements(self, row: StudyRow, seed: int | None) -> list[Job]:
         jobs = []
         for number, group in enumerate(groups(self.study, row)):
             whole = self._measurement(row, seed, group, f"group-{number}")
@@ -146,12 +146,14 @@ class Runner:
                 jobs += self._one_by_one(row, seed, missing)
         return jobs
 
-    def _one_by_one(self, row: Row, seed: int | None, columns: Sequence[Column]) -> list[Job]:
+    def _one_by_one(
+        self, row: StudyRow, seed: int | None, columns: Sequence[StudyColumn]
+    ) -> list[Job]:
         jobs = [self._measurement(row, seed, (c,), f"column-{c.name}") for c in columns]
         return [job for job in jobs if not self._collect(job)]
 
     def _measurement(
-        self, row: Row, seed: int | None, columns: tuple[Column, ...], name: str
+        self, row: StudyRow, seed: int | None, columns: tuple[StudyColumn, ...], name: str
     ) -> Job:
         output = cells.partial(self._run_folder(row, seed, name)).relative_to(self.root)
         command = evaluate_command(self.study, row, seed, columns, str(output))
@@ -231,7 +233,12 @@ class Runner:
         return True
 
     def _fail(
-        self, row: Row, seed: int | None, columns: Sequence[Column], reason: str, seconds: float
+        self,
+        row: StudyRow,
+        seed: int | None,
+        columns: Sequence[StudyColumn],
+        reason: str,
+        seconds: float,
     ) -> None:
         for column in columns:
             if self._note(row, seed, column) is None:
@@ -241,7 +248,7 @@ class Runner:
     # ------------------------------------------------------------------- places
 
     def _new_note(
-        self, row: Row, seed: int | None, column: Column, status: str, reason: str | None,
+        self, row: StudyRow, seed: int | None, column: StudyColumn, status: str, reason: str | None,
         seconds: float,
     ) -> dict:  # fmt: skip
         return {
@@ -254,13 +261,13 @@ class Runner:
             "seconds": round(seconds, 1),
         }
 
-    def _note(self, row: Row, seed: int | None, column: Column) -> dict | None:
+    def _note(self, row: StudyRow, seed: int | None, column: StudyColumn) -> dict | None:
         return cells.read_note(cells.cell_folder(self.root, row, seed, column))
 
-    def _trained(self, row: Row, seed: int | None) -> Path:
+    def _trained(self, row: StudyRow, seed: int | None) -> Path:
         return self.root / training_folder(row, seed) / "trained.json"
 
-    def _run_folder(self, row: Row, seed: int | None, name: str) -> Path:
+    def _run_folder(self, row: StudyRow, seed: int | None, name: str) -> Path:
         return self.root / "runs" / row.name / seed_folder(seed) / name
 
     def _log(self, job: Job) -> Path:

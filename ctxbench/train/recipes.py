@@ -11,7 +11,7 @@ from ctxbench.methods.options import near_names
 
 
 @dataclass(frozen=True)
-class Row:
+class PaperRow:
     """A trained row of the paper's tables.
 
     Attributes:
@@ -30,13 +30,13 @@ class Row:
 
 
 @cache
-def paper_rows() -> dict[str, Row]:
+def paper_rows() -> dict[str, PaperRow]:
     """Return the rows of the paper, by name."""
     import yaml
 
     file = shipped_folder() / "rows.yaml"
     found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return {name: Row(name, **row) for name, row in found.items()}
+    return {name: PaperRow(name, **row) for name, row in found.items()}
 
 
 def shipped_folder() -> Path:

@@ -20,6 +20,8 @@ LONGBENCH = (
     *("gov_report", "qmsum", "multi_news", "trec", "triviaqa", "samsum", "passage_count"),
     *("passage_retrieval_en", "lcc", "repobench-p"),
 )
+CHINESE = ("multifieldqa_zh", "dureader", "vcsum", "lsht", "passage_retrieval_zh")
+NOT_IN_E = ("narrativeqa", "musique", "qmsum")
 
 
 def row(name, label, group, method, trained_length=None, seeds=(0, 1), own=None, **options):
@@ -244,7 +246,11 @@ def leaves_of(column):
     if column["kind"] == "ruler":
         return [f"{task}_{subtask}" for subtask in SUBTASKS]
     if column["kind"] == "longbench":
-        return [f"{task}_{subtask}" for subtask in LONGBENCH]
+        family, _, length = task.rpartition("_")
+        names = LONGBENCH + CHINESE if family == "longbench21" else LONGBENCH
+        if family == "longbench_e":
+            names = [f"{name}_e" for name in LONGBENCH if name not in NOT_IN_E]
+        return [f"longbench_{length}_{name}" for name in names]
     return [task]
 
 

@@ -2,12 +2,14 @@
 
 import math
 import random
+from dataclasses import replace
 from math import comb
 
 import pytest
 
-from ctxbench.intervals import wilson
+from ctxbench.intervals import wilson, wilson_of_mean
 from ctxbench.report.estimates import (
+    contrast,
     difference,
     estimate,
     holm,
@@ -174,3 +176,102 @@ def test_only_common_documents_are_compared():
 def test_holm():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
+
+
+# ------------------------------------------------- one length against another
+
+
+def other_length(records):
+    """The same documents as another leaf task has them: other names, the same units."""
+    return {"task_2k": tuple(replace(r, document=f"{r.document} at 2k") for r in records)}
+
+
+def test_contrast_of_losses_is_student_s_over_the_texts_both_have():
+    short, long = [2.0, 2.1, 2.4, 2.2, 9.9], [2.2, 2.2, 2.7, 2.3]
+    found = contrast(other_length(records(long)), {"task_1k": records(short)}, 1.25, True)
+    gaps = [b - a for a, b in zip(short, long, strict=False)]
+    mean = sum(gaps) / 4
+    error = math.sqrt(sum((g - mean) ** 2 for g in gaps) / 3 / 4)
+    assert found.units == 4, "the fifth text was measured at one length only"
+    assert found.value == pytest.approx(mean - math.log(1.25))
+    assert found.high - found.value == pytest.approx(student(3) * error)
+    assert found.value - found.low == pytest.approx(student(3) * error)
+
+
+def test_contrast_weighs_texts_by_their_tokens():
+    """Losses of a ratio of sums: 3 texts of other lengths, by hand."""
+    weights, one, two = [100.0, 300.0, 50.0], [2.0, 2.5, 3.0], [2.2, 2.4, 3.3]
+    found = contrast(
+        other_length(records(two, weights=weights)), {"a": records(one, weights=weights)}, 1.0, True
+    )
+    share = [w / 450 for w in weights]
+    gaps = [b - a for a, b in zip(one, two, strict=True)]
+    mean = sum(s * g for s, g in zip(share, gaps, strict=True))
+    moved = [s * (g - mean) for s, g in zip(share, gaps, strict=True)]
+    assert found.value == pytest.approx(mean)
+    assert found.high - mean == pytest.approx(
+        student(2) * math.sqrt(3 / 2 * sum(m * m for m in moved))
+    )
+
+
+def test_contrast_of_scores_is_newcombe_s():
+    """Share 1: the paired difference of the same documents; share .5: narrower than unpaired."""
+    one, two = [1.0, 1.0] * 6 + [1.0, 0.0] * 14, [1.0, 0.0] * 20
+    plain = difference({"a": records(one)}, {"a": records(two)}, False)
+    found = contrast(other_length(records(one)), {"a": records(two)}, 1.0, False)
+    assert (found.value, found.low, found.high, found.units) == pytest.approx(
+        (plain.value, plain.low, plain.high, plain.units)
+    )
+    less = contrast(other_length(records(one)), {"a": records(two)}, 0.5, False)
+    low, high = wilson(one)
+    below, above = wilson(two)
+    assert less.value == pytest.approx(0.65 - 0.5 * 0.5)
+    assert less.high - less.low < math.hypot(high - low, (above - below) / 2), "correlated"
+
+
+def test_contrast_without_a_common_document_is_not_paired():
+    one = {"a": records([1.0, 0.0] * 10)}
+    two = {"b": records([1.0] * 20, [f"other {n}" for n in range(20)])}
+    found = contrast(one, two, 1.0, False)
+    (low, high), (below, above) = wilson([1.0, 0.0] * 10), wilson([1.0] * 20)
+    assert found.units == 0
+    assert found.low == pytest.approx(-0.5 - math.hypot(0.5 - low, above - 1.0), abs=1e-8)
+    assert found.high == pytest.approx(-0.5 + math.hypot(high - 0.5, 1.0 - below), abs=1e-8)
+
+
+def test_paired_intervals_hold_what_they_should():
+    """Of 300 studies of 24 texts with a true ratio of 1.1, about 95 % of the intervals hold it."""
+    rng = random.Random(4)
+    held = 0
+    for _ in range(300):
+        texts = [rng.gauss(2.5, 0.5) for _ in range(24)]
+        one = [t + math.log(1.1) + rng.gauss(0, 0.1) for t in texts]
+        two = [t + rng.gauss(0, 0.1) for t in texts]
+        found = contrast(other_length(records(one)), {"a": records(two)}, 1.1, True)
+        held += found.low <= 0 <= found.high
+    assert 0.91 <= held / 300 <= 0.99  # 3 binomial standard errors of 300 trials are .038
+
+
+# --------------------------------------------------------------- shares of tasks
+
+
+def test_shares_weigh_tasks():
+    """A macro mean of (a, b) and (c): a quarter, a quarter, a half; its variance is worth 80
+    independent scores, but there are 60 documents.
+    """
+    leaves = {
+        name: records([1.0] * right + [0.0] * (20 - right), [f"{name} {n}" for n in range(20)])
+        for name, right in (("a", 20), ("b", 10), ("c", 5))
+    }
+    shares = {"a": 0.5, "b": 0.5, "c": 1.0}
+    found = estimate(leaves, False, shares)
+    assert found.value == pytest.approx((1.0 + 0.5) / 4 + 0.25 / 2)
+    variance = (0.25 / 16 + 0.1875 / 4) / 20
+    assert found.value * (1 - found.value) / variance == pytest.approx(80)
+    assert (found.low, found.high) == pytest.approx(wilson_of_mean(0.5, 60), abs=1e-6)
+    steep = estimate(leaves, False, {"a": 0.1, "b": 0.1, "c": 1.0})  # nearly c alone
+    variance = (0.25 / 144 + 0.1875 / 1.44) / 20
+    ends = wilson_of_mean(steep.value, steep.value * (1 - steep.value) / variance)
+    assert (steep.low, steep.high) == pytest.approx(ends, abs=1e-6)
+    paired = difference(leaves, dict.fromkeys(leaves, leaves["c"]), False, shares)
+    assert paired.value == pytest.approx(found.value - 0.25)

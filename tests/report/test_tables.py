@@ -1,16 +1,27 @@
 """Every table of the paper from study folders that have all its cells."""
 
 import json
+import math
+import shutil
 from statistics import fmean
 
 import pytest
 
+from ctxbench.report.formats import markdown, problems
 from ctxbench.report.layouts import LAYOUTS, SCALES
-from ctxbench.report.numbers import Measure, Numbers
+from ctxbench.report.numbers import Measure, Numbers, problem
 from ctxbench.report.paper import beside
 from ctxbench.report.study_files import load_study
 from ctxbench.report.tables import fill
-from tests.report.synthetic import LONGBENCH, SUBTASKS, column, mini_plan, row, write_study
+from tests.report.synthetic import (
+    LONGBENCH,
+    SUBTASKS,
+    column,
+    mini_plan,
+    paper_plan,
+    row,
+    write_study,
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +86,7 @@ def test_heads(paper):
     assert [found.length for found in subtasks] == [4096, 8192, 16384, 32768, 65536]
     assert [line.label for line in subtasks[0].lines] == [*SUBTASKS, "Mean"]
     longbench = table("longbench", paper)
-    assert [line.label for line in longbench.lines] == [*LONGBENCH, "Mean"]
+    assert [line.label for line in longbench.lines if not line.summary] == [*LONGBENCH]
     assert [label for _, label in longbench.heads] == [
         *("Base", "NTK-Frozen", "PI", "YaRN", "CLEX", "NTK-8x", "NTK-16x"),
         *("LM-Infinite", "Self-Extend", "LongLoRA", "Landmark", "No change"),
@@ -202,6 +213,104 @@ def test_the_lower_bound_uses_the_intervals(tmp_path):
     assert (length.value, length.low) == (256, None)
 
 
+# ------------------------------------------- what is not measured, or not all of it
+
+
+def test_a_row_that_is_measured_in_few_columns_is_left_out_not_missing(tmp_path):
+    plan = mini_plan(lengths=(256, 1024), seeds=(0,))
+    plan["rows"] = [r for r in plan["rows"] if r["name"] in ("base", "pi")]
+    plan["rows"][1]["columns"] = ["perplexity"]
+    folder = write_study(tmp_path, plan, samples=6)
+    for cell in (folder / "cells" / "pi").glob("*/[mn]*/"):  # needle, multiquery, manyshot, nll
+        shutil.rmtree(cell)
+    study = load_study(folder)
+    numbers = Numbers(study)
+    assert not study.unfinished
+    assert len(study.planned) == len(study.columns) + 2
+    needle = table("needle", numbers)
+    assert entries(needle)["PI", "1k"].text == "\u2013"
+    assert "\u2013: PI: measured in Perplexity only." in needle.notes
+    assert not problems(needle)
+    assert not any("\u2013" in note for note in table("perplexity", numbers).notes)
+
+
+def test_a_task_without_samples_is_no_part_of_a_mean(tmp_path):
+    """One row lacks one task of RULER: that task and the mean are not there, and it is said."""
+    plan = paper_plan(seeds=(0,))
+    plan["rows"] = [r for r in plan["rows"] if r["name"] in ("base", "pi")]
+    plan["columns"] = [c for c in plan["columns"] if c["name"] == "ruler_8k"]
+    folder = write_study(tmp_path, plan, samples=4)
+    next(folder.rglob("cells/pi/seed-0/ruler_8k/samples_ruler_8k_vt_*")).unlink()
+    study = load_study(folder)
+    numbers = Numbers(study)
+    found = entries(table("subtasks", numbers, 8192))
+    assert [found[name, "PI"].state for name in ("vt", "cwe", "Mean")] == [
+        *("incomplete", "done", "incomplete")
+    ]
+    assert found["Mean", "Base"].state == "done"
+    assert entries(table("ruler", numbers))["PI", "8k"].text == "incomplete"
+    (cell,) = study.unfinished
+    said = "PI, seed 0, ruler_8k: incomplete: no samples of ruler_8k_vt"
+    assert problem(cell) == said
+    assert said in markdown(table("ruler", numbers))
+    assert numbers.of_cell(cell) is None
+
+
+def test_a_task_that_no_row_has_samples_of_is_known_from_the_results_file(tmp_path):
+    plan = paper_plan(seeds=(0,))
+    plan["rows"], plan["columns"] = (
+        plan["rows"][:1],
+        [c for c in plan["columns"] if c["name"] == "ruler_8k"],
+    )
+    folder = write_study(tmp_path, plan, samples=4)
+    next(folder.rglob("samples_ruler_8k_fwe_*")).unlink()
+    found = entries(table("subtasks", Numbers(load_study(folder)), 8192))
+    assert found["fwe", "Base"].state == found["Mean", "Base"].state == "incomplete"
+
+
+# ------------------------------------------------------------------- training
+
+
+def test_training(mini):
+    """Table 7: options, the common budget, a schedule of its own."""
+    found = entries(table("training", mini))
+    assert {label for label, _ in found} >= {"PI", "YaRN", "CLEX", "NTK-8x", "Landmark"}
+    assert ("Base", "Tokens") not in found
+    shown = [found["NTK-8x", head].text for head in ("Method", "Options", "Len", "Tokens")]
+    assert shown == ["dynamic_ntk", "factor=4.0 floor=2048", "2,048", "655,360"]
+    assert [found["NTK-8x", head].text for head in ("Batch", "lr", "Schedule")] == [
+        *("4", "0.004", "common")
+    ]
+    assert found["NTK-8x", "\u03b1"].text == "29"
+
+
+def test_longlora_beside_the_paper_s(paper):
+    """Table 10: the perplexities of the one row, as in Table 2."""
+    found, all_rows = (entries(table(name, paper)) for name in ("longlora", "perplexity"))
+    assert {label for label, _ in found} == {"LongLoRA"}
+    heads = [label for _, label in table("perplexity", paper).heads]
+    assert len(heads) == 13
+    assert all(found["LongLoRA", h].text == all_rows["LongLoRA", h].text for h in heads)
+
+
+# ------------------------------------------------------------------- positions
+
+
+def test_positions(paper):
+    """The window, the common length, doublings; the losses of the buckets inside."""
+    found = table("positions", paper)
+    spans = [label for _, label in found.heads]
+    assert spans == ["Len", "1 to 4k", "4k to 32k", "32k to 64k"]
+    study = paper.study
+    (leaf,) = study.cells["base", None, "nll"].leaves.values()
+    assert leaf[0].bucket == 4096
+    for head, first, last in (("1 to 4k", 0, 1), ("4k to 32k", 1, 8), ("32k to 64k", 8, 16)):
+        inside = [part for record in leaf for part in record.positions[first:last]]
+        mean = sum(nll for nll, _ in inside) / sum(tokens for _, tokens in inside)
+        assert entries(found)["Base", head].sort == pytest.approx(math.exp(mean))
+    assert any(entry.mark for entry in entries(found).values()), "compared in pairs"
+
+
 # --------------------------------------------------------------------- scales
 
 
@@ -231,8 +340,10 @@ def test_scales_are_what_the_methods_compute(method, options, length):
 
 
 def test_the_grid_of_scales_has_a_row_for_each_alpha(tmp_path):
+    """And none for LongLoRA, whose alpha is that of its adapters."""
     plan = mini_plan(lengths=(256, 1024), seeds=(0,))
     plan["rows"] = [row(f"a{a}", f"NTK, {a}", "frozen", "ntk", alpha=float(a)) for a in (1, 3, 7)]
+    plan["rows"].append(row("l", "LongLoRA", "approximate", "longlora", factor=4.0, alpha=16))
     found = table("scale-grid", Numbers(load_study(write_study(tmp_path, plan, samples=6))))
     assert [label for _, label in found.heads] == ["alpha", "256", "1k"]
     assert [line.entries[0].text for line in found.lines] == ["1", "3", "7"]

@@ -9,17 +9,19 @@ from functools import cache
 import torch
 
 from ctxbench.methods.kernels.decode import decode
-from ctxbench.methods.kernels.plan import Plan
+from ctxbench.methods.kernels.plan import AttentionPlan
 from ctxbench.methods.kernels.rope import Rope
 from ctxbench.methods.kernels.tiled import needs_grad, tiled
 
 log = logging.getLogger(__name__)
 
-Kernel = Callable[[Plan, Rope, torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
+Kernel = Callable[
+    [AttentionPlan, Rope, torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor
+]
 
 
 def attend(
-    plan: Plan,
+    plan: AttentionPlan,
     rope: Rope,
     query: torch.Tensor,
     key: torch.Tensor,

@@ -12,12 +12,12 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from ctxbench.methods.kernels.plan import Plan
+from ctxbench.methods.kernels.plan import AttentionPlan
 from ctxbench.methods.kernels.rope import Rope
 
 
 def decode(
-    plan: Plan,
+    plan: AttentionPlan,
     rope: Rope,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -51,7 +51,7 @@ def decode(
 
 
 def relative_positions(
-    plan: Plan, at: torch.Tensor, positions: torch.Tensor
+    plan: AttentionPlan, at: torch.Tensor, positions: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return where each key stands relative to the query, and which keys it sees.
 

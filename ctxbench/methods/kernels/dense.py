@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import torch
 
-from ctxbench.methods.kernels.plan import Plan
+from ctxbench.methods.kernels.plan import AttentionPlan
 from ctxbench.methods.kernels.rope import Rope
 
 
 def dense(
-    plan: Plan,
+    plan: AttentionPlan,
     rope: Rope,
     query: torch.Tensor,
     key: torch.Tensor,

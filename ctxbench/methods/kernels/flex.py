@@ -14,7 +14,7 @@ from functools import cache
 import torch
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
-from ctxbench.methods.kernels.plan import Plan
+from ctxbench.methods.kernels.plan import AttentionPlan
 from ctxbench.methods.kernels.rope import Rope
 from ctxbench.methods.kernels.tiled import merge
 
@@ -22,7 +22,7 @@ TILE = 128
 
 
 def flex(
-    plan: Plan,
+    plan: AttentionPlan,
     rope: Rope,
     query: torch.Tensor,
     key: torch.Tensor,

@@ -60,7 +60,7 @@ class Branch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class AttentionPlan:
     """Branches whose intervals do not overlap.
 
     Attributes:
@@ -84,7 +84,7 @@ class Plan:
         return _scaled(key, positions, self.key_scale)
 
 
-FULL = Plan(branches=(Branch(),))
+FULL = AttentionPlan(branches=(Branch(),))
 """Ordinary causal attention."""
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import torch
 
-from ctxbench.methods.kernels.plan import Branch, Plan
+from ctxbench.methods.kernels.plan import AttentionPlan, Branch
 from ctxbench.methods.kernels.rope import Rope
 
 BLOCK = 512
@@ -23,7 +23,7 @@ PIECE = 2048
 
 
 def tiled(
-    plan: Plan,
+    plan: AttentionPlan,
     rope: Rope,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -66,7 +66,7 @@ _Partial = tuple[torch.Tensor, torch.Tensor]
 class _Tile:
     """One branch of a plan with its rotated queries and keys."""
 
-    def __init__(self, plan: Plan, branch: Branch, rope: Rope, query, key, start: int):
+    def __init__(self, plan: AttentionPlan, branch: Branch, rope: Rope, query, key, start: int):
         queries = query.shape[2]
         at = torch.arange(start, start + queries)
         # intervals are arithmetic on the CPU: reading them must not wait for a GPU
@@ -105,7 +105,7 @@ class _Tile:
         yield attend(query, keys, _two_slices(value, low, full_low, full_high, high), scale, mask)
 
 
-def _rotated_keys(plan: Plan, branch: Branch, rope: Rope, key, first: int, end: int):
+def _rotated_keys(plan: AttentionPlan, branch: Branch, rope: Rope, key, first: int, end: int):
     """Return keys `first` to `end` as a branch sees them, a piece at a time to spare memory."""
 
     def piece(begin: int, stop: int):

@@ -24,7 +24,7 @@ WINDOWS_PER_SHARD = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class WindowPlan:
     """All windows of a task over one stream of token ids."""
 
     ids: np.ndarray
@@ -42,7 +42,7 @@ class Plan:
         )
 
 
-def make_plan(documents: Documents, protocol: str, length: int, stride: int) -> Plan:
+def make_plan(documents: Documents, protocol: str, length: int, stride: int) -> WindowPlan:
     """Lay the windows of a protocol over documents.
 
     `overlap` and `lceg_landmark` treat them as one stream, as the paper does: windows may cross
@@ -74,7 +74,7 @@ def make_plan(documents: Documents, protocol: str, length: int, stride: int) -> 
             "length, a longer text, or more documents (metadata ppl_documents)."
         )
     first_tokens = [begin for begin, _, _ in windows]
-    return Plan(
+    return WindowPlan(
         ids=np.concatenate(kept),
         windows=windows,
         documents=(np.searchsorted(starts, first_tokens, side="right") - 1).tolist(),
@@ -165,7 +165,7 @@ def bytes_per_token(ids: np.ndarray, tokenizer) -> float:
     return len(tokenizer.decode(ordinary.tolist()).encode()) / ordinary.size
 
 
-def _shard(plan: Plan):
+def _shard(plan: WindowPlan):
     """Yield (document, windows): up to `WINDOWS_PER_SHARD` that begin in one document."""
     by_document: dict[int, list[Window]] = {}
     for document, window in zip(plan.documents, plan.windows, strict=True):
