@@ -129,3 +129,21 @@ def test_paths_are_cut_where_requests_branch():
     assert branch_points(run, [5] * 5) == cuts
     # what must be computed again for each request is no cut
     assert branch_points(run, [5, 3, 5, 2, 1]) == [[2, 3], [2, 3], [2], [2], []]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [65536, 131072])
+def test_long_inputs_fed_in_chunks_equal_one_pass(length):
+    """One layer, one head: what is looked at is the feeding, not the model."""
+    sizes = {"hidden_size": 16, "num_attention_heads": 1, "num_key_value_heads": 1}
+    model = tiny_model("llama", num_hidden_layers=1, intermediate_size=32, **sizes)
+    model = ctxbench.extend(model, "dynamic_ntk", length=length).eval()
+    ids = tokens(1, length)[0].tolist()
+    request = Request(ids, length - 500, length)
+    whole, pieces = (
+        Scorer(model, model.ctxbench_method, prefill_chunk=chunk).scores([request])[0]
+        for chunk in (length, 8192)
+    )
+    # float32 sums over 64k keys in another order
+    torch.testing.assert_close(pieces.logprobs, whole.logprobs, rtol=0, atol=1e-4)
+    assert pieces.greedy == whole.greedy

@@ -151,7 +151,12 @@ def choice_task(folder: Path, old: str = "", new: str = "") -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "check", "words"),
     [
-        ("ctx_length - 8", "ctx_length + 40", "choices_fit", r"tokens of prompt and choice exceed 256"),
+        (
+            "ctx_length - 8",
+            "ctx_length + 40",
+            "choices_fit",
+            r"tokens of prompt and choice exceed 256",
+        ),
         ("{{0}}", "answr", "builds", r"the target 'answr' is none of the choices"),
         ("{{prompt}}", "{{promt}}", "builds", r"'promt' is undefined"),
         ("build.documents", "bild.documents", "builds", r"Cannot import module 'bild'"),
