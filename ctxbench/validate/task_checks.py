@@ -223,7 +223,7 @@ def builds(subject: Subject) -> None:
     for doc in docs:
         if not str(task.doc_to_text(doc)):
             raise Broken(f"{name}: doc_to_text makes an empty prompt")
-        if subject.leaves[name].get("output_type") != "multiple_choice":
+        if "doc_to_choice" not in subject.leaves[name]:
             continue
         choices, target = task.doc_to_choice(doc), task.doc_to_target(doc)
         if target not in choices and target not in range(len(choices)):
