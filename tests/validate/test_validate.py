@@ -158,7 +158,7 @@ def choice_task(folder: Path, old: str = "", new: str = "") -> Path:
             r"tokens of prompt and choice exceed 256",
         ),
         ("{{0}}", "answr", "builds", r"the target 'answr' is none of the choices"),
-        ("{{prompt}}", "{{promt}}", "builds", r"'promt' is undefined"),
+        ("{{prompt}}", "{{prompts}}", "builds", r"'prompts' is undefined"),
         ("build.documents", "bild.documents", "builds", r"Cannot import module 'bild'"),
         ('"test":', '"tset":', "builds", "KeyError: 'test'"),
     ],
