@@ -47,6 +47,9 @@ def choose_method(
         ValueError: the request contradicts the checkpoint or itself; the message says how.
     """
     record = read_record(config)
+    if method and record and record.trained_length is None:
+        untouched = record.method == get_method(None).name  # nothing another method would undo
+        record = None if untouched else record
     name = method or (record.method if record else None)
     if trained_length is not None and _has_option(name, "trained_length"):
         options["trained_length"] = parse_length(trained_length)

@@ -13,7 +13,7 @@ from ctxbench.assets import resolve_model, tasks_path
 from ctxbench.methods.record import read_record
 from ctxbench.models.choosing import choose_method
 from ctxbench.models.ctxext import CtxExt
-from ctxbench.models.loading import load_tokenizer
+from ctxbench.models.loading import extend, load_model, load_tokenizer
 from ctxbench.tasks.model_window import model_window
 from ctxbench.tasks.tokenizer import load_tokenizer as load_task_tokenizer
 from tests.methods.tiny import tiny_config, tiny_model
@@ -72,6 +72,13 @@ def published(**scaling):
 
 
 LINEAR = {"rope_type": "linear", "factor": 4.0}
+
+
+def test_a_model_loaded_as_it_is_can_be_extended():
+    model = extend(load_model("mini")[0], "pi", length=1024)
+    loaded, _ = load_model("mini", "pi", length=1024)
+    ids = torch.arange(3, 403)[None]
+    assert torch.equal(model(ids).logits, loaded(ids).logits)
 
 
 def test_a_foreign_extended_checkpoint_is_not_extended_again():
