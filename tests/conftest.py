@@ -4,10 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share the cores (pyproject.toml)
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# a first example may import torch, and the machine may be busy: no test is about time
+settings.register_profile("ctxbench", deadline=None)
+settings.load_profile("ctxbench")
 
 
 def _folder(variable: str, name: str) -> Path:
