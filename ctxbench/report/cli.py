@@ -12,7 +12,7 @@ def add_parser(subparsers) -> None:
     """Add `report` to the command line.
 
     `report DIR` is `report study DIR`: a first word that is neither a command nor an option is a
-    study folder. A folder that is called like a command is given as ./heatmap.
+    study folder. A folder that is called heatmap or compact is given as ./heatmap.
     """
     parser = subparsers.add_parser(
         "report",
@@ -24,8 +24,9 @@ def add_parser(subparsers) -> None:
 
     def parse_known_args(args: Sequence[str] | None = None, namespace=None):
         words = list(args or ())
-        if words and words[0] not in (*_COMMANDS, "-h", "--help"):
-            words = ["study", *words]
+        named = words[:1] == ["study"] and not (words[1:] and not words[1].startswith("-"))
+        if words and (named or words[0] not in (*_COMMANDS, "-h", "--help")):
+            words = ["study", *words]  # also for a folder that is called study
         return parse(words, namespace)
 
     parser.parse_known_args = parse_known_args  # type: ignore[method-assign]

@@ -162,11 +162,11 @@ def _environment(study, devices: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 def _report(root: Path) -> bool:
     """Write the report; say plainly if it could not be written."""
-    command = [sys.executable, "-m", "ctxbench.cli", "report", str(root)]
+    command = [sys.executable, "-m", "ctxbench.cli", "report", "study", str(root)]
     done = subprocess.run(command, check=False)
     if done.returncode:
         print(
-            f"The cells are done, the report is not: `ctxbench report {root}` ended with status "
+            f"The cells are done, the report is not: `ctxbench report study {root}` ended with status "
             f"{done.returncode}. Run it again by itself.",
             file=sys.stderr,
         )

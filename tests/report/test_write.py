@@ -35,6 +35,14 @@ def report(mini_study, tmp_path_factory):
     return out
 
 
+def test_a_folder_called_study(mini_study, tmp_path, monkeypatch, capsys):
+    (tmp_path / "study").symlink_to(mini_study)
+    monkeypatch.chdir(tmp_path)
+    for words in (["study"], ["study", "study"]):
+        assert run(*words, "--out", "out", "--no-figures") == 0
+        assert "out/report.md" in capsys.readouterr().out
+
+
 def test_files(report):
     names = sorted(str(path.relative_to(report)) for path in report.rglob("*") if path.is_file())
     assert [name for name in names if name.startswith("figures/")] == [
