@@ -166,8 +166,8 @@ def _report(root: Path) -> bool:
     done = subprocess.run(command, check=False)
     if done.returncode:
         print(
-            f"The cells are done, the report is not: `ctxbench report study {root}` ended with status "
-            f"{done.returncode}. Run it again by itself.",
+            f"The cells are done, the report is not: `ctxbench report study {root}` ended with "
+            f"status {done.returncode}. Run it again by itself.",
             file=sys.stderr,
         )
     return done.returncode == 0
