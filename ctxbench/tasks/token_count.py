@@ -212,15 +212,15 @@ class TokenCounter:
 
     def middle(self, pieces: Iterable[str]) -> int:
         """Count the tokens of units (without their first space) as they are inside a text."""
-        pieces = pieces if isinstance(pieces, list) else list(pieces)
-        try:
-            return sum(map(self._cost.__getitem__, pieces))
-        except KeyError:
-            return sum(self.costs(pieces))
+        return sum(self.costs(pieces if isinstance(pieces, list) else list(pieces)))
 
     def costs(self, pieces: Sequence[str]) -> list[int]:
         """Return the tokens of each unit (without its first space) as it is inside a text."""
         cost = self._cost
+        try:  # mostly all are known
+            return list(map(cost.__getitem__, pieces))
+        except KeyError:
+            pass
         if len(cost) > self._CACHE:
             cost.clear()
         missing = [piece for piece in set(pieces) if piece not in cost]
@@ -234,7 +234,7 @@ class TokenCounter:
             heads, tails = self._heads, self._tails
             for piece, found in zip(compounds, split, strict=True):
                 cost[piece] = heads[found[0]] + sum([tails[tail] for tail in found[1:]])
-        return [cost[piece] for piece in pieces]
+        return list(map(cost.__getitem__, pieces))
 
     def _learn(
         self, known: dict[str, int], pieces: list[str], anchored: Callable[[str], str]
