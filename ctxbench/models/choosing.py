@@ -47,7 +47,7 @@ def choose_method(
         ValueError: the request contradicts the checkpoint or itself; the message says how.
     """
     record = read_record(config)
-    if method and record and record.trained_length is None:
+    if method and record and record.trained_length is None and not override:
         untouched = record.method == get_method(None).name  # nothing another method would undo
         record = None if untouched else record
     name = method or (record.method if record else None)

@@ -69,8 +69,6 @@ def _spans_from_child(text: str, folder: Path | None) -> bytes:
 
 
 def _tokenizer(folder: str):
-    # NLTK does without scipy where there is none; punkt never uses it.
-    sys.modules["scipy"] = None  # type: ignore[assignment]
     from nltk.tokenize import punkt
 
     if not folder:
@@ -89,6 +87,8 @@ def _tokenizer(folder: str):
 
 def _main() -> None:
     """Read a text from standard input, write the spans as a .npy file to standard output."""
+    # NLTK does without scipy where there is none; punkt never uses it.
+    sys.modules["scipy"] = None  # type: ignore[assignment]
     text = sys.stdin.buffer.read().decode()
     spans = np.array(list(_tokenizer(sys.argv[1]).span_tokenize(text)), dtype=np.int64)
     buffer = io.BytesIO()
