@@ -66,4 +66,4 @@ def test_a_checkpoint_runs_in_every_family(method, local_data, data_dir, tmp_pat
     for task, metric in TASKS.items():
         (value,) = (v for k, v in found["results"][task].items() if k.split(",")[0] == metric)
         assert math.isfinite(value), task
-    assert found["config"]["ctxbench"]["method"]["name"] == method
+    assert found["config"]["ctxbench"]["method"] == method
