@@ -86,8 +86,8 @@ def main() -> None:
     weights = random_llama(len(AutoTokenizer.from_pretrained(tokenizer)))
     with tempfile.TemporaryDirectory() as folder:
         weights.save_pretrained(folder)
-        ours = CtxExt(folder, tokenizer=tokenizer, device="cpu")
-        stock = HFLM(folder, tokenizer=tokenizer, device="cpu", batch_size=1)
+        ours = CtxExt(folder, tokenizer=tokenizer, device="cpu", add_bos_token=False)
+        stock = HFLM(folder, tokenizer=tokenizer, device="cpu", batch_size=1, add_bos_token=False)
 
     few = load_task(tokenizer, 50, options.questions)
     same = predictions(ours, *few) == predictions(stock, *few)
