@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ PACKAGE = ROOT / "ctxbench"
 # package -> what it may import of ours; a file directly in ctxbench/ is named by its stem
 ALLOWED = {
     "assets": set(),
+    "longbench_sets": set(),
     "atomic_file": set(),
     "stdlib_corpus": set(),
     "errors": set(),
@@ -25,7 +27,10 @@ ALLOWED = {
     "plugin": {"assets"},
     "methods": {"methods"},
     "models": {"assets", "errors", "hardware", "refused", "methods", "models", "__init__"},
-    "tasks": {"assets", "atomic_file", "intervals", "refused", "stdlib_corpus", "tasks"},
+    "tasks": {
+        *("assets", "atomic_file", "intervals", "longbench_sets", "refused", "stdlib_corpus"),
+        "tasks",
+    },
     "train": {
         "assets",
         "atomic_file",
@@ -40,7 +45,7 @@ ALLOWED = {
     },
     "intervals": set(),
     "lengths": set(),
-    "report": {"assets", "intervals", "lengths", "report"},
+    "report": {"assets", "intervals", "lengths", "longbench_sets", "report"},
     "study": {
         *("assets", "atomic_file", "hardware", "lengths", "study"),
         *("methods.options", "methods.registry", "train.config", "train.estimate"),
@@ -84,6 +89,31 @@ def test_layers():
             ):
                 wrong.append(f"{file.relative_to(ROOT)} imports ctxbench.{name}")
     assert wrong == []
+
+
+def test_no_import_cycle():
+    """No module reaches itself, be it by an import inside a function."""
+    files = {
+        ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in PACKAGE.rglob("*.py")
+    }
+    graph = {name: _modules(file, files) - {"__init__"} for name, file in files.items()}
+    while removed := {name for name, needs in graph.items() if not needs & graph.keys()}:
+        graph = {name: needs for name, needs in graph.items() if name not in removed}
+    assert graph == {}, "each of these is in an import cycle, or needs one that is"
+
+
+def _modules(file: Path, known: Iterable[str]) -> set[str]:
+    """Modules of ours a file imports: of `from ctxbench.a import b` a.b if that is a module."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner.removeprefix("ctxbench.") in known else node.module)
+    return {name.removeprefix("ctxbench.") for name in found if name.startswith("ctxbench.")}
 
 
 def test_methods_and_report_know_nothing_of_the_harness():

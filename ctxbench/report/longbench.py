@@ -1,28 +1,15 @@
 """LongBench's means: the plain one of the paper's Table 11, and the macro mean of six categories.
 
 Bai et al. 2023 (https://arxiv.org/abs/2308.14508) report the mean of the means of six categories;
-Lu et al. 2024 the plain mean of 16 data sets, all but the five Chinese ones. Which data set is of
-which category is LongBench's; `ctxbench.tasks.longbench` has the same, and a test compares them.
+Lu et al. 2024 the plain mean of 16 data sets, all but the five Chinese ones.
 """
 
 from collections.abc import Sequence
 
+from ctxbench.longbench_sets import ALL, CATEGORIES, CHINESE, LABELS, PAPER, E
 from ctxbench.report.heatmap import task_family
 from ctxbench.report.numbers import Measure
 from ctxbench.report.study_plan import Column
-
-CATEGORIES = {
-    "Single-document QA": ("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
-    "Multi-document QA": ("hotpotqa", "2wikimqa", "musique", "dureader"),
-    "Summarization": ("gov_report", "qmsum", "multi_news", "vcsum"),
-    "Few-shot": ("trec", "triviaqa", "samsum", "lsht"),
-    "Synthetic": ("passage_count", "passage_retrieval_en", "passage_retrieval_zh"),
-    "Code": ("lcc", "repobench-p"),
-}
-CHINESE = ("multifieldqa_zh", "dureader", "vcsum", "lsht", "passage_retrieval_zh")
-ALL = tuple(name for names in CATEGORIES.values() for name in names)
-PAPER = tuple(name for name in ALL if name not in CHINESE)
-E = tuple(name for name in PAPER if name not in ("narrativeqa", "musique", "qmsum"))
 
 
 def data_set(leaf: str) -> str:
@@ -67,7 +54,7 @@ def _gaps(by_name: dict[str, str], whole: Sequence[str]) -> str:
 def _categories(by_name: dict[str, str], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return the leaf tasks of each category, as far as `names` have them."""
     return {
-        category: tuple(by_name[name] for name in members if name in names)
+        LABELS[category]: tuple(by_name[name] for name in members if name in names)
         for category, members in CATEGORIES.items()
     }
 

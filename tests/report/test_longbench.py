@@ -5,13 +5,13 @@ from statistics import fmean
 
 import pytest
 
-from ctxbench.report import longbench
+from ctxbench import longbench_sets as longbench
 from ctxbench.report.formats import markdown
 from ctxbench.report.layouts import LAYOUTS
+from ctxbench.report.longbench import data_set
 from ctxbench.report.numbers import Measure, Numbers
 from ctxbench.report.study_files import load_study
 from ctxbench.report.tables import fill
-from ctxbench.tasks.longbench import leaves as tasks
 from tests.report.synthetic import column, paper_plan, write_study
 
 LAYOUT = next(layout for layout in LAYOUTS if layout.name == "longbench")
@@ -36,13 +36,6 @@ def values(table, row):
     return {line.label: line.entries[place] for line in table.lines}
 
 
-def test_the_categories_are_those_of_the_tasks():
-    assert list(longbench.CATEGORIES.values()) == list(tasks.CATEGORIES.values())
-    assert (longbench.ALL, longbench.PAPER) == (tasks.ALL, tasks.PAPER)
-    assert {f"{name}_e" for name in longbench.E} == set(tasks.E)
-    assert set(longbench.CHINESE) == tasks.CHINESE
-
-
 SETS = {
     "longbench_32k": {"of 16": longbench.PAPER},
     "longbench21_32k": {"of 21": longbench.ALL, "of the paper's 16": longbench.PAPER},
@@ -58,12 +51,11 @@ def test_plain_and_macro_means(tmp_path, group, means):
         in_study = next(r for r in numbers.study.rows if r.label == row)
         samples = numbers.leaves(in_study, Measure("", numbers.study.columns))
         scores = {
-            longbench.data_set(leaf): fmean(r.total for r in records)
-            for leaf, records in samples.items()
+            data_set(leaf): fmean(r.total for r in records) for leaf, records in samples.items()
         }
         whole = max(means.values(), key=len)
         by_category = {
-            category: fmean(scores[name] for name in names if name in whole)
+            longbench.LABELS[category]: fmean(scores[name] for name in names if name in whole)
             for category, names in longbench.CATEGORIES.items()
         }
         for category, mean in by_category.items():
@@ -79,7 +71,7 @@ def test_plain_and_macro_means(tmp_path, group, means):
             assert len(found[f"Macro mean {said}"].number.seeds) == (2 if row == "PI" else 1)
     summaries = [line.label for line in table.lines if line.summary]
     plain = [f"{kind} {said}" for said in means for kind in ("Mean", "Macro mean")]
-    assert summaries == [*longbench.CATEGORIES, *plain]
+    assert summaries == [*longbench.LABELS.values(), *plain]
     assert not table.notes
 
 

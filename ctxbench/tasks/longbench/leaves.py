@@ -2,33 +2,20 @@
 
 from pathlib import Path
 
+from ctxbench.longbench_sets import ALL, CATEGORIES, PAPER, E
 from ctxbench.tasks import leaf_files
 from ctxbench.tasks.longbench.prompts import load_prompt
 
 FOLDER = Path(__file__).parent / "leaves"
 LENGTHS = {"4k": 4096, "16k": 16384, "32k": 32768}
-
-# LongBench's six categories; the five Chinese data sets are not among the paper's 16.
-CATEGORIES = {
-    "single": ("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
-    "multi": ("hotpotqa", "2wikimqa", "musique", "dureader"),
-    "summarization": ("gov_report", "qmsum", "multi_news", "vcsum"),
-    "fewshot": ("trec", "triviaqa", "samsum", "lsht"),
-    "synthetic": ("passage_count", "passage_retrieval_en", "passage_retrieval_zh"),
-    "code": ("lcc", "repobench-p"),
-}
-CHINESE = frozenset({"multifieldqa_zh", "dureader", "vcsum", "lsht", "passage_retrieval_zh"})
-ALL = tuple(name for names in CATEGORIES.values() for name in names)
-PAPER = tuple(name for name in ALL if name not in CHINESE)
-NOT_IN_E = CHINESE | {"narrativeqa", "musique", "qmsum"}
-E = tuple(f"{name}_e" for name in ALL if name not in NOT_IN_E)
+E_NAMES = tuple(f"{name}_e" for name in E)
 
 
 def leaves() -> dict[str, dict]:
     """Return the content of every file by its name."""
     files: dict[str, dict] = {}
     for suffix, length in LENGTHS.items():
-        for name in ALL + E:
+        for name in ALL + E_NAMES:
             files[f"longbench_{suffix}_{name}"] = {
                 "include": "../_e.yaml" if name.endswith("_e") else "../_base.yaml",
                 "task": f"longbench_{suffix}_{name}",
@@ -44,7 +31,7 @@ def leaves() -> dict[str, dict]:
             }
         files[f"longbench_{suffix}"] = _group(f"longbench_{suffix}", suffix, PAPER)
         files[f"longbench21_{suffix}"] = _group(f"longbench21_{suffix}", suffix, ALL)
-        files[f"longbench_e_{suffix}"] = _group(f"longbench_e_{suffix}", suffix, E)
+        files[f"longbench_e_{suffix}"] = _group(f"longbench_e_{suffix}", suffix, E_NAMES)
         for category, names in CATEGORIES.items():
             for family, members in (("longbench", PAPER), ("longbench21", ALL)):
                 group = f"{family}_{suffix}_{category}"

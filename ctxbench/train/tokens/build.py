@@ -35,8 +35,15 @@ from ctxbench.train.sources import (
     token_dtype,
     tokenizer_stamp,
 )
-from ctxbench.train.tokens.documents import HISTOGRAM_BINS, Part, length_bin, parts_of, scan
-from ctxbench.train.tokens.layout import Layout, choose_next, lay_out
+from ctxbench.train.tokens.documents import (
+    HISTOGRAM_BINS,
+    Part,
+    Scanned,
+    length_bin,
+    parts_of,
+    scan,
+)
+from ctxbench.train.tokens.layout import Layout, Pieces, choose_next, lay_out
 from ctxbench.train.tokens.request import StoreRequest
 from ctxbench.train.tokens.store import DOCUMENTS, META, VERSION, shard_name
 
@@ -112,38 +119,6 @@ def build_store(
     write_atomically(output / META, (json.dumps(meta, indent=2) + "\n").encode())
     shutil.rmtree(work)
     return meta
-
-
-@dataclass(frozen=True)
-class Scanned:
-    """The documents that survived the thinning.
-
-    Attributes:
-        documents: records of `SCANNED`, whose `source` counts `names`.
-        part: `[documents]`, which part each is in.
-        names: of the sources, sorted.
-    """
-
-    documents: np.ndarray
-    part: np.ndarray
-    names: list[str]
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """The documents that were tokenised.
-
-    Attributes:
-        tokens: `[documents]` tokens of each; -1 where it was not tokenised.
-        file: `[documents]` index into `files`.
-        start: `[documents]` where it begins in its file, tokens.
-        files: of tokens.
-    """
-
-    tokens: np.ndarray
-    file: np.ndarray
-    start: np.ndarray
-    files: list[Path]
 
 
 @dataclass(frozen=True)

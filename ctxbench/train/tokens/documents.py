@@ -65,6 +65,21 @@ class Part:
             yield text, record_source(record, self.label)
 
 
+@dataclass(frozen=True)
+class Scanned:
+    """The documents that survived the thinning.
+
+    Attributes:
+        documents: records of `SCANNED`, whose `source` counts `names`.
+        part: `[documents]`, which part each is in.
+        names: of the sources, sorted.
+    """
+
+    documents: np.ndarray
+    part: np.ndarray
+    names: list[str]
+
+
 def parts_of(files: list[Path], text: str, label: str) -> list[Part]:
     """Return files cut into parts."""
     ranges = [(file, *span) for file in files for span in byte_ranges(file, RANGE_BYTES)]

@@ -6,19 +6,33 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ctxbench.methods.options import near_names
+from ctxbench.train.tokens.documents import Scanned
 from ctxbench.train.tokens.request import CHARACTERS_PER_TOKEN, StoreRequest
 from ctxbench.train.tokens.store import PLACED
 
-if TYPE_CHECKING:
-    from ctxbench.train.tokens.build import Pieces, Scanned
-
 _MARGIN = 1.03
 """Documents are tokenised for this much more than the budget, so that one more round is rare."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The documents that were tokenised.
+
+    Attributes:
+        tokens: `[documents]` tokens of each; -1 where it was not tokenised.
+        file: `[documents]` index into `files`.
+        start: `[documents]` where it begins in its file, tokens.
+        files: of tokens.
+    """
+
+    tokens: np.ndarray
+    file: np.ndarray
+    start: np.ndarray
+    files: list[Path]
 
 
 @dataclass(frozen=True)
