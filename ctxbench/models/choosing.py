@@ -47,9 +47,8 @@ def choose_method(
         ValueError: the request contradicts the checkpoint or itself; the message says how.
     """
     record = read_record(config)
-    if method and record and record.trained_length is None and not override:
-        untouched = record.method == get_method(None).name  # nothing another method would undo
-        record = None if untouched else record
+    if method and record and not override and _is_base(record):
+        config, record = base_config(config), None  # nothing that another method would undo
     name = method or (record.method if record else None)
     if trained_length is not None and _has_option(name, "trained_length"):
         options["trained_length"] = parse_length(trained_length)
@@ -81,6 +80,12 @@ def choose_method(
     if method is None:
         check_named_method(base, chosen)
     return _with_record(chosen.for_training(base) if training else chosen, base)
+
+
+def _is_base(record: Record) -> bool:
+    """Return whether a model is none of a study's rows: no method, not trained beyond its window."""
+    trained = record.trained_length or 0
+    return record.method == get_method(None).name and trained <= record.original_length
 
 
 def _reopen(

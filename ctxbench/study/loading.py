@@ -2,7 +2,8 @@
 
 A study file is YAML. `base: NAME` begins with another study; `rows` and `columns` are mappings by
 name, and what a file says goes over its base, key by key. `keep_rows` and `keep_columns` choose
-among them. The block `quick` is such a change too, for `--quick`.
+among them. The block `quick` is such a change too, for `--quick`; where both
+choose, only the file's own counts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from ctxbench.study.fields import build, check_keys, read_yaml
 from ctxbench.train.config import TrainConfig, make_config
 
 FOLDER = Path(__file__).parent / "studies"
-_CHANGES = ("base", "keep_rows", "keep_columns", "quick")
+_CHOICES = ("keep_rows", "keep_columns")
+_CHANGES = ("base", *_CHOICES, "quick")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +103,12 @@ def _read(name: str) -> dict[str, Any]:
     content = read_yaml(file)
     known = [f.metadata.get("key", f.name) for f in dataclasses.fields(_File)]
     check_keys(content, [*known, *_CHANGES], f"Study {file.name}")
-    base = content.pop("base", None)
-    return _over(_read(base), content) if base else content
+    if not (base := content.pop("base", None)):
+        return content
+    built_on = _read(base)
+    if any(key in content and key in built_on.get("quick", {}) for key in _CHOICES):
+        del built_on["quick"]  # it chooses among rows or columns that may be gone
+    return _over(built_on, content)
 
 
 def _over(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,6 +81,24 @@ def test_a_model_loaded_as_it_is_can_be_extended():
     assert torch.equal(model(ids).logits, loaded(ids).logits)
 
 
+@pytest.mark.parametrize("trained", [None, 256])
+def test_a_base_of_our_own_training_can_be_extended(tmp_path, trained):
+    """As `mini-base` leaves it: method none, trained within its window."""
+    model, tokenizer = ctxbench.load_model("mini", "none", length=512)
+    ctxbench.save_model(model, tokenizer, tmp_path, trained_length=trained)
+    again, _ = ctxbench.load_model(tmp_path, "pi", length=1024)
+    record = read_record(again.config)
+    assert (record.original_length, record.options["factor"]) == (256, 4.0)
+    assert (record.trained_length, record.overridden) == (None, {})
+
+
+def test_a_trained_control_is_not_extended_by_accident(tmp_path):
+    model, tokenizer = ctxbench.load_model("mini", "none", length=1024)
+    ctxbench.save_model(model, tokenizer, tmp_path, trained_length=1024)
+    with pytest.raises(ValueError, match=r"made with method=none .* but method=pi"):
+        ctxbench.load_model(tmp_path, "pi", length=2048)
+
+
 def test_a_foreign_extended_checkpoint_is_not_extended_again():
     with pytest.raises(ValueError, match=r"already extended.*rope_type 'linear'.*adopt=true"):
         choose_method(published(**LINEAR), "yarn", length=256)

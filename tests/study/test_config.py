@@ -102,6 +102,14 @@ def test_shipped_studies_with_a_quick_version_keep_their_rows_comparable(name):
     assert len(quick.notes) > len(full.notes)
 
 
+def test_a_quick_version_is_taken_from_a_base_unless_both_choose():
+    assert len(load_study("lceg-released", quick=True).notes) > len(
+        load_study("lceg-released").notes
+    )
+    with pytest.raises(ValueError, match="Study mini-text has no block `quick`"):
+        load_study("mini-text", quick=True)
+
+
 def list_folder():
     from ctxbench.study.loading import FOLDER
 
