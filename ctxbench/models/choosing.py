@@ -83,7 +83,7 @@ def choose_method(
 
 
 def _is_base(record: Record) -> bool:
-    """Return whether a model is none of a study's rows: no method, not trained beyond its window."""
+    """Return whether a model has no method and was not trained beyond its window."""
     trained = record.trained_length or 0
     return record.method == get_method(None).name and trained <= record.original_length
 

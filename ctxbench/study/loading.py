@@ -2,8 +2,8 @@
 
 A study file is YAML. `base: NAME` begins with another study; `rows` and `columns` are mappings by
 name, and what a file says goes over its base, key by key. `keep_rows` and `keep_columns` choose
-among them. The block `quick` is such a change too, for `--quick`; where both
-choose, only the file's own counts.
+among them. The block `quick` is such a change too, for `--quick`; a base's is not taken where it
+and the file both choose.
 """
 
 from __future__ import annotations
