@@ -47,16 +47,27 @@ def bits_per_byte(items: Sequence[tuple[float, int, float]]) -> float:
     return nats_per_token / math.log(2) / items[0][2]
 
 
-def nll_by_position(items: Sequence[Sequence[tuple[float, int]]]) -> list[float]:
+class Curve(tuple):
+    """A list of numbers in result files, a few words in lm-eval's printed table.
+
+    A tuple, because the table writes out lists whole, hundreds of columns wide.
+    """
+
+    def __str__(self) -> str:
+        """Return the first and the last number."""
+        return f"{self[0]:.2f} to {self[-1]:.2f} ({len(self)} values in the result file)"
+
+
+def nll_by_position(items: Sequence[Sequence[tuple[float, int]]]) -> Curve:
     """Return the mean NLL in nats per bucket of positions (Figure 3; 256 tokens a bucket).
 
     Args:
         items: per shard, per bucket, (sum of NLL, scored tokens).
     """
-    means = []
-    for points in zip(*items, strict=True):
-        means.append(math.fsum(nll for nll, _ in points) / sum(count for _, count in points))
-    return means
+    return Curve(
+        math.fsum(nll for nll, _ in points) / sum(count for _, count in points)
+        for points in zip(*items, strict=True)
+    )
 
 
 def _mean(items: Sequence[tuple[int, float, int]]) -> float:
