@@ -67,25 +67,32 @@ def task_names(*, members: bool = True) -> dict[str, list[str]]:
 
 
 def tasks_table() -> list[tuple[str, str]]:
-    """Return (tasks, what the family measures), names that differ by a length in one row."""
+    """Return (tasks, what the family measures), one row for names that differ in length or part.
+
+    `ruler_{4k,8k}{,_qa}` are `ruler_4k`, `ruler_8k`, `ruler_4k_qa` and `ruler_8k_qa`.
+    """
     rows = []
     for family, names in task_names(members=False).items():
-        patterns: dict[str, list[str]] = {}
+        ladders: dict[tuple[str, str], list[str]] = {}
         for name in names:
-            length = _LENGTH.search(name)
-            stem = name if length is None else _LENGTH.sub("_{}", name, count=1)
-            patterns.setdefault(stem, []).append(length[1] if length else "")
-        for stem, lengths in patterns.items():
-            rows.append(
-                (stem.replace("{}", _ladder(lengths)), _family_summary(tasks_path() / family))
-            )
+            before, length, after = (*_LENGTH.split(name, maxsplit=1), "", "")[:3]
+            ladders.setdefault((before, after), []).append(length)
+        parts: dict[tuple[str, str], list[str]] = {}
+        for (before, after), lengths in ladders.items():
+            stem = f"{before}_{_ladder(lengths)}" if any(lengths) else before
+            parts.setdefault((stem, str(lengths)), []).append(after)
+        summary = _family_summary(tasks_path() / family)
+        rows += [(stem + _choice(after), summary) for (stem, _), after in parts.items()]
     return rows
 
 
 def markdown(rows: list[tuple[str, str]], head: tuple[str, str]) -> str:
-    """Return a Markdown table whose first column is code."""
+    """Return a Markdown table whose first column is code; rows of the same text are one."""
+    texts: dict[str, list[str]] = {}
+    for name, text in rows:
+        texts.setdefault(text, []).append(f"`{name}`")
     lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
-    return "\n".join(lines + [f"| `{name}` | {text} |" for name, text in rows]) + "\n"
+    return "\n".join(lines + [f"| {'<br>'.join(n)} | {text} |" for text, n in texts.items()]) + "\n"
 
 
 def _family_summary(folder: Path) -> str:
@@ -105,6 +112,11 @@ def _ladder(lengths: list[str]) -> str:
     if len(numbers) > 8:
         numbers = [*numbers[:2], "...", numbers[-1]]
     return f"{{{','.join(numbers)}}}{unit}"
+
+
+def _choice(parts: list[str]) -> str:
+    """Return `{,_code,_qa}`, or the only part."""
+    return parts[0] if len(parts) == 1 else f"{{{','.join(parts)}}}"
 
 
 def _all(families: dict[str, set[str]]) -> set[str]:

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from ctxbench.methods.registry import list_methods, list_presets, method_class
-from ctxbench.validate.method_checks import Subject
+from ctxbench.validate.method_subject import Subject
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = """# Methods

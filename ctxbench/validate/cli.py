@@ -81,6 +81,7 @@ def _method(what: str, options: dict[str, Any], architecture: str) -> tuple[Chec
             "`ctxbench ls`, a method's .py file, or a folder of task files."
         )
     from ctxbench.validate import method_checks, tiny
+    from ctxbench.validate.method_subject import Subject
 
     kinds = list(tiny.ARCHITECTURES)
     if architecture not in kinds:
@@ -88,7 +89,7 @@ def _method(what: str, options: dict[str, Any], architecture: str) -> tuple[Chec
             f"--architecture {architecture} is not known{near_names(architecture, kinds)} "
             f"Give one of {', '.join(kinds)}."
         )
-    subject = method_checks.Subject(name, options, architecture)
+    subject = Subject(name, options, architecture)
     return method_checks.CHECKS, subject
 
 

@@ -4,7 +4,8 @@ import pytest
 
 import ctxbench
 from ctxbench.validate.checks import FAILED, run_check
-from ctxbench.validate.method_checks import CHECKS, Subject
+from ctxbench.validate.method_checks import CHECKS
+from ctxbench.validate.method_subject import Subject
 from ctxbench.validate.tiny import ARCHITECTURES
 
 LONGROPE = {"long_factor": [1.0 + pair for pair in range(8)]}

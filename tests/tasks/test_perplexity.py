@@ -13,10 +13,9 @@ import pytest
 import yaml
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
-from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from ctxbench.assets import resolve_model, tasks_path
+from ctxbench.assets import tasks_path
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks import leaf_files
 from ctxbench.tasks.perplexity import build, metrics, texts
@@ -29,21 +28,14 @@ from ctxbench.tasks.windows import (
     sliding_windows,
 )
 from tests.tasks.reference_lm import ReferenceLM, tiny_model
+from tests.tasks.texts import save_tokenizer, shards, write_jsonl
 
 LENGTH, STRIDE = 512, 256
 
 
 @pytest.fixture(scope="module")
 def tokenizer_path(tmp_path_factory):
-    """The bundled tokenizer, made to begin a text with BOS as Llama's does."""
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model("mini"))
-    tokenizer._tokenizer.post_processor = TemplateProcessing(
-        single=f"{tokenizer.bos_token} $A",
-        special_tokens=[(tokenizer.bos_token, tokenizer.bos_token_id)],
-    )
-    path = tmp_path_factory.mktemp("tokenizer")
-    tokenizer.save_pretrained(path)
-    return str(path)
+    return save_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +60,6 @@ TEXTS = [document(0, 230), document(1, 330), document(2, 100)]
 def stream(tokenizer):
     """The three documents' ids as plain lists, made without our code."""
     return [tokenizer(text)["input_ids"] for text in TEXTS]
-
-
-def write_jsonl(path, texts=TEXTS):
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return path
 
 
 def leaf(folder, protocol, length=LENGTH):
@@ -132,7 +119,9 @@ def brute_prefix(lm, stream):
     [("overlap", brute_overlap), ("sliding", brute_sliding), ("prefix", brute_prefix)],
 )
 def test_a_protocol_equals_brute_force(tmp_path, lm, tokenizer_path, stream, protocol, brute):
-    result = evaluate(tmp_path, lm, tokenizer_path, protocol, write_jsonl(tmp_path / "t.jsonl"))
+    result = evaluate(
+        tmp_path, lm, tokenizer_path, protocol, write_jsonl(tmp_path / "t.jsonl", TEXTS)
+    )
     assert len({len(part) >= LENGTH for part in stream}) == 2, "want a short document among them"
     # float64 on both sides; only the order of the sums differs.
     assert result[f"ppl_{protocol}"] == pytest.approx(brute(lm, stream), rel=1e-10)
@@ -141,7 +130,7 @@ def test_a_protocol_equals_brute_force(tmp_path, lm, tokenizer_path, stream, pro
 
 @pytest.mark.parametrize("protocol", ["overlap", "sliding", "prefix"])
 def test_ctxext_gives_what_brute_force_gives(tmp_path, lm, tokenizer_path, protocol):
-    path = write_jsonl(tmp_path / "t.jsonl")
+    path = write_jsonl(tmp_path / "t.jsonl", TEXTS)
     model = CtxExt(lm.model, tokenizer=tokenizer_path, device="cpu")
     result = evaluate(tmp_path, model, tokenizer_path, protocol, path)
     expected = evaluate(tmp_path, lm, tokenizer_path, protocol, path)
@@ -153,7 +142,9 @@ def test_ctxext_gives_what_brute_force_gives(tmp_path, lm, tokenizer_path, proto
 
 
 def test_loss_by_position_gives_the_overlap_perplexity(tmp_path, lm, tokenizer_path):
-    result = evaluate(tmp_path, lm, tokenizer_path, "overlap", write_jsonl(tmp_path / "t.jsonl"))
+    result = evaluate(
+        tmp_path, lm, tokenizer_path, "overlap", write_jsonl(tmp_path / "t.jsonl", TEXTS)
+    )
     points = result["nll_by_position"]
     assert len(points) == LENGTH // build.BUCKET
     tokens = [build.BUCKET - 1] + [build.BUCKET] * (len(points) - 1)
@@ -162,7 +153,7 @@ def test_loss_by_position_gives_the_overlap_perplexity(tmp_path, lm, tokenizer_p
 
 
 def test_chunks_do_not_see_each_other(tmp_path, lm, tokenizer_path, stream):
-    path = write_jsonl(tmp_path / "t.jsonl")
+    path = write_jsonl(tmp_path / "t.jsonl", TEXTS)
     result = evaluate(tmp_path, lm, tokenizer_path, "prefix", path, ppl_chunk=256)
     whole = evaluate(tmp_path, lm, tokenizer_path, "prefix", path)
     long = [ids for ids in stream if len(ids) >= LENGTH]
@@ -173,7 +164,7 @@ def test_chunks_do_not_see_each_other(tmp_path, lm, tokenizer_path, stream):
 
 
 def test_lceg_landmark_reads_parts(tmp_path, lm, tokenizer_path):
-    path = write_jsonl(tmp_path / "t.jsonl")
+    path = write_jsonl(tmp_path / "t.jsonl", TEXTS)
     found = evaluate(tmp_path, lm, tokenizer_path, "lceg_landmark", path, ppl_chunk=256)
     parts = evaluate(tmp_path, lm, tokenizer_path, "overlap", path, ppl_chunk=256)
     whole = evaluate(tmp_path, lm, tokenizer_path, "overlap", path)
@@ -185,7 +176,9 @@ def test_lceg_landmark_reads_parts(tmp_path, lm, tokenizer_path):
 
 
 def test_standard_error_is_over_documents(tmp_path, lm, tokenizer_path, stream):
-    result = evaluate(tmp_path, lm, tokenizer_path, "prefix", write_jsonl(tmp_path / "t.jsonl"))
+    result = evaluate(
+        tmp_path, lm, tokenizer_path, "prefix", write_jsonl(tmp_path / "t.jsonl", TEXTS)
+    )
     means = [lm.nll(ids[:LENGTH]).mean().item() for ids in stream if len(ids) >= LENGTH]
     # Equally long documents: the ratio estimator is the plain standard error of their means.
     plain = np.std(means, ddof=1) / math.sqrt(len(means))
@@ -208,7 +201,7 @@ def test_a_token_file_agrees_with_its_raw_text(tmp_path, tokenizer_path, stream,
     """All that results are made of: the tokens, the windows over them, the bytes of the text."""
     path = tmp_path / "t.bin"
     np.concatenate(stream).astype(f"<u{int(dtype[4:]) // 8}").tofile(path)
-    raw = write_jsonl(tmp_path / "t.jsonl")
+    raw = write_jsonl(tmp_path / "t.jsonl", TEXTS)
     made = [shards(p, tokenizer_path, ctx_protocol=protocol, bin_dtype=dtype) for p in (path, raw)]
     assert made[0]["ids"].tolist() == made[1]["ids"].tolist()
     rows = [m["test"].remove_columns("file").to_list() for m in made]
@@ -283,7 +276,7 @@ def test_window_plans():
 
 
 def test_cost_is_told_before_the_run(tmp_path, tokenizer_path, caplog):
-    path = write_jsonl(tmp_path / "t.jsonl")
+    path = write_jsonl(tmp_path / "t.jsonl", TEXTS)
     with caplog.at_level("INFO", logger="ctxbench"):
         build.shards("text", "prefix", 512, tokenizer=tokenizer_path, text_path=str(path))
     assert "2 windows of 2 documents" in caplog.text
@@ -296,7 +289,7 @@ def test_other_models_get_a_clear_message(tmp_path, lm, tokenizer_path):
     with pytest.raises(ValueError, match="--model ctxext"):
         request.startswith("<s>")
     name = leaf(tmp_path, "prefix")
-    path = write_jsonl(tmp_path / "t.jsonl")
+    path = write_jsonl(tmp_path / "t.jsonl", TEXTS)
     metadata = {"tokenizer": tokenizer_path, "text_path": str(path)}
     manager = TaskManager(include_path=str(tmp_path), include_defaults=False, metadata=metadata)
     with pytest.raises(ValueError, match="--model ctxext"):
@@ -306,7 +299,7 @@ def test_other_models_get_a_clear_message(tmp_path, lm, tokenizer_path):
 def test_stock_hf_refuses_before_it_computes(tmp_path, tokenizer_path):
     name = leaf(tmp_path, "prefix")
     tiny_model(1280).float().save_pretrained(tmp_path / "model")
-    path = write_jsonl(tmp_path / "t.jsonl")
+    path = write_jsonl(tmp_path / "t.jsonl", TEXTS)
     metadata = {"tokenizer": tokenizer_path, "text_path": str(path)}
     manager = TaskManager(include_path=str(tmp_path), include_defaults=False, metadata=metadata)
     args = {"pretrained": str(tmp_path / "model"), "tokenizer": tokenizer_path}
@@ -357,76 +350,3 @@ def test_every_leaf_and_group_is_found_by_lm_eval():
     names = set(leaf_module.leaves())
     assert names <= set(manager.all_tasks)
     assert {"pg19_ppl_32k", "proof_pile_ppl_sliding_64k", "text_ppl_prefix_2k"} <= names
-
-
-def shards(path, tokenizer_path, **kwargs):
-    options = {"ctx_source": "text", "ctx_protocol": "overlap", "ctx_length": 512}
-    options |= {"tokenizer": tokenizer_path, "text_path": str(path)}
-    return build.shards(**options | kwargs)
-
-
-def test_errors_say_what_to_do(tmp_path, tokenizer_path, monkeypatch):
-    monkeypatch.delenv("CTXBENCH_DATA", raising=False)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    path = write_jsonl(tmp_path / "t.jsonl")
-    with pytest.raises(FileNotFoundError, match="text_path"):
-        shards(None, tokenizer_path, text_path=None)
-    with pytest.raises(FileNotFoundError, match="is not a file"):
-        shards(tmp_path / "none.jsonl", tokenizer_path)
-    with pytest.raises(ValueError, match="ppl_documents"):
-        shards(path, tokenizer_path, ctx_length=65536)
-    with pytest.raises(ValueError, match="ppl_stride"):
-        shards(path, tokenizer_path, ppl_stride=0)
-    with pytest.raises(ValueError, match="ppl_documents=-1"):
-        shards(path, tokenizer_path, ppl_documents=-1)
-    with pytest.raises(ValueError, match="ppl_chunk"):
-        shards(path, tokenizer_path, ppl_chunk=100)
-    wrong = tmp_path / "wrong.jsonl"
-    wrong.write_text('{"content": "x"}\n')
-    with pytest.raises(ValueError, match=r"content.*'text'"):
-        shards(wrong, tokenizer_path)
-    blank = write_jsonl(tmp_path / "blank.jsonl", ["", " \n"])
-    with pytest.raises(ValueError, match="2 empty"):
-        shards(blank, tokenizer_path)
-    with pytest.raises(ValueError, match="known are"):
-        shards(__file__, tokenizer_path)
-
-
-def test_token_file_errors(tmp_path, tokenizer, tokenizer_path):
-    odd = tmp_path / "odd.bin"
-    odd.write_bytes(b"\0\0\0")
-    with pytest.raises(ValueError, match="whole number"):
-        shards(odd, tokenizer_path)
-    other = tmp_path / "other.bin"
-    np.array([tokenizer.bos_token_id, 5000], dtype="<u2").tofile(other)
-    with pytest.raises(ValueError, match="5000"):
-        shards(other, tokenizer_path)
-    with pytest.raises(ValueError, match="bin_dtype='int8'"):
-        shards(other, tokenizer_path, bin_dtype="int8")
-    no_bos = tmp_path / "no_bos.bin"
-    np.full(2000, 7, dtype="<u2").tofile(no_bos)
-    with pytest.raises(ValueError, match="ppl_documents to 0"):
-        shards(no_bos, tokenizer_path)
-    assert len(shards(no_bos, tokenizer_path, ppl_documents=0)["test"]) == 1
-
-
-DAMAGED = {
-    "cut.jsonl": (b'{"text": "abc"}\n\n{"text": "de', "cut.jsonl line 3 is damaged"),
-    "latin.jsonl": (b'{"text": "\xff"}\n', "latin.jsonl is damaged.*UTF-8"),
-    "list.jsonl": (b"[1, 2]\n", r"list.jsonl line 1 is damaged \(it is list"),
-    "number.jsonl": (b'{"text": "a"}\n{"text": 5}\n', "'text' of record 2 is int"),
-    "half.jsonl": (b'{"text": "\\ud83d x"}\n', "record 1 is no valid text"),
-    "cut.jsonl.gz": (gzip.compress(b'{"text": "abc"}\n')[:20], "cut.jsonl.gz is damaged"),
-    "not.jsonl.gz": (b'{"text": "abc"}\n', "not.jsonl.gz is damaged"),
-    "cut.parquet": (b"PAR1" + b"x" * 40, "cut.parquet is damaged"),
-    "none.parquet": (b"", "none.parquet is damaged"),
-    "latin.txt": (b"na\xefve", "latin.txt is damaged.*UTF-8"),
-}
-
-
-@pytest.mark.parametrize("name", DAMAGED)
-def test_damaged_texts_are_named(tmp_path, tokenizer_path, name):
-    content, words = DAMAGED[name]
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f"{words}.*Fetch or write the file again"):
-        shards(tmp_path / name, tokenizer_path)

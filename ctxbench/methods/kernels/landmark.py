@@ -79,9 +79,8 @@ def landmark_attention(
         weights, output = local.weights(q_BHTD, at[some], landmarks, scale)
         if distant:
             inside = _softmax(scores_BHTMC[..., :-1]) * weights[..., None]
-            output = output + torch.einsum(
-                "bhtmc,bhtmcd->bhtd", inside.to(value.dtype), values_BHTMCD[..., :-1, :]
-            )
+            inside = torch.nn.functional.pad(inside, (0, 1)).to(value.dtype)
+            output = output + _weighted(inside, values_BHTMCD)
         outputs.append(output)
     return torch.cat(outputs, dim=2)
 
@@ -171,14 +170,33 @@ class _Distant:
         """Return scores `[B, H, T, M, C]` and values `[B, H, T or 1, M, C, D]` of the chosen."""
         chosen = self.chosen_BHTM
         chosen = chosen if chosen.shape[2] == 1 else chosen[:, :, some]
-        batch, heads, _, kept = chosen.shape
-        row = torch.arange(batch, device=chosen.device)[:, None, None, None]
-        head = torch.arange(heads, device=chosen.device)[None, :, None, None] // self.per_key
-        key, value = self.key[row, head, chosen], self.value[row, head, chosen]
-        slot = torch.arange(kept, device=chosen.device) + (chosen >= self.blocks - kept)
+        key, value = self._gathered(self.key, chosen), self._gathered(self.value, chosen)
+        slot = torch.arange(chosen.shape[-1], device=chosen.device)
+        slot = slot + (chosen >= self.blocks - chosen.shape[-1])
         query = self.query_BHTMD[:, :, some].take_along_dim(slot[..., None], dim=3)
-        scores = (key @ query[..., None]).squeeze(-1) * self.scale
-        return scores, value
+        if chosen.shape[2] == 1:  # queries of one choice are the rows of one product
+            scores = query.transpose(2, 3) @ key.squeeze(2).transpose(-1, -2)
+            return scores.transpose(2, 3) * self.scale, value
+        # a row times a matrix: several times faster on CPUs than the matrix times a column
+        scores = query[..., None, :] @ key.transpose(-1, -2)
+        return scores.squeeze(-2) * self.scale, value
+
+    def _gathered(self, blocks: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """Return `[B, H, T, M, C, D]` of blocks `[B, K, N, C, D]`, copied block by block."""
+        batch, groups, number = blocks.shape[:3]
+        heads = torch.arange(chosen.shape[1], device=chosen.device) // self.per_key
+        rows = torch.arange(batch, device=chosen.device)[:, None] * groups + heads
+        at = rows[:, :, None, None] * number + chosen
+        found = blocks.flatten(0, 2).flatten(1).index_select(0, at.flatten())
+        return found.view(*chosen.shape, *blocks.shape[3:])
+
+
+def _weighted(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return the sum `[B, H, T, D]` of values `[B, H, T or 1, M, C, D]` by `[B, H, T, M, C]`."""
+    weights, values = weights.flatten(-2), values.flatten(3, 4)
+    if values.shape[2] == 1:
+        return weights @ values.squeeze(2)
+    return (weights[..., None, :] @ values).squeeze(-2)
 
 
 def _softmax(scores: torch.Tensor) -> torch.Tensor:

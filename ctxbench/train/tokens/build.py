@@ -46,6 +46,7 @@ from ctxbench.train.tokens.documents import (
 from ctxbench.train.tokens.layout import Layout, Pieces, choose_next, lay_out
 from ctxbench.train.tokens.request import StoreRequest
 from ctxbench.train.tokens.store import DOCUMENTS, META, VERSION, shard_name
+from ctxbench.train.word_encoder import WordEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -225,12 +226,12 @@ def _scan_part(part: Part, request: StoreRequest, file: Path) -> None:
 
 
 def _tokenise_part(part: Part, numbers: np.ndarray, separator, dtype: str, file: Path) -> None:
-    backend = _backend(file.with_name("tokenizer.json"))
+    words = _word_encoder(file.with_name("tokenizer.json"))
     wanted = set(numbers.tolist())
     texts = (text for number, (text, _) in enumerate(part.documents()) if number in wanted)
     lengths = []
     with replacing(file, synced=False) as stream:
-        for ids in encode_documents(texts, backend, separator):
+        for ids in encode_documents(texts, words, separator):
             stream.write(np.asarray(ids, dtype=dtype).tobytes())
             lengths.append(len(ids))
     _save_array(file.with_suffix(".npy"), np.array(lengths, dtype=np.int64))  # both are whole
@@ -251,10 +252,10 @@ def _save_array(file: Path, array: np.ndarray) -> None:
 
 
 @lru_cache(maxsize=1)
-def _backend(file: Path) -> Any:
+def _word_encoder(file: Path) -> WordEncoder:
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(file))
+    return WordEncoder(Tokenizer.from_file(str(file)))
 
 
 @contextmanager
