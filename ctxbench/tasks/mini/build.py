@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from ctxbench.stdlib_corpus import NOUNS, held_out_files
-from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
+from ctxbench.tasks.tokenizer import count_tokens, load_tokenizer, tokenizer_name
 
 LONGEST = 4096
 """Every document holds this many tokens before each sample's end, whatever the length asked for."""
@@ -90,8 +90,9 @@ def draw(tokenizer: str, number: int, keys: int, asked: int, seed: int) -> Draw:
     rng = random.Random(f"{seed}/{number}/{keys}/{asked}")
     texts = documents(tokenizer)
     document = texts[number % len(texts)]
-    ends = [end for end in document.line_ends if document.token_at(end) > LONGEST]
-    end = rng.choice(ends)
+    # line ends with more than LONGEST tokens before them
+    first = bisect_right(document.line_ends, document.starts[LONGEST])
+    end = rng.choice(document.line_ends[first:])
     nouns = rng.sample(NOUNS, keys)
     facts = tuple((noun, f"{rng.randrange(10000):04d}") for noun in nouns)
     depths = [rng.random() for _ in facts]
@@ -132,7 +133,7 @@ def fit(sample: Draw, question: str, budget: int, encode: Any) -> tuple[str, int
     tokens = budget
     while tokens > TAIL:
         prompt = place(sample, tokens) + question
-        count = len(encode(prompt, add_special_tokens=False).input_ids)
+        count = count_tokens(encode, prompt)
         if count <= budget:
             return prompt, count
         tokens -= count - budget
@@ -231,11 +232,11 @@ def perplexity(
         tokens = ctx_length - (document.token_at(end) - last)
         while True:
             context = document.text[document.starts[last - tokens] : split]
-            total = len(encode(context + target, add_special_tokens=False).input_ids)
+            total = count_tokens(encode, context + target)
             if total <= ctx_length:
                 break
             tokens -= total - ctx_length
-        own = total - len(encode(context, add_special_tokens=False).input_ids)
+        own = total - count_tokens(encode, context)
         docs.append(
             {
                 "context": context,
