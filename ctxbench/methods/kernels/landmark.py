@@ -147,8 +147,10 @@ class _Distant:
         self.value = value[:, :, :remembered].unflatten(2, shape)
         self.per_key = query.shape[1] // key.shape[1]
         first = remembered - (self.kept + 1) * block  # where slot 0 begins
-        slots = [rope(query, (at - first - s * block)[None]) for s in range(self.kept + 1)]
-        self.query_BHTMD = torch.stack(slots, dim=3)  # one for each slot
+        slots = torch.arange(self.kept + 1, device=at.device)[:, None]  # a query for each slot
+        queries = query[:, :, None].expand(-1, -1, len(slots), -1, -1).flatten(2, 3)
+        queries = rope(queries, (at - first - slots * block).flatten()[None])
+        self.query_BHTMD = queries.unflatten(2, (len(slots), len(at))).transpose(2, 3)
         self.chosen_BHTM = self._choose(memory.shared)  # T or 1, in the order of the text
 
     def _choose(self, shared: bool) -> torch.Tensor:
