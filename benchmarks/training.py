@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from claims import claim
+from numbered_words import save_tokenizer
 
 VOCABULARY = 32000
 WARM = 1
@@ -32,9 +33,7 @@ CUDA = torch.cuda.is_available()
 
 def make_inputs(folder: Path, length: int, rows: int) -> None:
     """Write a small Llama and tokens with something to learn in them."""
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    from ctxbench.assets import resolve_model
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     LlamaForCausalLM(
@@ -47,8 +46,7 @@ def make_inputs(folder: Path, length: int, rows: int) -> None:
             max_position_embeddings=length,
         )
     ).save_pretrained(folder / "model")
-    file = Path(resolve_model("mini")) / "tokenizer.json"  # not used: the data are token ids
-    PreTrainedTokenizerFast(tokenizer_file=str(file)).save_pretrained(folder / "model")
+    save_tokenizer(folder / "model", VOCABULARY)
     random = np.random.default_rng(0)
     tokens = random.zipf(1.3, length * rows) % VOCABULARY
     np.save(folder / "tokens.npy", tokens.astype(np.int64))
@@ -78,7 +76,7 @@ def config(folder: Path, length: int, steps: int, output: str):
 
 def run_theirs(folder: Path, length: int, steps: int) -> list[float]:
     """Train with transformers' Trainer on the same rows; return the losses."""
-    from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
     from ctxbench.train.data import open_mixture
 
@@ -90,7 +88,8 @@ def run_theirs(folder: Path, length: int, steps: int) -> list[float]:
             found.append((loss[0] if isinstance(loss, tuple) else loss).item())
             return loss
 
-    rows = open_mixture([str(folder / "tokens.npy")], None, seed=0)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    rows = open_mixture([str(folder / "tokens.npy")], tokenizer, seed=0)
     data = [rows.row(number, length) for number in range(steps)]
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
     with tempfile.TemporaryDirectory() as output:

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import torch
+from numbered_words import save_tokenizer
 
 VOCABULARY = 32000
 WARM = 2
@@ -42,9 +43,7 @@ KINDS = {
 
 def write_model(folder: Path, shape: str, length: int) -> None:
     """Write the config of a Llama; weights are random, made where it is trained."""
-    from transformers import LlamaConfig, PreTrainedTokenizerFast
-
-    from ctxbench.assets import resolve_model
+    from transformers import LlamaConfig
 
     width, inner, layers, heads = SHAPES[shape]
     LlamaConfig(
@@ -52,8 +51,7 @@ def write_model(folder: Path, shape: str, length: int) -> None:
         num_hidden_layers=layers, num_attention_heads=heads, max_position_embeddings=4096,
         architectures=["LlamaForCausalLM"],
     ).save_pretrained(folder)  # fmt: skip
-    file = Path(resolve_model("mini")) / "tokenizer.json"  # not used: the data are token ids
-    PreTrainedTokenizerFast(tokenizer_file=str(file)).save_pretrained(folder)
+    save_tokenizer(folder, VOCABULARY)
 
 
 def make_config(folder: Path, kind: str, length: int, steps: int):
@@ -109,8 +107,8 @@ def run_theirs(config) -> list[float]:
             torch.cuda.synchronize()
             self.times[-1] += time.perf_counter()
 
-    model, _ = build_model(config)
-    rows = open_mixture(config.data, None, seed=0)  # type: ignore[arg-type]
+    model, tokenizer = build_model(config)
+    rows = open_mixture(config.data, tokenizer, seed=0)
     data = [rows.row(number, config.length) for number in range(config.steps)]
     clock = Clock()
     arguments = TrainingArguments(
