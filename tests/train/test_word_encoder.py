@@ -81,7 +81,7 @@ def test_real_text(data_dir):
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_characters_from_all_of_unicode(name):
-    """A sample: classes of characters differ between the engines' Unicode versions; ids must not."""
+    """A sample: classes of characters differ between the engines' Unicode versions, ids not."""
     draw = random.Random(0)
     points = [c for c in range(sys.maxunicode + 1) if not 0xD800 <= c <= 0xDFFF]
     some = [*range(0xD800), *draw.sample(points, 4000)][::7]
