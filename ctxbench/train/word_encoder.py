@@ -2,7 +2,7 @@
 
 A byte-level BPE cuts a text by a regular expression and merges within each piece, so the ids of a
 piece are the same wherever it stands. Text repeats its words; looking them up takes half the time
-of the `tokenizers` library, which computes an offset table with them and forgets all but 10,000.
+of the `tokenizers` library.
 
 The ids are the library's own, never approximations of them: a piece's come from its model, and a
 text is left to the library where anything could differ. That is: a tokenizer of another kind, a
@@ -18,7 +18,7 @@ from itertools import chain
 from typing import Any
 
 _WORDS = 2**20
-"""Remembered at most, about 150 MB; then memory of words begins anew."""
+"""Remembered at most; then the memory of words begins anew."""
 _LONGEST = 64
 """Characters of a word that is worth remembering."""
 _GPT2 = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -126,6 +126,8 @@ def _splitter(backend: Any) -> Any:
         return None
     steps = about["pre_tokenizer"] or {}
     steps = steps.get("pretokenizers", [steps])
+    if not steps:
+        return None
     *splits, last = steps
     if last.get("type") != "ByteLevel" or last["add_prefix_space"]:
         return None
@@ -136,7 +138,10 @@ def _splitter(backend: Any) -> Any:
     isolated = split.get("behavior") == "Isolated" and not split.get("invert")
     if more or last["use_regex"] or split.get("type") != "Split" or not pattern or not isolated:
         return None
-    found = regex.compile(pattern)
+    try:
+        found = regex.compile(pattern)
+    except regex.error:  # the library's expressions have more escapes
+        return None
     return None if found.groups else found
 
 

@@ -34,7 +34,7 @@ class Limit:
         what: the number, in words.
         value: reads it from the measurements of all methods.
         least: it must be at least this.
-        below: it must be below this (perplexity: at most).
+        below: it must be below this.
     """
 
     what: str

@@ -143,13 +143,25 @@ def not_covering():
     return byte_level(isolated(r"[a-z]+"))
 
 
+def not_pythons():
+    return byte_level(isolated(r"\h+|[^ ]+| +"))  # a hexadecimal digit, to Oniguruma alone
+
+
+def nothing_cut():
+    tokenizer = byte_level()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([])
+    return tokenizer
+
+
 def whole_words():
     tokenizer = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return tokenizer
 
 
-@pytest.mark.parametrize("make", [prefixed, normalised, truncating, not_covering, whole_words])
+@pytest.mark.parametrize(
+    "make", [*OTHERS, prefixed, normalised, truncating, not_covering, whole_words]
+)
 def test_other_tokenizers_are_left_to_the_library(make):
     backend = make()
     texts = ["a b \u2460 word another", *TEXTS[:2]]
