@@ -159,9 +159,10 @@ def whole_words():
     return tokenizer
 
 
-@pytest.mark.parametrize(
-    "make", [*OTHERS, prefixed, normalised, truncating, not_covering, whole_words]
-)
+OTHERS = [prefixed, normalised, truncating, not_covering, not_pythons, nothing_cut, whole_words]
+
+
+@pytest.mark.parametrize("make", OTHERS)
 def test_other_tokenizers_are_left_to_the_library(make):
     backend = make()
     texts = ["a b \u2460 word another", *TEXTS[:2]]
