@@ -27,7 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from ctxbench import extend
-from ctxbench.methods.options import parse_length
+from ctxbench.core.lengths import parse_length
 
 LLAMA_2_7B = {
     "hidden_size": 4096,

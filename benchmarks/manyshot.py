@@ -22,7 +22,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from ctxbench.assets import require_data, tasks_path
+from ctxbench.core.assets import require_data, tasks_path
 from ctxbench.models.ctxext import CtxExt
 
 MAX_LENGTH = 65536  # tokens

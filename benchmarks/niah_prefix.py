@@ -23,7 +23,7 @@ from claims import claim
 from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from ctxbench.assets import resolve_model, tasks_path
+from ctxbench.core.assets import resolve_model, tasks_path
 from ctxbench.models.ctxext import CtxExt
 
 METHODS = {

@@ -29,7 +29,7 @@ def make_tokenizer(folder: Path):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    from ctxbench.stdlib_corpus import stdlib_files
+    from ctxbench.core.stdlib_corpus import stdlib_files
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -41,7 +41,7 @@ def make_tokenizer(folder: Path):
 
 def write_documents(file: Path, characters: int, total: int) -> None:
     """Write documents of a length, cut from the standard library at random places."""
-    from ctxbench.stdlib_corpus import stdlib_files
+    from ctxbench.core.stdlib_corpus import stdlib_files
 
     text = "".join(text for _, text in stdlib_files())
     draw = random.Random(0)

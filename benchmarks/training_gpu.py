@@ -152,7 +152,7 @@ def measure(kind: str, folder: Path, length: int, steps: int) -> dict:
 
 
 def main() -> None:
-    from ctxbench.methods.options import parse_length
+    from ctxbench.core.lengths import parse_length
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", nargs="+", type=parse_length, default=[8192, 32768, 65536])

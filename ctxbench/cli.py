@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ctxbench import __version__
-from ctxbench.errors import user_message
+from ctxbench.core.errors import user_message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,7 +79,7 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _tasks_path(options: argparse.Namespace) -> None:
-    from ctxbench.assets import tasks_path
+    from ctxbench.core.assets import tasks_path
 
     print(tasks_path())
 

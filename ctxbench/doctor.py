@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from ctxbench.assets import cache_dir, data_dirs, find_data
+from ctxbench.core.assets import cache_dir, data_dirs, find_data
 
 TESTED = {
     "torch": "2.13.0",

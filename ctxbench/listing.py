@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from ctxbench.assets import tasks_path
+from ctxbench.core.assets import tasks_path
 from ctxbench.methods.registry import list_methods, list_presets, method_summary
 
 _LENGTH = re.compile(r"_(\d+(?:k|shot)?)(?=_|$)")

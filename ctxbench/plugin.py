@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 
-from ctxbench.assets import tasks_path
+from ctxbench.core.assets import tasks_path
 
 MODEL = ("ctxext", "ctxbench.models.ctxext:CtxExt")
 

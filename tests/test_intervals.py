@@ -2,7 +2,7 @@
 
 import pytest
 
-from ctxbench.intervals import high, low, wilson
+from ctxbench.core.intervals import high, low, wilson
 
 
 def test_the_interval_is_the_score_tests_inversion():

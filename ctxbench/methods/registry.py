@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ctxbench.methods.options import coerce_options, near_names
+from ctxbench.core.errors import near_names
+from ctxbench.core.options import coerce_options
 
 _FOLDER = Path(__file__).parent
 _EXTRA: list[Path] = []

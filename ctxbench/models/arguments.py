@@ -9,8 +9,9 @@ from typing import Any
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
-from ctxbench.assets import resolve_model
-from ctxbench.methods.options import near_names, parse_length
+from ctxbench.core.assets import resolve_model
+from ctxbench.core.errors import near_names
+from ctxbench.core.lengths import parse_length
 from ctxbench.methods.record import read_record
 from ctxbench.methods.registry import method_and_options, method_class
 from ctxbench.models.loading import load_config

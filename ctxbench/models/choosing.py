@@ -6,8 +6,9 @@ import copy
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from ctxbench.core.lengths import parse_length
+from ctxbench.core.options import coerce_options
 from ctxbench.methods.base import Method
-from ctxbench.methods.options import coerce_options, parse_length
 from ctxbench.methods.record import Record, base_config, read_record
 from ctxbench.methods.registry import get_method, method_and_options, method_class
 from ctxbench.models.checks import check_named_method

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from ctxbench.assets import BUNDLED_MODELS
-from ctxbench.methods.options import parse_pairs
+from ctxbench.core.assets import BUNDLED_MODELS
+from ctxbench.core.options import parse_pairs
 
 
 def add_parsers(commands) -> None:

@@ -11,7 +11,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.models.utils_hf import stop_sequences_criteria
 
-from ctxbench.errors import show_user_errors_plainly
+from ctxbench.core.errors import show_user_errors_plainly
 from ctxbench.models.answers import AnswerCache, answer_all, fingerprint, weights_hash
 from ctxbench.models.arguments import generation_arguments, stride_asked
 from ctxbench.models.checks import ChatCheck

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxbench.assets import resolve_model
+from ctxbench.core.assets import resolve_model
 from ctxbench.methods.base import Method, describe
 from ctxbench.methods.record import base_config, original_length
 from ctxbench.methods.rotary import (

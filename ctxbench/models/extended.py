@@ -9,7 +9,8 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer
 
 from ctxbench import __version__
-from ctxbench.assets import resolve_model
+from ctxbench.core.assets import resolve_model
+from ctxbench.core.refused import readable_config
 from ctxbench.methods.adapters import load_adapters
 from ctxbench.methods.attach import method_of
 from ctxbench.methods.record import read_record
@@ -19,7 +20,6 @@ from ctxbench.models.choosing import choose_method
 from ctxbench.models.loading import check_dtype, edited_config, extend, finish_loading, load_config
 from ctxbench.models.processes import check_processes, join_processes
 from ctxbench.models.reading import explained
-from ctxbench.refused import readable_config
 
 _HFLM: Any = HFLM  # its registering decorator hides its type from checkers
 

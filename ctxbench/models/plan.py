@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ctxbench.assets import resolve_model, tasks_path
-from ctxbench.hardware import ASSUMED_MFU, BANDWIDTH, CORE_GIGAFLOPS, PEAK_TERAFLOPS
+from ctxbench.core.assets import resolve_model, tasks_path
+from ctxbench.core.errors import near_names
+from ctxbench.core.hardware import ASSUMED_MFU, BANDWIDTH, CORE_GIGAFLOPS, PEAK_TERAFLOPS
 from ctxbench.methods.base import describe
-from ctxbench.methods.options import near_names
 from ctxbench.models.choosing import choose_method
 from ctxbench.models.loading import check_dtype, load_config, load_tokenizer
 from ctxbench.models.memory import token_bytes

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ctxbench.lengths import length_name
+from ctxbench.core.lengths import length_name
 from ctxbench.report.correlation import Panel, correlation_table, panels
 from ctxbench.report.findings import findings
 from ctxbench.report.heatmap import HeatMap

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ctxbench.lengths import length_name
+from ctxbench.core.lengths import length_name
 from ctxbench.report.numbers import Measure, Numbers
 from ctxbench.report.study_plan import CLASSES, Column, kind_name
 from ctxbench.report.tables import Entry, Line, Table

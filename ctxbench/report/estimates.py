@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist, fmean
 
-from ctxbench.intervals import wilson_of_mean
+from ctxbench.core.intervals import wilson_of_mean
 from ctxbench.report.records import Record
 
 LEVEL = 0.05

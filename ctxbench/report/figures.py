@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctxbench.lengths import length_name
+from ctxbench.core.lengths import length_name
 from ctxbench.report.correlation import Panel, scopes
 from ctxbench.report.curves import Curve, by_position, many_shot
 from ctxbench.report.numbers import Numbers

@@ -10,7 +10,7 @@ where two of them contradict each other the finding appears in part.
 import math
 from collections.abc import Iterable, Sequence
 
-from ctxbench.lengths import length_name
+from ctxbench.core.lengths import length_name
 from ctxbench.report.claims import CLAIMS, HARD, LOSS, NEEDLE, Claim, Test, is_exact
 from ctxbench.report.correlation import panels, scopes
 from ctxbench.report.estimates import Contrast, difference, estimate

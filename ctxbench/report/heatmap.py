@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ctxbench.intervals import wilson
-from ctxbench.lengths import length_name
+from ctxbench.core.intervals import wilson
+from ctxbench.core.lengths import length_name
 from ctxbench.report.result_files import Run, read_samples
 
 COLOURS = ("#F0496E", "#EBB839", "#0CD79F")

@@ -6,7 +6,7 @@ Lu et al. 2024 the plain mean of 16 data sets, all but the five Chinese ones.
 
 from collections.abc import Sequence
 
-from ctxbench.longbench_sets import ALL, CATEGORIES, CHINESE, LABELS, PAPER, E
+from ctxbench.core.longbench_sets import ALL, CATEGORIES, CHINESE, LABELS, PAPER, E
 from ctxbench.report.heatmap import task_family
 from ctxbench.report.numbers import Measure
 from ctxbench.report.study_plan import Column

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from ctxbench.lengths import length_name
+from ctxbench.core.lengths import length_name
 from ctxbench.report.estimates import (
     LEVEL,
     Contrast,

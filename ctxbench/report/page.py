@@ -11,8 +11,8 @@ from html import escape
 from importlib.resources import files
 from itertools import groupby
 
-from ctxbench.intervals import wilson
-from ctxbench.lengths import length_name
+from ctxbench.core.intervals import wilson
+from ctxbench.core.lengths import length_name
 from ctxbench.report.contents import Contents, Map, Section
 from ctxbench.report.figures import Plot
 from ctxbench.report.formats import grouped, problems

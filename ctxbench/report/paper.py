@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ctxbench.assets import PACKAGE
-from ctxbench.lengths import length_name
+from ctxbench.core.assets import PACKAGE
+from ctxbench.core.lengths import length_name
 from ctxbench.report.numbers import Number
 from ctxbench.report.study_files import Study
 from ctxbench.report.study_plan import Row

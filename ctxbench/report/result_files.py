@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctxbench.lengths import length_name
+from ctxbench.core.lengths import length_name
 
 _HARNESS_ARGUMENTS = ("method", "length", "max_length", "batch_size", "device", "cache")
 """Model arguments that the label says already, or that do not change an answer."""

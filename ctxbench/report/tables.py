@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ctxbench.lengths import length_name
+from ctxbench.core.lengths import length_name
 from ctxbench.report.heatmap import task_family
 from ctxbench.report.layouts import Layout, Pick, scale_at
 from ctxbench.report.longbench import summaries

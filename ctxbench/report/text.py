@@ -1,6 +1,6 @@
 """Sentences that the Markdown and the HTML report share."""
 
-from ctxbench.lengths import length_name
+from ctxbench.core.lengths import length_name
 from ctxbench.report.contents import Contents
 
 ABOUT = (

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ctxbench.atomic_file import sync, write_atomically
+from ctxbench.core.atomic_file import sync, write_atomically
 from ctxbench.study.commands import seed_folder
 from ctxbench.study.config import StudyColumn, StudyRow
 

@@ -84,7 +84,7 @@ def _study(options: argparse.Namespace) -> int:
         return _list()
     from filelock import FileLock, Timeout
 
-    from ctxbench.methods.options import near_names
+    from ctxbench.core.errors import near_names
     from ctxbench.study import folder
     from ctxbench.study.launcher import Launcher
     from ctxbench.study.runner import Runner
@@ -148,7 +148,7 @@ def _devices(options: argparse.Namespace) -> list[dict[str, str]]:
 
 def _environment(study, devices: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Return the environment of all commands."""
-    from ctxbench.assets import BUNDLED_MODELS
+    from ctxbench.core.assets import BUNDLED_MODELS
 
     found = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     if not study.other_tasks:

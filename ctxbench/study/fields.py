@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ctxbench.methods.options import near_names, parse_length
+from ctxbench.core.errors import near_names
+from ctxbench.core.lengths import parse_length
 
 
 def build(cls: type, given: Any, where: str) -> Any:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ctxbench.assets import BUNDLED_MODELS, resolve_model, tasks_path
-from ctxbench.lengths import length_name
-from ctxbench.methods.options import near_names
+from ctxbench.core.assets import BUNDLED_MODELS, resolve_model, tasks_path
+from ctxbench.core.errors import near_names
+from ctxbench.core.lengths import length_name
 from ctxbench.methods.registry import get_method
 from ctxbench.study.config import BUDGET, Family, Study, StudyColumn, StudyRow
 from ctxbench.study.fields import build, check_keys, read_yaml

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctxbench.assets import BUNDLED_MODELS, find_data
-from ctxbench.hardware import CORE_GIGAFLOPS, PEAK_TERAFLOPS
-from ctxbench.methods.options import near_names
+from ctxbench.core.assets import BUNDLED_MODELS, find_data
+from ctxbench.core.errors import near_names
+from ctxbench.core.hardware import CORE_GIGAFLOPS, PEAK_TERAFLOPS
 from ctxbench.study.config import Study, StudyRow
 from ctxbench.train.config import TrainConfig, as_dict, make_config
 from ctxbench.train.estimate import Estimate, estimate

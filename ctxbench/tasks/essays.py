@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctxbench.assets import require_data
+from ctxbench.core.assets import require_data
 from ctxbench.tasks.reading import check_text
 from ctxbench.tasks.sentences import sentence_spans
 

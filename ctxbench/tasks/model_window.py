@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from ctxbench.assets import resolve_model
-from ctxbench.refused import readable_config
+from ctxbench.core.assets import resolve_model
+from ctxbench.core.refused import readable_config
 
 _WINDOW_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_length")
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctxbench.assets import cache_dir
-from ctxbench.atomic_file import write_atomically
+from ctxbench.core.assets import cache_dir
+from ctxbench.core.atomic_file import write_atomically
 
 Row = dict[str, Any]
 

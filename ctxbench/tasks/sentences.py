@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ctxbench.assets import cache_dir, find_data
-from ctxbench.atomic_file import write_atomically
+from ctxbench.core.assets import cache_dir, find_data
+from ctxbench.core.atomic_file import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 from functools import lru_cache
 from typing import Any
 
-from ctxbench.assets import resolve_model
-from ctxbench.refused import readable_config
+from ctxbench.core.assets import resolve_model
+from ctxbench.core.refused import readable_config
 
 
 def tokenizer_name(tokenizer: str | None = None, pretrained: str | None = None, **_) -> str:

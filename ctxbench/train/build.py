@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from ctxbench.assets import resolve_model
+from ctxbench.core.assets import resolve_model
 from ctxbench.methods.adapters import add_adapters
 from ctxbench.methods.attach import attach, method_of
 from ctxbench.models.choosing import choose_method

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from ctxbench.atomic_file import sync
+from ctxbench.core.atomic_file import sync
 from ctxbench.train.shards import ShardReader, write_shard
 
 logger = logging.getLogger(__name__)

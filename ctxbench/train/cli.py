@@ -13,8 +13,8 @@ import types
 import typing
 from typing import Any, Literal, NoReturn
 
-from ctxbench.errors import user_message
-from ctxbench.methods.options import near_names, parse_pairs
+from ctxbench.core.errors import near_names, user_message
+from ctxbench.core.options import parse_pairs
 from ctxbench.methods.registry import list_methods, list_presets
 from ctxbench.train.config import TrainConfig, as_dict, config_hash, make_config
 from ctxbench.train.recipes import list_recipes

@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from ctxbench.methods.options import near_names, parse_length
+from ctxbench.core.errors import near_names
+from ctxbench.core.lengths import parse_length
 from ctxbench.train.convert import convert, items, parse_tokens, scalar
 from ctxbench.train.recipes import read_recipe
 

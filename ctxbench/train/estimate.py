@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ctxbench.hardware import ASSUMED_MFU, PEAK_TERAFLOPS
+from ctxbench.core.hardware import ASSUMED_MFU, PEAK_TERAFLOPS
 from ctxbench.methods.attach import method_of
 from ctxbench.train.build import empty_model, trainable_model
 from ctxbench.train.config import TrainConfig

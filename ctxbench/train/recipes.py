@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ctxbench.assets import PACKAGE
-from ctxbench.methods.options import near_names
+from ctxbench.core.assets import PACKAGE
+from ctxbench.core.errors import near_names
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ctxbench.atomic_file import write_atomically
+from ctxbench.core.atomic_file import write_atomically
 from ctxbench.train.checkpoint import Checkpoint, find_checkpoint, open_checkpoint
 from ctxbench.train.config import TrainConfig
 from ctxbench.train.ema import MovingAverage

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ctxbench.stdlib_corpus import NOUNS, is_held_out, stdlib_files
+from ctxbench.core.stdlib_corpus import NOUNS, is_held_out, stdlib_files
 from ctxbench.train.sources import Source, TokenStream, cached_stream, encoder, take_options
 
 if TYPE_CHECKING:

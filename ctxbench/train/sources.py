@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctxbench.assets import cache_dir
-from ctxbench.methods.options import near_names
+from ctxbench.core.assets import cache_dir
+from ctxbench.core.errors import near_names
 from ctxbench.train.files import ARRAY_FILES, data_files, read_records
 from ctxbench.train.tokens.check import check_array, check_ids, explain_texts
 from ctxbench.train.tokens.store import TokenShards, TokenStore, is_store

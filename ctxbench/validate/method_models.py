@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
+from ctxbench.core.refused import PREFIX
 from ctxbench.methods.attach import method_of
 from ctxbench.methods.base import Method
 from ctxbench.methods.record import Record, base_config, read_record, write_record
 from ctxbench.methods.registry import get_method, method_class
 from ctxbench.methods.rotary import rotary_dim
 from ctxbench.models.loading import extend, load_model, save_model
-from ctxbench.refused import PREFIX
 from ctxbench.validate.checks import Broken, Checks, NotApplicable
 from ctxbench.validate.method_subject import Subject, compare, logits
 from ctxbench.validate.tiny import WINDOW, tiny_config, tiny_tokenizer, tokens

@@ -12,9 +12,10 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from ctxbench.assets import tasks_path
+from ctxbench.core.assets import tasks_path
+from ctxbench.core.errors import near_names
+from ctxbench.core.lengths import parse_length
 from ctxbench.listing import task_names
-from ctxbench.methods.options import near_names, parse_length
 from ctxbench.validate.checks import Broken, Checks, NotApplicable
 
 CHECKS = Checks()

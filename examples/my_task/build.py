@@ -4,7 +4,7 @@ import random
 
 from datasets import Dataset
 
-from ctxbench.stdlib_corpus import NOUNS
+from ctxbench.core.stdlib_corpus import NOUNS
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ctxbench.assets import resolve_model
+from ctxbench.core.assets import resolve_model
 from ctxbench.models.loading import load_tokenizer
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from ctxbench import cli
-from ctxbench.atomic_file import write_atomically
-from ctxbench.errors import show_user_errors_plainly
+from ctxbench.core.atomic_file import write_atomically
+from ctxbench.core.errors import show_user_errors_plainly
 from ctxbench.models.answers import AnswerCache
 from ctxbench.train import cli as train_cli
 from ctxbench.train.checkpoint import find_checkpoint, save_checkpoint

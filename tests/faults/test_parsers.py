@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxbench.methods.options import parse_length
+from ctxbench.core.lengths import parse_length
 from ctxbench.methods.registry import get_method, list_methods
 from ctxbench.models.answers import AnswerCache
 from ctxbench.train.convert import parse_tokens

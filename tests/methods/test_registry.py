@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 
 import ctxbench
-from ctxbench.methods.options import parse_length
+from ctxbench.core.lengths import parse_length
 from ctxbench.methods.record import KEY, Record, read_record, write_record
 from ctxbench.methods.registry import list_presets, method_class, method_summary
 

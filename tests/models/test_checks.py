@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import ctxbench
-from ctxbench.assets import resolve_model
+from ctxbench.core.assets import resolve_model
 from ctxbench.models.checks import check_bos
 from ctxbench.models.ctxext import CtxExt
 from tests.methods.tiny import tiny_model

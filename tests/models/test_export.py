@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import ctxbench
-from ctxbench.assets import resolve_model
 from ctxbench.cli import main
+from ctxbench.core.assets import resolve_model
 from ctxbench.models.choosing import choose_method
 from ctxbench.models.export import FAR, PHASE_ERROR, export_checkpoint, standard_rope
 from tests.methods.tiny import tiny_config, tiny_model, tokens

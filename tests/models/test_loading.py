@@ -9,7 +9,7 @@ import torch
 from lm_eval.tasks import TaskManager
 
 import ctxbench
-from ctxbench.assets import resolve_model, tasks_path
+from ctxbench.core.assets import resolve_model, tasks_path
 from ctxbench.methods.record import read_record
 from ctxbench.models.choosing import choose_method
 from ctxbench.models.ctxext import CtxExt

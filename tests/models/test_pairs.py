@@ -6,7 +6,7 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer
 
-from ctxbench.assets import resolve_model
+from ctxbench.core.assets import resolve_model
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.models.pairs import continue_tail, parts, tail_of
 from ctxbench.tasks.manyshot import build, trec

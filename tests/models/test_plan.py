@@ -6,8 +6,8 @@ import shutil
 import pytest
 from lm_eval.tasks import TaskManager
 
-from ctxbench.assets import resolve_model, tasks_path
 from ctxbench.cli import main
+from ctxbench.core.assets import resolve_model, tasks_path
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.models.plan import _measure, describe_evaluation, plan_evaluation
 

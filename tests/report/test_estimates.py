@@ -7,7 +7,7 @@ from math import comb
 
 import pytest
 
-from ctxbench.intervals import wilson, wilson_of_mean
+from ctxbench.core.intervals import wilson, wilson_of_mean
 from ctxbench.report.estimates import (
     contrast,
     difference,

@@ -5,7 +5,7 @@ from statistics import fmean
 
 import pytest
 
-from ctxbench import longbench_sets as longbench
+from ctxbench.core import longbench_sets as longbench
 from ctxbench.report.formats import markdown
 from ctxbench.report.layouts import LAYOUTS
 from ctxbench.report.longbench import data_set

@@ -10,7 +10,7 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer
 
-from ctxbench.assets import resolve_model, tasks_path
+from ctxbench.core.assets import resolve_model, tasks_path
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks import leaf_files
 from ctxbench.tasks.longbench import build, metrics

@@ -7,9 +7,9 @@ import torch
 from lm_eval.tasks import TaskManager
 
 import ctxbench
-from ctxbench.assets import tasks_path
+from ctxbench.core.assets import tasks_path
+from ctxbench.core.stdlib_corpus import NOUNS, is_held_out, stdlib_files
 from ctxbench.models.scoring import Request, Scorer
-from ctxbench.stdlib_corpus import NOUNS, is_held_out, stdlib_files
 from ctxbench.tasks import leaf_files
 from ctxbench.tasks.mini import build, leaves
 from ctxbench.tasks.mini.metrics import all_greedy, exact, target_loss, token_perplexity

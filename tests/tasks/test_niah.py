@@ -8,7 +8,7 @@ from lm_eval import simple_evaluate
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
-from ctxbench.assets import resolve_model, tasks_path
+from ctxbench.core.assets import resolve_model, tasks_path
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks import leaf_files, needle_grid
 from ctxbench.tasks.needle_grid import DEPTHS, LENGTHS, Setting

@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from ctxbench.assets import cache_dir
+from ctxbench.core.assets import cache_dir
 from ctxbench.tasks import data_cli, recipes, sentences
 from ctxbench.tasks.niah import build, haystack
 from ctxbench.tasks.tokenizer import load_tokenizer

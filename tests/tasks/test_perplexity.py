@@ -15,7 +15,7 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer
 
-from ctxbench.assets import tasks_path
+from ctxbench.core.assets import tasks_path
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks import leaf_files
 from ctxbench.tasks.perplexity import build, metrics, texts

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from lm_eval.tasks import TaskManager
 
-from ctxbench.assets import tasks_path
+from ctxbench.core.assets import tasks_path
 from ctxbench.tasks import leaf_files, recipes
 from ctxbench.tasks.model_window import check_window
 from ctxbench.tasks.ruler import build, leaves, metrics
@@ -45,7 +45,7 @@ def tok(data):
 @pytest.fixture
 def empty_cache(tmp_path, monkeypatch):
     """A cache of its own, but with the sentence borders that were found already."""
-    from ctxbench.assets import cache_dir
+    from ctxbench.core.assets import cache_dir
 
     shared = cache_dir() / "sentences"
     shared.mkdir(parents=True, exist_ok=True)

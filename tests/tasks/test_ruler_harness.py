@@ -7,7 +7,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 import ctxbench
-from ctxbench.assets import tasks_path
+from ctxbench.core.assets import tasks_path
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks.ruler import build
 from ctxbench.tasks.ruler.subtasks import SUBTASKS

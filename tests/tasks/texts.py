@@ -5,7 +5,7 @@ import json
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from ctxbench.assets import resolve_model
+from ctxbench.core.assets import resolve_model
 from ctxbench.tasks.perplexity import build
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from ctxbench.assets import resolve_model
+from ctxbench.core.assets import resolve_model
 from ctxbench.models.loading import load_tokenizer
 from ctxbench.train.config import TrainConfig, make_config
 

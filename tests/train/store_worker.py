@@ -20,7 +20,7 @@ def finished(output: Path) -> dict[str, int]:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from ctxbench.assets import resolve_model
+    from ctxbench.core.assets import resolve_model
     from ctxbench.models.loading import load_tokenizer
     from ctxbench.train.tokens import documents
     from ctxbench.train.tokens.build import build_store

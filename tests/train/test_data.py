@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ctxbench.assets import resolve_model
+from ctxbench.core.assets import resolve_model
+from ctxbench.core.stdlib_corpus import NOUNS, is_held_out, stdlib_files
 from ctxbench.models.loading import load_tokenizer
-from ctxbench.stdlib_corpus import NOUNS, is_held_out, stdlib_files
 from ctxbench.train.data import Mixture, PackedRows, open_mixture
 from ctxbench.train.retrieval import RetrievalRows
 from ctxbench.train.sources import TokenStream, open_stream, parse_source

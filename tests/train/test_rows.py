@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PhiConfig
 
 from ctxbench import get_method, load_model
-from ctxbench.assets import resolve_model
+from ctxbench.core.assets import resolve_model
 from ctxbench.models.loading import load_tokenizer
 from ctxbench.train.config import make_config
 from ctxbench.train.loop import train

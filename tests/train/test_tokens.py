@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctxbench.assets import resolve_model
 from ctxbench.cli import main
+from ctxbench.core.assets import resolve_model
 from ctxbench.models.loading import load_tokenizer
 from ctxbench.train.data import open_mixture
 from ctxbench.train.tokens import documents

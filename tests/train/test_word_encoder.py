@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 
-from ctxbench.stdlib_corpus import stdlib_files
+from ctxbench.core.stdlib_corpus import stdlib_files
 from ctxbench.tasks.tokenizer import load_tokenizer
 from ctxbench.train import word_encoder
 from ctxbench.train.word_encoder import WordEncoder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import datasets
 
-from ctxbench.assets import find_data
+from ctxbench.core.assets import find_data
 from ctxbench.tasks.hub import HubFile
 from ctxbench.tasks.longbench import metrics
 from ctxbench.tasks.longbench.prompts import load_prompt

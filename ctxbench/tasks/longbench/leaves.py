@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ctxbench.longbench_sets import ALL, CATEGORIES, PAPER, E
+from ctxbench.core.longbench_sets import ALL, CATEGORIES, PAPER, E
 from ctxbench.tasks import leaf_files
 from ctxbench.tasks.longbench.prompts import load_prompt
 

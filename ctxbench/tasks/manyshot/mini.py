@@ -7,7 +7,7 @@ a model that looks up what it was shown climbs with the shots from one in eight.
 
 import random
 
-from ctxbench.stdlib_corpus import NOUNS
+from ctxbench.core.stdlib_corpus import NOUNS
 
 WORDS = 32
 LABELS = 8

@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from ctxbench.assets import require_data
+from ctxbench.core.assets import require_data
 
 SEED = 43  # Bertsch et al.; another seed draws other orders, not other test questions
 TEST_QUESTIONS = 250

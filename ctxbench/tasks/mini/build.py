@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ctxbench.stdlib_corpus import NOUNS, held_out_files
+from ctxbench.core.stdlib_corpus import NOUNS, held_out_files
 from ctxbench.tasks.tokenizer import count_tokens, load_tokenizer, tokenizer_name
 
 LONGEST = 4096

@@ -2,7 +2,7 @@
 
 import functools
 
-from ctxbench.assets import find_data
+from ctxbench.core.assets import find_data
 from ctxbench.tasks.essays import Essays, load_essays
 from ctxbench.tasks.hub import HubFile
 from ctxbench.tasks.reading import check_text, explained

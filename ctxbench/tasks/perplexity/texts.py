@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ctxbench.assets import find_data
+from ctxbench.core.assets import find_data
 from ctxbench.tasks.hub import HubFile
 from ctxbench.tasks.reading import check_text, explained, json_rows
 

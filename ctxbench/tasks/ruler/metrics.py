@@ -4,7 +4,7 @@ import math
 import re
 from statistics import fmean
 
-from ctxbench.intervals import wilson_of_mean
+from ctxbench.core.intervals import wilson_of_mean
 from ctxbench.tasks.ruler.subtasks import SUBTASKS
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f]")

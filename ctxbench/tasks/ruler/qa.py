@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ctxbench.assets import require_data
+from ctxbench.core.assets import require_data
 from ctxbench.tasks.ruler import templates
 from ctxbench.tasks.ruler.family import Draft, Family, Recipe
 from ctxbench.tasks.ruler.stream import Stream

@@ -9,7 +9,7 @@ import random
 from importlib import resources
 from pathlib import Path
 
-from ctxbench.assets import require_data
+from ctxbench.core.assets import require_data
 
 _GET_LIST = (
     "Beyond wonderwords' own words, common words extraction takes them from the official "

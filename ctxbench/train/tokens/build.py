@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctxbench.atomic_file import replacing, write_atomically
+from ctxbench.core.atomic_file import replacing, write_atomically
 from ctxbench.train.sources import (
     encode_documents,
     encoder,

@@ -42,7 +42,7 @@ def add_parser(commands) -> None:
 def _tokenize(options: argparse.Namespace) -> int:
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    from ctxbench.assets import resolve_model
+    from ctxbench.core.assets import resolve_model
     from ctxbench.models.loading import load_tokenizer
     from ctxbench.train.config import parse_tokens
     from ctxbench.train.tokens.build import build_store

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctxbench.methods.options import near_names
+from ctxbench.core.errors import near_names
 from ctxbench.train.tokens.documents import Scanned
 from ctxbench.train.tokens.request import CHARACTERS_PER_TOKEN, StoreRequest
 from ctxbench.train.tokens.store import PLACED

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from ctxbench.methods.options import near_names
+from ctxbench.core.errors import near_names
 
 CHARACTERS_PER_TOKEN = 3.68
 """Fu et al.'s estimate, by which a document counts as short before it is tokenised."""

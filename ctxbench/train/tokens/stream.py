@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ctxbench.assets import cache_dir
-from ctxbench.atomic_file import replacing
+from ctxbench.core.assets import cache_dir
+from ctxbench.core.atomic_file import replacing
 from ctxbench.train.tokens.documents import document_keys, is_kept, record_source
 from ctxbench.train.tokens.request import CHARACTERS_PER_TOKEN, StoreRequest
 

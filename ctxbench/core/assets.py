@@ -6,7 +6,7 @@ Imports nothing of ours, so that every other part may import it.
 import os
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 
 BUNDLED_MODELS = {"mini": PACKAGE / "_assets" / "mini"}
 

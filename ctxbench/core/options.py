@@ -1,6 +1,5 @@
 """Turning what a user types into a method's typed options."""
 
-import difflib
 import json
 import math
 import types
@@ -10,30 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-_SUFFIX = {"k": 1024, "m": 1024**2}
-
-
-def parse_length(value: int | str) -> int:
-    """Return a length in tokens from `32768`, `"32768"`, `"32k"` or `"1m"` (powers of two).
-
-    Raises:
-        ValueError: it is none of these, or not positive.
-    """
-    text = str(value).strip().lower().replace("_", "")
-    scale = _SUFFIX.get(text[-1:], 1)
-    digits = text[:-1] if scale > 1 else text
-    if isinstance(value, bool) or not digits.isascii() or not digits.isdigit() or int(digits) < 1:
-        raise ValueError(
-            f"length={value!r} is not a length. Allowed: a positive number of tokens such as "
-            "32768, or with k or m for 1024 and 1048576 tokens, such as 32k."
-        )
-    return int(digits) * scale
-
-
-def near_names(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean ...?` for a misspelt name, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+from ctxbench.core.errors import near_names
+from ctxbench.core.lengths import parse_length
 
 
 def parse_pairs(given: Iterable[str], flag: str) -> dict[str, Any]:

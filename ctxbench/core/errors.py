@@ -1,8 +1,10 @@
 """Errors for users end a command with one line."""
 
+import difflib
 import errno
 import os
 import sys
+from collections.abc import Iterable
 
 _KINDS = (ValueError, FileNotFoundError)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -66,3 +68,9 @@ def _raised_by_us(traceback) -> bool:
     if traceback is None:
         return False
     return str(traceback.tb_frame.f_globals.get("__name__", "")).startswith("ctxbench.")
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean ...?` for a misspelt name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -1,0 +1,1 @@
+"""What every part of ctxbench may import; imports nothing of the rest."""

@@ -1,0 +1,25 @@
+"""Lengths: how users, tasks, columns and pages write a number of tokens."""
+
+_SUFFIX = {"k": 1024, "m": 1024**2}
+
+
+def length_name(tokens: int) -> str:
+    """Return a length as task names have it: 4096 is 4k, 1000 is 1000."""
+    return f"{tokens // 1024}k" if tokens % 1024 == 0 else str(tokens)
+
+
+def parse_length(value: int | str) -> int:
+    """Return a length in tokens from `32768`, `"32768"`, `"32k"` or `"1m"` (powers of two).
+
+    Raises:
+        ValueError: it is none of these, or not positive.
+    """
+    text = str(value).strip().lower().replace("_", "")
+    scale = _SUFFIX.get(text[-1:], 1)
+    digits = text[:-1] if scale > 1 else text
+    if isinstance(value, bool) or not digits.isascii() or not digits.isdigit() or int(digits) < 1:
+        raise ValueError(
+            f"length={value!r} is not a length. Allowed: a positive number of tokens such as "
+            "32768, or with k or m for 1024 and 1048576 tokens, such as 32k."
+        )
+    return int(digits) * scale
