@@ -29,7 +29,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -208,7 +208,7 @@ def make_results() -> None:
 STUDY = {
     "title": "Before",
     "model": "mini",
-    "train": {"recipe": "mini", "tokens": 65536, "warmup": 2},
+    "train": {"recipe": "mini", "tokens": 16384, "warmup": 2},
     "untrained_columns": ["needle"],
     "seeds": [0],
     "notes": ["A study of version 0.1.0."],
@@ -346,9 +346,13 @@ def _kill_when(command: list[str], due: Callable[[], bool]) -> None:
 
 
 def _answers(folder: str) -> int:
+    """Return how many answers a study has kept."""
     total = 0
     for file in Path(folder, "answers").glob("*.sqlite"):
-        with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as database:
+        with (
+            suppress(sqlite3.OperationalError),  # it is being made
+            sqlite3.connect(f"file:{file}?mode=ro", uri=True) as database,
+        ):
             total += database.execute("SELECT count(*) FROM answers").fetchone()[0]
     return total
 
@@ -428,14 +432,9 @@ def make(name: str) -> None:
         work = Path(temporary).resolve() / "user"
         work.mkdir()
         os.environ["CTXBENCH_CACHE"] = str(Path(temporary) / "cache")
-        with _working_in(work), torch.no_grad() if name == "checkpoints" else _nothing():
+        with _working_in(work), torch.no_grad() if name == "checkpoints" else nullcontext():
             MAKERS[name]()
         _pack(work, ARCHIVES / f"{name}.tar.xz")
-
-
-@contextmanager
-def _nothing():
-    yield
 
 
 if __name__ == "__main__":
