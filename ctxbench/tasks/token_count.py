@@ -109,9 +109,9 @@ _KNOWN_PATTERNS = {
 _OVER_A_CUT = re.compile(r"[^Ġ▁ĊĉčċČ\s][Ġ▁ ]")
 
 
-def _behind_other_kind(piece: str) -> str:
-    """Put a piece that begins at an inner cut behind a character such a cut can follow."""
-    return f"1{piece}" if piece[0].isalpha() else f"a{piece}"
+def _before_inner_cut(piece: str) -> str:
+    """Return a character that an inner cut can follow before a piece that begins at one."""
+    return "1" if piece[0].isalpha() else "a"
 
 
 def _flat(component: dict | None, key: str) -> list[dict]:
@@ -225,26 +225,31 @@ class TokenCounter:
             cost.clear()
         missing = [piece for piece in set(pieces) if piece not in cost]
         whole = [piece for piece in missing if "-" not in piece] if self._inner_cuts else missing
-        self._learn(cost, whole, "a ".__add__)
+        self._learn(cost, whole)
         if len(whole) < len(missing):
             compounds = [piece for piece in missing if "-" in piece]
             split = [_INNER_CUT.split(piece) for piece in compounds]
-            self._learn(self._heads, [found[0] for found in split], "a ".__add__)
-            self._learn(self._tails, [t for found in split for t in found[1:]], _behind_other_kind)
+            self._learn(self._heads, [found[0] for found in split])
+            self._learn(self._tails, [t for found in split for t in found[1:]], _before_inner_cut)
             heads, tails = self._heads, self._tails
             for piece, found in zip(compounds, split, strict=True):
                 cost[piece] = heads[found[0]] + sum([tails[tail] for tail in found[1:]])
         return list(map(cost.__getitem__, pieces))
 
     def _learn(
-        self, known: dict[str, int], pieces: list[str], anchored: Callable[[str], str]
+        self,
+        known: dict[str, int],
+        pieces: list[str],
+        anchor: Callable[[str], str] = lambda piece: "a ",
     ) -> None:
-        """Measure the pieces that are not known, each behind an anchor."""
+        """Measure the pieces that are not known, each behind an anchor that it is cut from."""
         if len(known) > self._CACHE:
             known.clear()
         missing = [piece for piece in set(pieces) if piece not in known]
-        measured = self._measure([anchored(piece) for piece in missing])
-        known.update((piece, n - self._anchor) for piece, n in zip(missing, measured, strict=True))
+        anchors = [anchor(piece) for piece in missing]
+        measured = self._measure([a + piece for a, piece in zip(anchors, missing, strict=True)])
+        for piece, before, tokens in zip(missing, anchors, measured, strict=True):
+            known[piece] = tokens - self._anchors[before.rstrip()]
 
     def between(self, words: Sequence[str], start: int, end: int) -> int:
         """Count the tokens of `words[start:end]` (units) of a list that only ever grows."""
@@ -289,11 +294,12 @@ class TokenCounter:
         return not any(_OVER_AN_INNER_CUT.search(piece) for piece in vocabulary)
 
     @cached_property
-    def _anchor(self) -> int:
-        """Tokens of what stands before a piece while it is measured: one, or cuts are no use."""
-        letter, digit = self._measure(["a", "1"])
-        assert letter == digit
-        return letter
+    def _anchors(self) -> dict[str, int]:
+        """Tokens of what stands before a piece while it is measured, with all that begins a text.
+
+        They need not be equal: Llama-2's dummy space is one token with a letter, two with a digit.
+        """
+        return dict(zip("a1", self._measure(["a", "1"]), strict=True))
 
     @cached_property
     def _added(self) -> int:

@@ -20,7 +20,7 @@ from ctxbench.tasks.token_count import (
 )
 from ctxbench.tasks.tokenizer import load_tokenizer
 
-NAMES = ["mini", "tok", "llama_tokenizer"]
+NAMES = ["mini", "tok", "llama_tokenizer", "llama2"]
 
 
 @pytest.fixture(scope="module", params=NAMES)
