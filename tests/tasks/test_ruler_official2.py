@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ctxbench.tasks.additivity import additivity
 from ctxbench.tasks.ruler import build
 from ctxbench.tasks.ruler.subtasks import SUBTASKS
-from ctxbench.tasks.token_count import why_not_additive
 from ctxbench.tasks.tokenizer import load_tokenizer
 
 SHORT, LONG = 2048, 8192
@@ -78,4 +78,4 @@ def test_lcegs_samples(data, golden_dir, subtask):
 
 
 def test_llama_2_is_counted_by_sums(data):
-    assert why_not_additive(load_tokenizer(str(data / "llama2"))) is None
+    assert additivity(load_tokenizer(str(data / "llama2"))).why_not is None
