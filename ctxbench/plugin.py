@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 
-from ctxbench.core.assets import tasks_path
+from ctxbench.tasks.leaf_files import tasks_path, unlisted_folder
 
 MODEL = ("ctxext", "ctxbench.models.ctxext:CtxExt")
 
@@ -42,6 +42,7 @@ def _register_model() -> None:
 def _register_tasks(manager) -> None:
     """Let every TaskManager that includes the built-in tasks include ours, before the user's.
 
+    Our tasks at lengths that are not listed (`ruler_24k`) are made when they are asked for.
     `CTXBENCH_TASKS_ONLY=1` leaves the built-in tasks out, whose thousands of files take longer to
     read than the rest of a start.
     """
@@ -66,3 +67,33 @@ def _register_tasks(manager) -> None:
 
     __init__._ctxbench = True  # type: ignore[attr-defined]
     cls.__init__ = __init__
+    for name in ("match_tasks", "load"):
+        setattr(cls, name, _finding(manager, getattr(cls, name)))
+
+
+def _finding(manager, method):
+    """Wrap a method that takes names: first add what is ours, at a length that is not listed."""
+
+    @functools.wraps(method)
+    def find(self, task_list):
+        given = task_list if isinstance(task_list, list) else [task_list]
+        for name in given:
+            if isinstance(name, str) and not self.__class__.match_tasks.__wrapped__(self, [name]):
+                _add_unlisted(manager, self, name)
+        return method(self, task_list)
+
+    return find
+
+
+def _add_unlisted(manager, tasks, name: str) -> None:
+    """Add the task files behind a name or pattern to a manager that has our tasks."""
+    if "ruler_all" not in tasks.task_index or (folder := unlisted_folder(name)) is None:
+        return
+    found = manager.TaskIndex.build([folder])
+    new = {key: entry for key, entry in found.items() if key not in tasks.task_index}
+    tasks.task_index.update(new)
+    for key, entry in new.items():
+        tasks.all_tasks.append(key)
+        (tasks.all_groups if entry.kind.name == "GROUP" else tasks.all_subtasks).append(key)
+    for names in (tasks.all_tasks, tasks.all_groups, tasks.all_subtasks):
+        names.sort()

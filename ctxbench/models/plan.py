@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ctxbench.core.assets import resolve_model, tasks_path
+from ctxbench.core.assets import resolve_model
 from ctxbench.core.errors import near_names
 from ctxbench.core.hardware import ASSUMED_MFU, BANDWIDTH, CORE_GIGAFLOPS, PEAK_TERAFLOPS
 from ctxbench.methods.base import describe
 from ctxbench.models.choosing import choose_method
 from ctxbench.models.loading import check_dtype, load_config, load_tokenizer
 from ctxbench.models.memory import token_bytes
+from ctxbench.tasks.leaf_files import tasks_path
 
 _CORE_BANDWIDTH = 0.01  # TB/s of one core, assumed
 _GIB = 2**30
@@ -184,7 +185,7 @@ def _leaves(names: Sequence[str], metadata: Mapping[str, Any]) -> dict[str, Any]
             include_defaults=defaults,
             metadata=dict(metadata),
         )
-        missing = [name for name in names if name not in manager.all_tasks]
+        missing = [name for name in names if not manager.match_tasks([name])]
         if not missing:
             return dict(manager.load(list(names))["tasks"])
     raise ValueError(

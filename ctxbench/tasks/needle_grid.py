@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
+from ctxbench.core.lengths import length_name
 from ctxbench.tasks import recipes
 from ctxbench.tasks.model_window import check_window
 from ctxbench.tasks.token_count import PromptPart, TokenCounter, fingerprint, render, word_run
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
-LENGTHS = {f"{k}k": k * 1024 for k in (1, 2, 4, 8, 16, 32, 64, 128)}
 DEPTHS = tuple(round(100 * i / 9) for i in range(10))
 """Percent of the haystack's tokens before the needle: 0 11 22 33 44 56 67 78 89 100."""
 VERSION = 1  # of the generator: raise it when the same options give other samples
@@ -117,11 +117,7 @@ class Grid:
 
     def leaf(self, length: int) -> str:
         """Return the name of the task of a length."""
-        return f"{self.name}_{_names().get(length, length)}"
-
-
-def _names() -> dict[int, str]:
-    return {length: name for name, length in LENGTHS.items()}
+        return f"{self.name}_{length_name(length)}"
 
 
 # ------------------------------------------------------------------ one prompt

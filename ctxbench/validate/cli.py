@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ctxbench.core.assets import tasks_path
 from ctxbench.core.errors import near_names
 from ctxbench.core.options import parse_pairs
 from ctxbench.methods.registry import add_method_folder, list_methods, list_presets
+from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.validate.checks import FAILED, Checks, place_of, report, run_checks
 
 

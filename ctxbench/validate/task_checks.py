@@ -12,17 +12,17 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from ctxbench.core.assets import tasks_path
 from ctxbench.core.errors import near_names
 from ctxbench.core.lengths import parse_length
 from ctxbench.listing import task_names
+from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.validate.checks import Broken, Checks, NotApplicable
 
 CHECKS = Checks()
 SAMPLES = 10
 """Prompts that are built of a leaf."""
 
-_LENGTH = re.compile(r"_(\d+k?)(?=_|$)")
+_LENGTH = re.compile(r"_(\d+[km]?)(?=_|$)")
 _NAME = re.compile(r"^(?:task|group|tag):\s*[\"']?([\w.-]+)[\"']?\s*$", re.MULTILINE)
 
 

@@ -7,9 +7,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 
 import ctxbench
-from ctxbench.core.assets import tasks_path
 from ctxbench.core.stdlib_corpus import held_out_files
 from ctxbench.models.ctxext import CtxExt
+from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.tasks.windows import WindowRequest, overlap_windows
 
 TEXT = dict(held_out_files())["datetime.py"]

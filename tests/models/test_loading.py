@@ -9,11 +9,12 @@ import torch
 from lm_eval.tasks import TaskManager
 
 import ctxbench
-from ctxbench.core.assets import resolve_model, tasks_path
+from ctxbench.core.assets import resolve_model
 from ctxbench.methods.record import read_record
 from ctxbench.models.choosing import choose_method
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.models.loading import extend, load_model, load_tokenizer
+from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.tasks.model_window import model_window
 from ctxbench.tasks.tokenizer import load_tokenizer as load_task_tokenizer
 from tests.methods.tiny import tiny_config, tiny_model

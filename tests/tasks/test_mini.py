@@ -7,11 +7,10 @@ import torch
 from lm_eval.tasks import TaskManager
 
 import ctxbench
-from ctxbench.core.assets import tasks_path
 from ctxbench.core.stdlib_corpus import NOUNS, is_held_out, stdlib_files
 from ctxbench.models.scoring import Request, Scorer
-from ctxbench.tasks import leaf_files
-from ctxbench.tasks.mini import build, leaves
+from ctxbench.tasks.leaf_files import tasks_path
+from ctxbench.tasks.mini import build
 from ctxbench.tasks.mini.metrics import all_greedy, exact, target_loss, token_perplexity
 from ctxbench.tasks.tokenizer import load_tokenizer
 
@@ -20,10 +19,6 @@ MINI = load_tokenizer("mini")
 
 def count(text: str) -> int:
     return len(MINI(text, add_special_tokens=False).input_ids)
-
-
-def test_leaf_files_are_up_to_date():
-    assert leaf_files.differences(leaves.FOLDER, leaves.leaves()) == []
 
 
 @pytest.mark.parametrize("length", [128, 256, 1024, 4096])

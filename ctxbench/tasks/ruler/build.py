@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ctxbench.core.lengths import LADDER, length_name
 from ctxbench.tasks import recipes
 from ctxbench.tasks.essays import load_essays
 from ctxbench.tasks.model_window import check_window
 from ctxbench.tasks.ruler import templates, words
 from ctxbench.tasks.ruler.family import DoesNotFit, Family, Recipe, RulerSettings, Sample
 from ctxbench.tasks.ruler.qa import load_corpus
-from ctxbench.tasks.ruler.subtasks import LENGTHS, SUBTASKS
+from ctxbench.tasks.ruler.subtasks import SUBTASKS
 from ctxbench.tasks.token_count import TokenCounter, fingerprint, render
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
@@ -76,24 +77,7 @@ class Options:
 
 def leaf_name(subtask: str, length: int) -> str:
     """Return the name of a leaf task."""
-    return f"ruler_{length // 1024}k_{subtask}"
-
-
-def leaves_of(name: str) -> list[tuple[str, int]]:
-    """Return subtask and length of every leaf of a task or group; empty if it is none of ours."""
-    everything = [(subtask, length) for length in LENGTHS.values() for subtask in SUBTASKS]
-    if name == "ruler_all":
-        return [leaf for leaf in everything if leaf[1] >= 4096]
-    found = [leaf for leaf in everything if leaf_name(*leaf) == name]
-    for key, length in LENGTHS.items():
-        for category in ("", *dict.fromkeys(task.category for task in SUBTASKS.values())):
-            if name == "_".join(filter(None, ("ruler", key, category))):
-                found += [
-                    (subtask, length)
-                    for subtask, task in SUBTASKS.items()
-                    if category in ("", task.category)
-                ]
-    return found
+    return f"ruler_{length_name(length)}_{subtask}"
 
 
 def load(ctx_subtask: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
@@ -303,7 +287,7 @@ def _cannot_fit(leaf: str, family: Family, needed: list[int], unfit: str) -> Val
             f"{what}: it needs {needed[-1]}. Metadata unfit='error' stops here; unfit='skip' goes "
             "on to the next question where there is one. Give that, or take a longer length."
         )
-    fits = next((n for n in sorted(LENGTHS.values()) if n >= min(needed)), min(needed))
+    fits = next((n for n in LADDER if n >= min(needed)), min(needed))
     return ValueError(
         f"{leaf} has no sample that fits {length} tokens with this "
         f"tokenizer: the shortest needs {min(needed)}. Take length {fits} or more, or leave this "
