@@ -21,7 +21,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
@@ -39,7 +39,7 @@ Leaves = dict[str, dict[str, Any]]
 """Content of task files by the name of the task or group."""
 
 _FOLDER = PACKAGE / "tasks"
-_MANIFEST = "manifest.json"  # name -> bytes of every file, so that a damaged folder is made anew
+_MANIFEST = "manifest.json"  # content and bytes of every file, so that a damaged one is found
 _NUMBER = re.compile(r"_(\d+[km]?)(?:shot)?(?=_|\*|$)")
 
 
@@ -71,7 +71,7 @@ def extra_lengths() -> tuple[int, ...]:
 
 def all_leaves() -> dict[str, Leaves]:
     """Return family -> its tasks and groups at its own lengths and those asked for."""
-    return {family: _of_family(family, extra_lengths()) for family in FAMILIES}
+    return _families(tasks_path())
 
 
 def is_task(name: str) -> bool:
@@ -84,9 +84,9 @@ def unlisted(pattern: str) -> dict[str, Leaves]:
 
     Empty where the name has no number, or no family has tasks of such a name.
     """
-    numbers = [parse_length(text) for text in _NUMBER.findall(pattern) if text.strip("0km")]
-    found = {family: _make(family)(numbers) for family in FAMILIES} if numbers else {}
-    return {f: leaves for f, leaves in found.items() if fnmatch.filter(leaves, pattern)}
+    numbers = tuple(parse_length(n) for n in _NUMBER.findall(pattern) if n.strip("0km"))
+    found = {family: _leaves(family, numbers) for family in FAMILIES} if numbers else {}
+    return {family: leaves for family, leaves in found.items() if fnmatch.filter(leaves, pattern)}
 
 
 def unlisted_folder(pattern: str) -> Path | None:
@@ -126,14 +126,14 @@ def base_file(family: str, name: str) -> str:
     return str(_FOLDER / family / f"{name}.yaml")
 
 
-def _make(family: str) -> Callable[[Sequence[int] | None], Leaves]:
-    return importlib.import_module(f"ctxbench.tasks.{family}.leaves").leaves
+@lru_cache(maxsize=64)
+def _leaves(family: str, numbers: tuple[int, ...] | None) -> Leaves:
+    return importlib.import_module(f"ctxbench.tasks.{family}.leaves").leaves(numbers)
 
 
-def _of_family(family: str, extra: Sequence[int]) -> Leaves:
-    listed = _make(family)(None)
-    more = _make(family)(extra) if extra and family != "manyshot" else {}
-    return {**more, **listed}
+def _listed(family: str, extra: tuple[int, ...]) -> Leaves:
+    more = _leaves(family, extra) if extra and family != "manyshot" else {}  # shots, not lengths
+    return {**more, **_leaves(family, None)}
 
 
 # ------------------------------------------------------------------------ files
@@ -141,7 +141,7 @@ def _of_family(family: str, extra: Sequence[int]) -> Leaves:
 
 @cache
 def _folder(extra: tuple[int, ...]) -> Path:
-    return _cached("tasks", repr(extra), lambda: {f: _of_family(f, extra) for f in FAMILIES})
+    return _cached("tasks", repr(extra), lambda: {f: _listed(f, extra) for f in FAMILIES})
 
 
 def _cached(kind: str, what: str, make: Callable[[], dict[str, Leaves]]) -> Path:
@@ -197,10 +197,19 @@ def _sources() -> str:
 
 def _is_whole(folder: Path) -> bool:
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        return all((folder / name).stat().st_size == size for name, size in manifest.items())
-    except (OSError, ValueError, AttributeError):
+        sizes = _manifest(folder)["sizes"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=8)
+def _families(folder: Path) -> dict[str, Leaves]:
+    return _manifest(folder)["families"]
 
 
 def _write(folder: Path, families: dict[str, Leaves]) -> None:
@@ -215,7 +224,8 @@ def _write(folder: Path, families: dict[str, Leaves]) -> None:
             )
     (folder / "__init__.py").write_text('"""Task files of ctxbench."""\n', encoding="utf-8")
     folder.chmod(0o755)
-    (folder / _MANIFEST).write_text(json.dumps(sizes), encoding="utf-8")
+    content = {"sizes": sizes, "families": families}
+    (folder / _MANIFEST).write_text(json.dumps(content), encoding="utf-8")
 
 
 def _own_folder(families: dict[str, Leaves]) -> Path:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from ctxbench.core.lengths import LADDER
 from ctxbench.tasks.leaf_files import Leaves, base_file, group, ladder
 from ctxbench.tasks.ruler.build import leaf_name
-from ctxbench.tasks.ruler.family import RulerSettings
 from ctxbench.tasks.ruler.subtasks import CATEGORIES, SUBTASKS
 
 _METRICS = ("score", "null")
@@ -16,7 +15,7 @@ def leaves(numbers: Sequence[int] | None) -> Leaves:
     files: Leaves = {}
     for key, length in ladder(LADDER, numbers).items():
         for name, subtask in SUBTASKS.items():
-            tokens = subtask.make(RulerSettings(length)).new_tokens
+            tokens = subtask.family.new_tokens
             files[leaf_name(name, length)] = {
                 "include": base_file("ruler", "_ruler"),
                 "task": leaf_name(name, length),
