@@ -1,0 +1,49 @@
+"""NLTK's sentence splitter without half of scientific Python, and with parameters from a folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctxbench.core.compat.foreign import Foreign, Library, Mention
+
+if TYPE_CHECKING:
+    from nltk.tokenize.punkt import PunktSentenceTokenizer
+
+NLTK = Library("nltk", "3.9 to 3.10", "nltk>=3.9,<3.11")
+
+_WHY = "find the borders of sentences as RULER does"
+_FIELDS = ("collocations", "sent_starters", "abbrev_types", "ortho_context")
+ENTRIES = (
+    Foreign(NLTK, "nltk.tokenize.punkt", "PunktTokenizer", _WHY),
+    Foreign(NLTK, "nltk.tokenize.punkt", "PunktSentenceTokenizer.span_tokenize", _WHY),
+    *(
+        Mention(NLTK, "nltk.tokenize.punkt", "PunktParameters.__init__", _WHY, field)
+        for field in _FIELDS
+    ),
+)
+
+
+def english_splitter(folder: str) -> PunktSentenceTokenizer:
+    """Return punkt for English; for a process of its own, where scipy cannot be imported after.
+
+    Args:
+        folder: of punkt's parameters, which NLTK itself refuses to read outside of its own search
+            path; empty to look there.
+    """
+    # NLTK does without scipy where there is none; punkt never uses it.
+    sys.modules["scipy"] = None  # type: ignore[assignment]
+    from nltk.tokenize import punkt
+
+    if not folder:
+        return punkt.PunktTokenizer("english")
+    lines = {path.stem: path.read_text("utf-8").splitlines() for path in Path(folder).iterdir()}
+    parameters = punkt.PunktParameters()
+    parameters.collocations = {tuple(line.split("\t")) for line in lines["collocations"]}
+    parameters.sent_starters = set(lines["sent_starters"])
+    parameters.abbrev_types = set(lines["abbrev_types"])
+    for line in lines["ortho_context"]:
+        word, context = line.split("\t")
+        parameters.ortho_context[word] = int(context)
+    return punkt.PunktSentenceTokenizer(parameters)
