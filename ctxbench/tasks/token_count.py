@@ -23,6 +23,8 @@ from functools import cached_property
 
 import numpy as np
 
+from ctxbench.core.compat.tokenizers import rules_of
+
 logger = logging.getLogger(__name__)
 
 
@@ -145,7 +147,7 @@ def why_not_additive(tokenizer) -> str | None:
     if backend is None:
         return "it has no `tokenizers` backend to read its rules from"
     rules = {
-        name: json.loads(part.__getstate__()) if part is not None else None
+        name: rules_of(part)
         for name, part in (("norm", backend.normalizer), ("pre", backend.pre_tokenizer))
     }
     model = type(backend.model).__name__

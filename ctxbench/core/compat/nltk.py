@@ -25,15 +25,18 @@ ENTRIES = (
 )
 
 
+def leave_scipy_out() -> None:
+    """Let NLTK do without scipy, which punkt never uses; for a process that does nothing else."""
+    sys.modules["scipy"] = None  # type: ignore[assignment]
+
+
 def english_splitter(folder: str) -> PunktSentenceTokenizer:
-    """Return punkt for English; for a process of its own, where scipy cannot be imported after.
+    """Return punkt for English.
 
     Args:
         folder: of punkt's parameters, which NLTK itself refuses to read outside of its own search
             path; empty to look there.
     """
-    # NLTK does without scipy where there is none; punkt never uses it.
-    sys.modules["scipy"] = None  # type: ignore[assignment]
     from nltk.tokenize import punkt
 
     if not folder:
