@@ -88,8 +88,8 @@ def _save_adapter(model, folder: Path) -> None:
 
     model.save_pretrained(folder)
     whole = {
-        name.removeprefix("base_model.model."): parameter.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
+        name: parameter.detach().cpu().contiguous()
+        for name, parameter in model.get_base_model().named_parameters()
         if parameter.requires_grad and "lora_" not in name
     }
     if whole:
