@@ -203,8 +203,8 @@ _LOAD_YAML = Hook(
 _NAME = re.compile(r"^(?:task|group|tag):\s*[\"']?([\w.-]+)[\"']?\s*$", re.MULTILINE)
 TASK_HOOKS = tuple(
     Hook(
-        LM_EVAL, "lm_eval.api.task", f"ConfigurableTask.{name}", "make tasks of a class of their own",
-        parameters,
+        LM_EVAL, "lm_eval.api.task", f"ConfigurableTask.{name}",
+        "make tasks of a class of their own", parameters,
     )
     for name, parameters in (
         ("__init__", "data_dir, cache_dir, download_mode, config"),

@@ -63,7 +63,7 @@ class Template(PackageText):
                 f"The text {self} of {self.library} {self.library.installed} is not the one that "
                 f"was checked (in {self.library.checked}), so results would be those of another "
                 f"benchmark. Install a checked version (pip install '{self.library.install}'), or "
-                "go on with this one by name: --metadata '{\"templates\": \"unchecked\"}'."
+                'go on with this one by name: --metadata \'{"templates": "unchecked"}\'.'
             )
         return text
 
