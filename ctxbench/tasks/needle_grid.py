@@ -10,7 +10,6 @@ or before its depth.
 """
 
 import functools
-import itertools
 import json
 import random
 from bisect import bisect_right
@@ -20,7 +19,7 @@ from typing import Any, Protocol
 
 from ctxbench.tasks import recipes
 from ctxbench.tasks.model_window import check_window
-from ctxbench.tasks.token_count import Part, TokenCounter, fingerprint, render, word_run
+from ctxbench.tasks.token_count import PromptPart, TokenCounter, fingerprint, render, word_run
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
 LENGTHS = {f"{k}k": k * 1024 for k in (1, 2, 4, 8, 16, 32, 64, 128)}
@@ -81,7 +80,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Setting:
+class GridSettings:
     """What the samples of one task depend on besides its grid, length and tokenizer.
 
     Attributes:
@@ -128,22 +127,24 @@ def _names() -> dict[int, str]:
 # ------------------------------------------------------------------ one prompt
 
 
-def prompt_parts(frame: Frame, setting: Setting, words: list[str], row: dict) -> list[Part]:
+def prompt_parts(
+    frame: Frame, settings: GridSettings, words: list[str], row: dict
+) -> list[PromptPart]:
     """Return the parts of a sample's prompt."""
-    before, after = setting.chat
+    before, after = settings.chat
     tail = frame.tail.format(question=row["question"])
-    return [before + frame.head, *_context(frame, setting, words, row), tail + after]
+    return [before + frame.head, *_context(frame, settings, words, row), tail + after]
 
 
-def _context(frame: Frame, setting: Setting, words: list[str], row: dict) -> list[Part]:
+def _context(frame: Frame, settings: GridSettings, words: list[str], row: dict) -> list[PromptPart]:
     """Return haystack and needle."""
     start, at, end = row["start"], row["at"], row["end"]
     pieces = [
         word_run(words, start, at) if at > start else [],
-        [setting.bos + row["needle"]],
+        [settings.bos + row["needle"]],
         word_run(words, at, end) if end > at else [],
     ]
-    parts: list[Part] = [2 * setting.bos]
+    parts: list[PromptPart] = [2 * settings.bos]
     for number, piece in enumerate(filter(None, pieces)):
         parts += [frame.separator, *piece] if number else piece
     return parts
@@ -153,20 +154,25 @@ def _context(frame: Frame, setting: Setting, words: list[str], row: dict) -> lis
 
 
 def make_run(
-    grid: Grid, setting: Setting, length: int, run: int, haystack: Haystack, counter: TokenCounter
+    grid: Grid,
+    settings: GridSettings,
+    length: int,
+    run: int,
+    haystack: Haystack,
+    counter: TokenCounter,
 ) -> Iterator[dict[str, Any]]:
     """Yield the samples of one run, one per depth.
 
     Raises:
         ValueError: the needle and its question do not fit.
     """
-    rng = random.Random(f"{setting.seed}/{grid.name}/{run}")
+    rng = random.Random(f"{settings.seed}/{grid.name}/{run}")
     needle, start = grid.draw(rng, run, haystack)
     frame = grid.frame
     # A word has a token or more, so no longer stretch can fit.
     words = haystack.words_to(start + length)
     borders = [start, *haystack.sentence_starts(start + 1, start + length)]
-    offsets = _token_offsets(counter, words, borders)
+    offsets = counter.offsets(words, borders)  # for placing, not for lengths
     row = {"start": start, **_record(needle)}
 
     def samples(last: int) -> list[dict[str, Any]]:
@@ -177,20 +183,20 @@ def make_run(
             found = row | {"run": run, "depth": depth / 100, "at": borders[place]}
             found["end"] = borders[last]
             found["position"] = round(offsets[place] / max(offsets[last], 1), 6)
-            found["tokens"] = counter.count(prompt_parts(frame, setting, words, found))
+            found["tokens"] = counter.count(prompt_parts(frame, settings, words, found))
             made.append(found)
         return made
 
     def excess(last: int) -> int:
         """Return the tokens beyond what is allowed when the needle stands last."""
         found = row | {"at": borders[last], "end": borders[last]}
-        return _used(frame, setting, words, found, counter) - length
+        return _used(frame, settings, words, found, counter) - length
 
     # Borders only add tokens; joints differ between depths by a token or two.
     last = bisect_right(range(len(borders)), 0, key=excess) - 1
     while last > 0:
         made = samples(last)
-        if all(_used(frame, setting, words, each, counter) <= length for each in made):
+        if all(_used(frame, settings, words, each, counter) <= length for each in made):
             yield from made
             return
         last -= 1
@@ -200,20 +206,11 @@ def make_run(
     )
 
 
-def _used(frame: Frame, setting: Setting, words: list[str], row: dict, counter) -> int:
+def _used(frame: Frame, settings: GridSettings, words: list[str], row: dict, counter) -> int:
     """Count the tokens that are held against the length."""
     if frame.buffer is None:
-        return counter.count(prompt_parts(frame, setting, words, row)) + frame.new_tokens
-    return counter.count(_context(frame, setting, words, row)) + frame.buffer
-
-
-def _token_offsets(counter: TokenCounter, words: list[str], borders: list[int]) -> list[int]:
-    """Return the tokens of the haystack before each border; for placing, not for lengths."""
-    if counter.additive:
-        return [counter.between(words, borders[0], border) for border in borders]
-    sentences = itertools.pairwise(borders)
-    sizes = (counter.exact(" ".join(words[a:b])) for a, b in sentences)
-    return list(itertools.accumulate(sizes, initial=0))
+        return counter.count(prompt_parts(frame, settings, words, row)) + frame.new_tokens
+    return counter.count(_context(frame, settings, words, row)) + frame.buffer
 
 
 def _record(needle: Needle) -> dict[str, str]:
@@ -224,18 +221,21 @@ def _record(needle: Needle) -> dict[str, str]:
 # -------------------------------------------------------------------- one task
 
 
-def setting_of(grid: Grid, metadata: dict[str, Any]) -> Setting:
+def settings_of(grid: Grid, metadata: dict[str, Any]) -> GridSettings:
     """Take the options out of lm-eval's metadata, which holds the model's arguments too.
 
     Raises:
         ValueError: a value is not allowed.
     """
-    samples, seed = metadata.get("samples", Setting.samples), metadata.get("seed", Setting.seed)
+    samples, seed = (
+        metadata.get("samples", GridSettings.samples),
+        metadata.get("seed", GridSettings.seed),
+    )
     if not _whole(samples, 1) or samples % len(DEPTHS):
         raise ValueError(
             f"Metadata samples={samples!r} is not allowed for {grid.name}: there is one sample per "
-            f"depth and run, so it is a multiple of {len(DEPTHS)} (default {Setting.samples}: five "
-            "runs). Mend --metadata."
+            f"depth and run, so it is a multiple of {len(DEPTHS)} (default {GridSettings.samples}: "
+            "five runs). Mend --metadata."
         )
     if not _whole(seed, 0):
         raise ValueError(
@@ -247,12 +247,12 @@ def setting_of(grid: Grid, metadata: dict[str, Any]) -> Setting:
         raise ValueError(
             f"Metadata chat={chat!r} is not allowed; it is true or false. Mend --metadata."
         )
-    setting = Setting(samples=grid.samples or samples, seed=seed)
+    settings = GridSettings(samples=grid.samples or samples, seed=seed)
     if chat:
         from ctxbench.tasks.ruler.build import chat_texts
 
-        setting = replace(setting, chat=chat_texts(load_tokenizer(tokenizer_name(**metadata))))
-    return setting
+        settings = replace(settings, chat=chat_texts(load_tokenizer(tokenizer_name(**metadata))))
+    return settings
 
 
 def _whole(value: Any, least: int) -> bool:
@@ -263,7 +263,7 @@ def get_recipes(
     grid: Grid,
     length: int,
     metadata: dict[str, Any],
-    setting: Setting,
+    settings: GridSettings,
     progress: Callable[[], object] = lambda: None,
 ) -> recipes.RecipeFile:
     """Return the recipes of one task, from the cache or made now."""
@@ -274,16 +274,16 @@ def get_recipes(
         "leaf": grid.leaf(length),
         "length": length,
         "frame": asdict(grid.frame),
-        **asdict(setting),
-        "chat": list(setting.chat),
+        **asdict(settings),
+        "chat": list(settings.chat),
         "tokenizer": fingerprint(load_tokenizer(name)),
         "data": haystack.digest,
     }
 
     def make() -> tuple[list[recipes.Row], dict[str, Any]]:
         rows = []
-        for run in range(setting.samples // len(DEPTHS)):
-            for row in make_run(grid, setting, length, run, haystack, _counter(name, True)):
+        for run in range(settings.samples // len(DEPTHS)):
+            for row in make_run(grid, settings, length, run, haystack, _counter(name, True)):
                 rows.append(row)
                 progress()
         return rows, {"tokenizer_name": name}
@@ -296,7 +296,9 @@ def _counter(tokenizer: str, special_tokens: bool) -> TokenCounter:
     return TokenCounter(load_tokenizer(tokenizer), special_tokens)
 
 
-def load(grid: Grid, length: int, metadata: dict[str, Any], setting: Setting) -> dict[str, Any]:
+def load(
+    grid: Grid, length: int, metadata: dict[str, Any], settings: GridSettings
+) -> dict[str, Any]:
     """Return the samples of one task for lm-eval's `custom_dataset`.
 
     Raises:
@@ -306,11 +308,11 @@ def load(grid: Grid, length: int, metadata: dict[str, Any], setting: Setting) ->
     import datasets
 
     check_window(length, grid.leaf(length), metadata)
-    found = get_recipes(grid, length, metadata, setting)
+    found = get_recipes(grid, length, metadata, settings)
     common = {
         "grid": grid.name,
         "length": length,
-        "setting": json.dumps(asdict(setting)),
+        "setting": json.dumps(asdict(settings)),
         "data_dir": metadata.get("data_dir"),
     }
     return {"test": datasets.Dataset.from_list([common | row for row in found.rows])}
@@ -318,17 +320,17 @@ def load(grid: Grid, length: int, metadata: dict[str, Any], setting: Setting) ->
 
 def prompt(grid: Grid, doc: dict[str, Any]) -> str:
     """Return a sample's prompt."""
-    setting = _setting(doc["setting"])
+    settings = _settings(doc["setting"])
     words = grid.haystack(doc["data_dir"]).words_to(doc["end"])
-    before, after = setting.chat  # the harness applies the template itself
-    text = render(prompt_parts(grid.frame, setting, words, doc))
+    before, after = settings.chat  # the harness applies the template itself
+    text = render(prompt_parts(grid.frame, settings, words, doc))
     return text[len(before) : len(text) - len(after)]
 
 
 @functools.lru_cache(maxsize=32)
-def _setting(text: str) -> Setting:
+def _settings(text: str) -> GridSettings:
     fields = json.loads(text)
-    return Setting(**fields | {"chat": tuple(fields["chat"])})
+    return GridSettings(**fields | {"chat": tuple(fields["chat"])})
 
 
 def report_skips(found: recipes.RecipeFile) -> None:
@@ -346,14 +348,14 @@ def recount(grid: Grid, found: recipes.RecipeFile, tokenizer: str | None = None)
         raise ValueError(
             f"The tokenizer {name} is not the one this was made with. Give it with --tokenizer."
         )
-    setting = Setting(
+    settings = GridSettings(
         **{field: found.key[field] for field in ("samples", "seed", "bos")},
         chat=tuple(found.key["chat"]),
     )
     counter = TokenCounter(load_tokenizer(name), special_tokens=True, additive=False)
     haystack = grid.haystack(None)
     for row in found.rows:
-        parts = prompt_parts(grid.frame, setting, haystack.words_to(row["end"]), row)
+        parts = prompt_parts(grid.frame, settings, haystack.words_to(row["end"]), row)
         if (tokens := counter.count(parts)) != row["tokens"]:
             raise ValueError(
                 f"The sample of run {row['run']}, depth {row['depth']} has {tokens} tokens, but "

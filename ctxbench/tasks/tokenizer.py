@@ -34,12 +34,24 @@ def load_tokenizer(name: str):
     return AutoTokenizer.from_pretrained(path, config=readable_config(path))
 
 
-def count_tokens(tokenizer: Any, text: str) -> int:
-    """Return the number of tokens of a text, special tokens not added.
+def plain_backend(tokenizer: Any) -> Any:
+    """Return the `tokenizers.Tokenizer` behind a tokenizer, None if there is none.
+
+    What its file says about cutting and padding is left out, as `transformers` does in every call.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and (backend.truncation or backend.padding):
+        backend.no_truncation()
+        backend.no_padding()
+    return backend
+
+
+def count_tokens(tokenizer: Any, text: str, special_tokens: bool = False) -> int:
+    """Return the number of tokens of a text, by default without what is added around it.
 
     Of a fast tokenizer without its table of offsets, which takes longer than the tokens.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or backend.truncation or backend.padding:
-        return len(tokenizer(text, add_special_tokens=False).input_ids)
-    return len(backend.encode_batch_fast([text], add_special_tokens=False)[0])
+    backend = plain_backend(tokenizer)
+    if backend is None:
+        return len(tokenizer(text, add_special_tokens=special_tokens, verbose=False).input_ids)
+    return len(backend.encode_batch_fast([text], add_special_tokens=special_tokens)[0])

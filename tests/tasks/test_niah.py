@@ -11,7 +11,7 @@ from lm_eval.tasks import TaskManager
 from ctxbench.core.assets import resolve_model, tasks_path
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks import leaf_files, needle_grid
-from ctxbench.tasks.needle_grid import DEPTHS, LENGTHS, Setting
+from ctxbench.tasks.needle_grid import DEPTHS, LENGTHS, GridSettings
 from ctxbench.tasks.needle_scores import overlap
 from ctxbench.tasks.niah import build, haystack, leaves, metrics
 from ctxbench.tasks.niah.needles import CLASSIC
@@ -161,7 +161,7 @@ def test_counting_whole_prompts_makes_the_same_grid(data):
         list(
             needle_grid.make_run(
                 build.GRIDS["niah"],
-                Setting(),
+                GridSettings(),
                 2048,
                 1,
                 essays,
@@ -181,7 +181,7 @@ def test_a_needle_that_does_not_fit_is_an_error(data):
     essays = haystack.load_haystack()
     counter = TokenCounter(load_tokenizer("mini"))
     with pytest.raises(ValueError, match="niah_100 cannot hold its needle"):
-        list(needle_grid.make_run(build.GRIDS["niah"], Setting(), 100, 0, essays, counter))
+        list(needle_grid.make_run(build.GRIDS["niah"], GridSettings(), 100, 0, essays, counter))
 
 
 # ---------------------------------------------------------------------- LCEG
@@ -377,5 +377,5 @@ def test_the_model_runs_both_tasks():
 def test_parts_render_to_the_prompt(data):
     doc = build.load(1024, tokenizer="mini", samples=10)["test"][5]
     words = haystack.load_haystack().words_to(doc["end"])
-    parts = needle_grid.prompt_parts(build.GRIDS["niah"].frame, Setting(), words, doc)
+    parts = needle_grid.prompt_parts(build.GRIDS["niah"].frame, GridSettings(), words, doc)
     assert render(parts) == build.doc_to_text(doc)

@@ -17,7 +17,7 @@ from ctxbench.core.assets import tasks_path
 from ctxbench.tasks import leaf_files, recipes
 from ctxbench.tasks.model_window import check_window
 from ctxbench.tasks.ruler import build, leaves, metrics
-from ctxbench.tasks.ruler.family import Setting, Unfit, largest_that_fits
+from ctxbench.tasks.ruler.family import DoesNotFit, RulerSettings, largest_that_fits
 from ctxbench.tasks.ruler.fwe import _ZETA, word_counts
 from ctxbench.tasks.ruler.niah import Niah
 from ctxbench.tasks.ruler.stream import Stream
@@ -78,10 +78,10 @@ def test_samples_are_the_official_ones(data, tok, golden_dir, empty_cache, subta
 )
 def test_answer_positions_are_the_official_ones(data, tok, golden_dir, subtask):
     counter = build._counter(tok, False)
-    family = SUBTASKS[subtask].make(Setting(4096, 3))
+    family = SUBTASKS[subtask].make(RulerSettings(4096, 3))
     ours = [
-        family.answer_position(counter, draft)
-        for _, draft, _ in itertools.islice(family.make(counter), 3)
+        family.answer_position(counter, sample)
+        for _, sample, _ in itertools.islice(family.make(counter), 3)
     ]
     wanted = golden(golden_dir, subtask, 4096)
     assert ours == [row["token_position_answer"] for row in wanted]
@@ -152,7 +152,7 @@ def test_strict_fills_and_never_exceeds(data, tokenizer, subtask):
     samples = 24 if subtask == "niah_multikey_3" else 5
     metadata = {"tokenizer": name, "samples": samples, "fidelity": "strict"}
     encode = load_tokenizer(name)
-    family = SUBTASKS[subtask].make(Setting(4096))
+    family = SUBTASKS[subtask].make(RulerSettings(4096))
     fills = []
     for doc in build.load(subtask, 4096, **metadata)["test"]:
         ids = encode(build.doc_to_text(doc) + doc["gen_prefix"]).input_ids
@@ -285,7 +285,7 @@ def test_chat_template_is_counted_and_the_prefix_comes_last(data, empty_cache, m
         for doc in build.load(subtask, 4096, **metadata)["test"]:
             text = f"[INST] {build.doc_to_text(doc)} [/INST]{doc['gen_prefix']}"
             ids = tokenizer(text, add_special_tokens=False).input_ids
-            new = SUBTASKS[subtask].make(Setting(4096)).new_tokens
+            new = SUBTASKS[subtask].make(RulerSettings(4096)).new_tokens
             assert len(ids) + new == doc["tokens"] <= 4096
             # The official CWE example is a turn of its own.
             assert text.count("[INST]") == (2 if subtask == "cwe" else 1)
@@ -363,8 +363,8 @@ def test_interval_is_wilsons():
 
 def test_unfit_samples_do_not_hang(data, tok):
     counter = TokenCounter(load_tokenizer(tok))
-    family = SUBTASKS["niah_multikey_3"].make(Setting(256, 1))
-    assert isinstance(next(family.make(counter)), Unfit)
+    family = SUBTASKS["niah_multikey_3"].make(RulerSettings(256, 1))
+    assert isinstance(next(family.make(counter)), DoesNotFit)
     assert render(["a", "b"]) == "ab"
 
 

@@ -11,7 +11,7 @@ from ctxbench.core.compat.foreign import Foreign, Library, Mention
 if TYPE_CHECKING:
     from nltk.tokenize.punkt import PunktSentenceTokenizer
 
-NLTK = Library("nltk", "3.9 to 3.10", "nltk>=3.9,<3.11")
+NLTK = Library("nltk", "3.10", "nltk>=3.10,<3.11")
 
 _WHY = "find the borders of sentences as RULER does"
 _FIELDS = ("collocations", "sent_starters", "abbrev_types", "ortho_context")

@@ -15,6 +15,6 @@ _PRE_TOKENIZER = Foreign(TOKENIZERS, "tokenizers.pre_tokenizers", "PreTokenizer.
 ENTRIES = (_NORMALIZER, _PRE_TOKENIZER)
 
 
-def rules_of(component: Any) -> dict[str, Any] | None:
+def rules_of(component: Any) -> dict[str, Any]:
     """Return the rules of a normalizer or pre-tokenizer as tokenizer.json has them."""
-    return None if component is None else json.loads(_NORMALIZER.of(component)())
+    return json.loads(_NORMALIZER.of(component)())

@@ -3,7 +3,7 @@
 from ctxbench.core.compat.foreign import Library
 from ctxbench.core.compat.package_text import PackageText
 
-WONDERWORDS = Library("wonderwords", "2.2 to 3.0", "wonderwords>=2.2,<4")
+WONDERWORDS = Library("wonderwords", "3.0", "wonderwords>=3.0.1,<3.1")
 LISTS = {
     name: PackageText(
         WONDERWORDS, "wonderwords", f"assets/{name}list.txt", "draw the words of RULER"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ctxbench.tasks import needle_grid
-from ctxbench.tasks.needle_grid import DEPTHS, Frame, Grid, Setting
+from ctxbench.tasks.needle_grid import DEPTHS, Frame, Grid, GridSettings
 from ctxbench.tasks.niah.haystack import load_haystack
 from ctxbench.tasks.niah.needles import draw, draw_lceg
 from ctxbench.tasks.recipes import RecipeFile
@@ -39,7 +39,7 @@ GRIDS = {
 def load(ctx_length: int, ctx_grid: str = "niah", **metadata: Any) -> dict[str, Any]:
     """Return one task's samples; see `needle_grid.load`."""
     grid = GRIDS[ctx_grid]
-    return needle_grid.load(grid, ctx_length, metadata, _setting(grid, metadata))
+    return needle_grid.load(grid, ctx_length, metadata, _settings(grid, metadata))
 
 
 def doc_to_text(doc: dict) -> str:
@@ -47,14 +47,14 @@ def doc_to_text(doc: dict) -> str:
     return needle_grid.prompt(GRIDS[doc["grid"]], doc)
 
 
-def _setting(grid: Grid, metadata: dict[str, Any]) -> Setting:
-    setting = needle_grid.setting_of(grid, metadata)
+def _settings(grid: Grid, metadata: dict[str, Any]) -> GridSettings:
+    settings = needle_grid.settings_of(grid, metadata)
     if grid.name != "niah_lceg":
-        return setting
+        return settings
     # Nothing is drawn, so no seed; the study's misplaced tokens only where they are asked for.
     leak = metadata.get("fidelity") == "lceg"
     bos = load_tokenizer(tokenizer_name(**metadata)).bos_token if leak else None
-    return replace(setting, seed=0, bos=bos or "")
+    return replace(settings, seed=0, bos=bos or "")
 
 
 # ------------------------------------------------------------- `ctxbench data`
@@ -83,7 +83,7 @@ def get_recipes(
 ) -> RecipeFile:
     """Return the recipes of one task, from the cache or made now."""
     found = GRIDS[grid]
-    return needle_grid.get_recipes(found, length, metadata, _setting(found, metadata), progress)
+    return needle_grid.get_recipes(found, length, metadata, _settings(found, metadata), progress)
 
 
 def recount(found: RecipeFile, tokenizer: str | None = None) -> None:

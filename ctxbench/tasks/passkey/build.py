@@ -64,7 +64,7 @@ GRID = Grid("passkey", Frame(f"{_TASK}\n", "\n{question}", "\n", 10), _haystack,
 
 def load(ctx_length: int, **metadata: Any) -> dict[str, Any]:
     """Return one task's samples; see `needle_grid.load`."""
-    return needle_grid.load(GRID, ctx_length, metadata, needle_grid.setting_of(GRID, metadata))
+    return needle_grid.load(GRID, ctx_length, metadata, needle_grid.settings_of(GRID, metadata))
 
 
 def doc_to_text(doc: dict) -> str:
@@ -98,8 +98,8 @@ def get_recipes(
     length: int, metadata: dict[str, Any], progress: Callable[[], object] = lambda: None
 ) -> RecipeFile:
     """Return the recipes of one task, from the cache or made now."""
-    setting = needle_grid.setting_of(GRID, metadata)
-    return needle_grid.get_recipes(GRID, length, metadata, setting, progress)
+    settings = needle_grid.settings_of(GRID, metadata)
+    return needle_grid.get_recipes(GRID, length, metadata, settings, progress)
 
 
 def recount(found: RecipeFile, tokenizer: str | None = None) -> None:

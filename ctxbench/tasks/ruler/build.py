@@ -12,7 +12,7 @@ from ctxbench.tasks import recipes
 from ctxbench.tasks.essays import load_essays
 from ctxbench.tasks.model_window import check_window
 from ctxbench.tasks.ruler import templates, words
-from ctxbench.tasks.ruler.family import Draft, Family, Recipe, Setting, Unfit
+from ctxbench.tasks.ruler.family import DoesNotFit, Family, Recipe, RulerSettings, Sample
 from ctxbench.tasks.ruler.qa import load_corpus
 from ctxbench.tasks.ruler.subtasks import LENGTHS, SUBTASKS
 from ctxbench.tasks.token_count import TokenCounter, fingerprint, render
@@ -109,12 +109,12 @@ def load(ctx_subtask: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
     found = get_recipes(ctx_subtask, ctx_length, metadata)
     report_skips(found)
     options = Options.of(metadata)
-    setting = json.dumps(asdict(_setting(ctx_length, options, tokenizer_name(**metadata))))
+    settings = json.dumps(asdict(_settings(ctx_length, options, tokenizer_name(**metadata))))
     rows = [
         {
             "subtask": ctx_subtask,
             "length": ctx_length,
-            "setting": setting,
+            "setting": settings,
             **row,
             "recipe": json.dumps(row["recipe"]),
         }
@@ -142,17 +142,17 @@ def report_skips(found: recipes.RecipeFile) -> None:
 def doc_to_text(doc: dict) -> str:
     """Return a sample's prompt, up to the answer's beginning."""
     family = _family(doc["subtask"], doc["setting"])
-    return render(family.draft(json.loads(doc["recipe"])).parts)
+    return render(family.sample(json.loads(doc["recipe"])).parts)
 
 
 @functools.lru_cache(maxsize=32)
-def _family(subtask: str, setting: str) -> Family:
-    fields = json.loads(setting)
-    return SUBTASKS[subtask].make(Setting(**fields | {"chat": tuple(fields["chat"])}))
+def _family(subtask: str, settings: str) -> Family:
+    fields = json.loads(settings)
+    return SUBTASKS[subtask].make(RulerSettings(**fields | {"chat": tuple(fields["chat"])}))
 
 
-def _setting(length: int, options: Options, tokenizer: str) -> Setting:
-    return Setting(
+def _settings(length: int, options: Options, tokenizer: str) -> RulerSettings:
+    return RulerSettings(
         length=length,
         samples=options.samples,
         seed=options.seed,
@@ -196,14 +196,14 @@ def get_recipes(
     """
     options = Options.of(metadata)
     name = tokenizer_name(**metadata)
-    setting = _setting(length, options, name)
+    settings = _settings(length, options, name)
     key = {
         "generator": ["ruler", VERSION],
         "leaf": leaf_name(subtask, length),
         "subtask": subtask,
         "length": length,
         **{k: v for k, v in asdict(options).items() if k not in ("data_dir", "chat")},
-        "chat": list(setting.chat),
+        "chat": list(settings.chat),
         "tokenizer": _fingerprint(name),
         "texts": _texts_digest(),
         "data": {kind: _data_digest(kind, options.data_dir) for kind in SUBTASKS[subtask].data},
@@ -212,7 +212,7 @@ def get_recipes(
 
     def make() -> tuple[list[recipes.Row], dict[str, Any]]:
         rows, report = make_rows(
-            leaf_name(subtask, length), SUBTASKS[subtask].make(setting), counter, options, progress
+            leaf_name(subtask, length), SUBTASKS[subtask].make(settings), counter, options, progress
         )
         return rows, report | {"tokenizer_name": name}
 
@@ -261,16 +261,16 @@ def make_rows(
     rows: list[recipes.Row] = []
     skipped = 0
     needed: list[int] = []
-    for sample in family.make(counter):
-        if isinstance(sample, Unfit):
+    for made in family.make(counter):
+        if isinstance(made, DoesNotFit):
             skipped += 1
-            if sample.tokens is not None:
-                needed.append(sample.tokens)
+            if made.tokens is not None:
+                needed.append(made.tokens)
             # A family without questions has no other to go on to.
             if options.unfit == "error" or (not family.questions and skipped > len(rows)):
                 raise _cannot_fit(leaf, family, needed, options.unfit)
             continue
-        rows.append(_row(family, counter, len(rows), *sample))
+        rows.append(_row(family, counter, len(rows), *made))
         progress()
         if len(rows) == options.samples:
             break
@@ -280,21 +280,21 @@ def make_rows(
 
 
 def _row(
-    family: Family, counter: TokenCounter, index: int, recipe: Recipe, draft: Draft, tokens: int
+    family: Family, counter: TokenCounter, index: int, recipe: Recipe, sample: Sample, tokens: int
 ) -> recipes.Row:
-    depth = family.depth(counter, draft, tokens)
+    depth = family.depth(counter, sample, tokens)
     return {
         "index": index,
         "tokens": tokens,
         "depth": None if depth is None else round(depth, 6),
-        "outputs": draft.outputs,
-        "gen_prefix": draft.prefix,
+        "outputs": sample.outputs,
+        "gen_prefix": sample.prefix,
         "recipe": {k: v for k, v in recipe.items() if not k.startswith("_")},
     }
 
 
 def _cannot_fit(leaf: str, family: Family, needed: list[int], unfit: str) -> ValueError:
-    length = family.setting.length
+    length = family.settings.length
     what = f"{leaf} has a sample that cannot fit {length} tokens"
     if not needed:
         return ValueError(f"{what}, whatever its haystack. Take a longer length.")
@@ -323,15 +323,15 @@ def recount(found: recipes.RecipeFile, tokenizer: str | None = None) -> None:
         raise ValueError(
             f"The tokenizer {name} is not the one this was made with. Give it with --tokenizer."
         )
-    setting = Setting(
+    settings = RulerSettings(
         key["length"], key["samples"], key["seed"], key["fidelity"], tuple(key["chat"])
     )
-    family = SUBTASKS[key["subtask"]].make(setting)
+    family = SUBTASKS[key["subtask"]].make(settings)
     counter = TokenCounter(
         load_tokenizer(name), key["fidelity"] == "strict" and not any(key["chat"]), additive=False
     )
     for row in found.rows:
-        tokens = family.count(counter, family.draft(row["recipe"]))
+        tokens = family.count(counter, family.sample(row["recipe"]))
         if tokens != row["tokens"]:
             raise ValueError(
                 f"Sample {row['index']} has {tokens} tokens, but {row['tokens']} were recorded: "

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ctxbench.tasks.ruler import templates, words
-from ctxbench.tasks.ruler.family import Draft, Family, Recipe
+from ctxbench.tasks.ruler.family import Family, Recipe, Sample
 from ctxbench.tasks.ruler.stream import Stream
-from ctxbench.tasks.token_count import Part, Stretch, TokenCounter
+from ctxbench.tasks.token_count import CountedText, PromptPart, TokenCounter
 
 COMMON = 10
 _NUMBERS: list[str] = []  # "1.", "2.", ...: one list, so that its token sums are made once
@@ -75,7 +75,7 @@ class CommonWords(Family):
 
     def __post_init__(self):
         self._template = templates.template("cwe")
-        short = self.setting.length < 4096
+        short = self.settings.length < 4096
         self._example_words = 20 if short else 40
         self._example_counts = Counts(3, 1) if short else Counts(10, 3)
         self._counts = Counts(6, 1) if short else Counts(30, 3)
@@ -88,7 +88,7 @@ class CommonWords(Family):
     @property
     def most_units(self) -> int:
         """Return how many words LCEG has."""
-        return len(words.common_words(self.setting.seed))
+        return len(words.common_words(self.settings.seed))
 
     @property
     def fewest_units(self) -> int:
@@ -99,26 +99,26 @@ class CommonWords(Family):
         """Return the size to try after one that was too long: never fewer than the common words."""
         return size - self.step if size - self.step >= COMMON else size
 
-    def answers(self, draft: Draft) -> str:
+    def answers(self, sample: Sample) -> str:
         """Return the answers as LCEG's growth counts them."""
-        return " " + " ".join(f"{n}. {word}" for n, word in enumerate(draft.outputs, 1))
+        return " " + " ".join(f"{n}. {word}" for n, word in enumerate(sample.outputs, 1))
 
     def upper_bound(self, stream: Stream, counter: TokenCounter) -> int:
         """Return the largest size the binary search tries."""
         per_word = self.probe(stream, 4096, counter) / 4096
-        return int(self.setting.length // per_word) * 2
+        return int(self.settings.length // per_word) * 2
 
     def draw(self, stream: Stream, size: int, index: int) -> Recipe:
         """Draw in the official order: the example's words, then the list's."""
         place = stream.drawn
         chosen = self._choose(stream, size)
-        return {"size": size, "from": [self.setting.seed, place], "_chosen": chosen}
+        return {"size": size, "from": [self.settings.seed, place], "_chosen": chosen}
 
     def _choose(self, stream: Stream, size: int) -> tuple[list[str], list[str]]:
-        source = words.common_words(self.setting.seed)
+        source = words.common_words(self.settings.seed)
         example = stream.sample(source, self._example_words)
-        if size > len(source) and self.setting.fidelity == "nvidia":
-            source = words.english_words(self.setting.data_dir)
+        if size > len(source) and self.settings.fidelity == "nvidia":
+            source = words.english_words(self.settings.data_dir)
         return example, stream.sample(source, size)
 
     def draw_strict(self, stream: Stream, size: int, index: int, depth: float) -> Recipe:
@@ -133,7 +133,7 @@ class CommonWords(Family):
             chosen += [pairs[k] for k in random.Random(seed).sample(range(len(pairs)), more)]
         return _shuffled(other)[: self._example_words], chosen
 
-    def draft(self, recipe: Recipe) -> Draft:
+    def sample(self, recipe: Recipe) -> Sample:
         """Make the prompt: the example with its answer, then the list."""
         if "own" in recipe:
             example, chosen = self._choose_strict(recipe)
@@ -142,22 +142,22 @@ class CommonWords(Family):
             example, chosen = recipe.get("_chosen") or self._choose(
                 Stream(*recipe["from"]), recipe["size"]
             )
-            seeds = [self.setting.seed] * 2
+            seeds = [self.settings.seed] * 2
         head, tail = self._template.body.split("{context}")
-        before, after = self.setting.chat
+        before, after = self.settings.chat
         answer = " ".join(f"{n}. {word}" for n, word in enumerate(example[:COMMON], 1))
         # LCEG has no space between the answer's beginning and the example's answer.
-        space = "" if self.setting.fidelity == "lceg" else " "
+        space = "" if self.settings.fidelity == "lceg" else " "
         end = f"{tail}{after}{self._template.prefix}{space}{answer}\n{before}{head}"
         listed = self._example_counts.repeat(example)
         listed = numbered(listed, layout(len(listed), seeds[0]))
-        return Draft(
+        return Sample(
             parts=[head, listed, end, *self._long_list(chosen, seeds[1]), tail],
             prefix=self._template.prefix,
             outputs=chosen[:COMMON],
         )
 
-    def _long_list(self, chosen: list[str], seed: int | list[int]) -> list[Part]:
+    def _long_list(self, chosen: list[str], seed: int | list[int]) -> list[PromptPart]:
         """Return the list: its first number and last word, and what is between by sums."""
         counts = self._counts
         length = COMMON * counts.common + (len(chosen) - COMMON) * counts.rare
@@ -175,7 +175,7 @@ class CommonWords(Family):
             marks = counter.between(numbers(length), 1, length)
             return total + marks - counter.costs([last_word])[0]
 
-        return ["1.", Stretch(text, tokens), f" {last_word}"]
+        return ["1.", CountedText(text, tokens), f" {last_word}"]
 
 
 def numbered(listed: list[str], order: list[int]) -> str:

@@ -1,7 +1,7 @@
 """What the RULER families share: a sample as a recipe, and the three ways to size it.
 
 A family draws *recipes*: small dictionaries from which a prompt can be made again without the
-tokenizer. `draft` turns a recipe into the parts of a prompt. The sizing below decides how much
+tokenizer. `sample` turns a recipe into the parts of a prompt. The sizing below decides how much
 haystack a recipe gets:
 
 - `nvidia`: the official generator (github.com/NVIDIA/RULER, scripts/data/synthetic). A binary
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ctxbench.tasks.ruler.stream import Stream
-from ctxbench.tasks.token_count import Part, TokenCounter
+from ctxbench.tasks.token_count import PromptPart, TokenCounter
 
 Recipe = dict[str, Any]
 
@@ -29,7 +29,7 @@ Recipe = dict[str, Any]
 REDRAWS = 50
 
 
-class Unfit(Exception):
+class DoesNotFit(Exception):
     """A sample cannot be made at this length.
 
     Attributes:
@@ -42,7 +42,7 @@ class Unfit(Exception):
 
 
 @dataclass(frozen=True)
-class Setting:
+class RulerSettings:
     """What the samples of one leaf depend on besides its subtask and the tokenizer.
 
     Attributes:
@@ -63,7 +63,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Draft:
+class Sample:
     """A sample made from its recipe.
 
     Attributes:
@@ -73,7 +73,7 @@ class Draft:
         depth: where the answer lies, 0 (start) to 1; None where it is everywhere.
     """
 
-    parts: list[Part]
+    parts: list[PromptPart]
     prefix: str
     outputs: list[str]
     depth: float | None = None
@@ -81,9 +81,9 @@ class Draft:
 
 @dataclass
 class Family(ABC):
-    """One of the five kinds of subtasks, in one setting."""
+    """One of the five kinds of subtasks, under its settings."""
 
-    setting: Setting
+    settings: RulerSettings
     new_tokens: int = field(init=False)
 
     @property
@@ -104,12 +104,12 @@ class Family(ABC):
         """Draw a sample whose answer lies at `depth`; more units only add to it."""
 
     @abstractmethod
-    def draft(self, recipe: Recipe) -> Draft:
+    def sample(self, recipe: Recipe) -> Sample:
         """Make the sample of a recipe."""
 
-    def answers(self, draft: Draft) -> str:
+    def answers(self, sample: Sample) -> str:
         """Return what LCEG's growth counts behind the prompt."""
-        return f" {draft.outputs}"
+        return f" {sample.outputs}"
 
     @property
     def most_units(self) -> int | None:
@@ -119,14 +119,14 @@ class Family(ABC):
     def begin(self, stream: Stream, counter: TokenCounter) -> None:  # noqa: B027  (optional)
         """Draw what comes before all samples."""
 
-    def count(self, counter: TokenCounter, draft: Draft) -> int:
+    def count(self, counter: TokenCounter, sample: Sample) -> int:
         """Count a sample's tokens, chat template and new tokens included."""
-        head, tail = self.setting.chat
-        return counter.count([head, *draft.parts, tail + draft.prefix]) + self.new_tokens
+        head, tail = self.settings.chat
+        return counter.count([head, *sample.parts, tail + sample.prefix]) + self.new_tokens
 
-    def depth(self, counter: TokenCounter, draft: Draft, tokens: int) -> float | None:
+    def depth(self, counter: TokenCounter, sample: Sample, tokens: int) -> float | None:
         """Return where the answer lies, 0 to 1; None where it is everywhere."""
-        return draft.depth
+        return sample.depth
 
     # -- nvidia and lceg ---------------------------------------------------------------------
 
@@ -137,15 +137,15 @@ class Family(ABC):
 
     def probe(self, stream: Stream, size: int, counter: TokenCounter, answers: bool = False) -> int:
         """Count the prompt of a random sample, and LCEG's answers behind it."""
-        draft = self.draft(self.draw(stream, size, 0))
-        head, tail = self.setting.chat
-        end = tail + draft.prefix + (self.answers(draft) if answers else "")
-        return counter.count([head, *draft.parts, end])
+        sample = self.sample(self.draw(stream, size, 0))
+        head, tail = self.settings.chat
+        end = tail + sample.prefix + (self.answers(sample) if answers else "")
+        return counter.count([head, *sample.parts, end])
 
     def upper_bound(self, stream: Stream, counter: TokenCounter) -> int:
         """Return the largest size the binary search tries."""
         per_unit = self.probe(stream, self.step, counter) / self.step
-        return int(self.setting.length / per_unit * 3)
+        return int(self.settings.length / per_unit * 3)
 
     def search(self, stream: Stream, counter: TokenCounter) -> int:
         """Find the official haystack size."""
@@ -154,7 +154,7 @@ class Family(ABC):
         lower = self.step
         while lower <= upper:
             middle = (lower + upper) // 2
-            if self.probe(stream, middle, counter) + self.overhead <= self.setting.length:
+            if self.probe(stream, middle, counter) + self.overhead <= self.settings.length:
                 best, lower = middle, middle + 1
             else:
                 upper = middle - 1
@@ -163,9 +163,9 @@ class Family(ABC):
     def grow(self, stream: Stream, counter: TokenCounter) -> int:
         """Find LCEG's haystack size."""
         size, total = self.step, 0
-        while total < self.setting.length:
+        while total < self.settings.length:
             total = self.probe(stream, size, counter, answers=True) + self.overhead
-            if total > self.setting.length:
+            if total > self.settings.length:
                 return size - self.step
             size += self.step
             if self.most_units is not None and size > self.most_units:
@@ -178,7 +178,7 @@ class Family(ABC):
 
     def fit(
         self, stream: Stream, counter: TokenCounter, size: int, index: int
-    ) -> tuple[Recipe, Draft, int]:
+    ) -> tuple[Recipe, Sample, int]:
         """Draw one sample until it fits, as the official loop does."""
         fewest, stuck = None, 0
         while stuck < REDRAWS:
@@ -188,17 +188,17 @@ class Family(ABC):
                 if self.shrink(size) == size:
                     break
             else:
-                draft = self.draft(recipe)
-                tokens = self.count(counter, draft)
-                if tokens <= self.setting.length:
-                    return recipe, draft, tokens
+                sample = self.sample(recipe)
+                tokens = self.count(counter, sample)
+                if tokens <= self.settings.length:
+                    return recipe, sample, tokens
                 fewest = min(tokens, fewest or tokens)
             if self.shrink(size) == size:
                 stuck += 1
                 if stuck == 1 and self.hopeless(counter, size, index):
                     break
             size = self.shrink(size)
-        raise Unfit(fewest)
+        raise DoesNotFit(fewest)
 
     def hopeless(self, counter: TokenCounter, size: int, index: int) -> bool:
         """Say whether no draw of this sample can fit, so that the official loop never ends."""
@@ -208,19 +208,19 @@ class Family(ABC):
 
     def fill(
         self, counter: TokenCounter, index: int, depth: float, guess: int
-    ) -> tuple[Recipe, Draft, int]:
+    ) -> tuple[Recipe, Sample, int]:
         """Draw one sample with as many units as fit."""
-        found: dict[int, tuple[Recipe, Draft, int]] = {}
+        found: dict[int, tuple[Recipe, Sample, int]] = {}
 
         def tokens(size: int) -> int:
             recipe = self.draw_strict(self.own_stream(index), size, index, depth)
-            draft = self.draft(recipe)
-            found[size] = (recipe, draft, self.count(counter, draft))
+            sample = self.sample(recipe)
+            found[size] = (recipe, sample, self.count(counter, sample))
             return found[size][2]
 
-        size = largest_that_fits(tokens, self.setting.length, self.fewest_units, guess)
+        size = largest_that_fits(tokens, self.settings.length, self.fewest_units, guess)
         if size is None:
-            raise Unfit(tokens(self.fewest_units))
+            raise DoesNotFit(tokens(self.fewest_units))
         return found[size]
 
     @property
@@ -234,28 +234,30 @@ class Family(ABC):
 
     def own_seed(self, index: int) -> str:
         """Return the seed of a strict sample's stream."""
-        return f"{self.setting.seed}/{type(self).__name__}/{self.setting.length}/{index}"
+        return f"{self.settings.seed}/{type(self).__name__}/{self.settings.length}/{index}"
 
     # -- all samples -------------------------------------------------------------------------
 
-    def make(self, counter: TokenCounter) -> Iterator[tuple[Recipe, Draft, int] | Unfit]:
-        """Make samples for ever, or until the questions end; an `Unfit` is one that was skipped."""
-        if self.setting.fidelity == "strict":
+    def make(self, counter: TokenCounter) -> Iterator[tuple[Recipe, Sample, int] | DoesNotFit]:
+        """Make samples for ever, or until the questions end; `DoesNotFit` for each one skipped."""
+        if self.settings.fidelity == "strict":
             yield from self._make_strict(counter)
             return
-        stream = Stream(self.setting.seed)
+        stream = Stream(self.settings.seed)
         self.begin(stream, counter)
-        lceg = self.setting.fidelity == "lceg"
+        lceg = self.settings.fidelity == "lceg"
         size = self.grow(stream, counter) if lceg else self.search(stream, counter)
         for index in self.indices():
             try:
                 yield self.fit(stream, counter, size, index)
-            except Unfit as unfit:
+            except DoesNotFit as unfit:
                 yield unfit
 
-    def _make_strict(self, counter: TokenCounter) -> Iterator[tuple[Recipe, Draft, int] | Unfit]:
+    def _make_strict(
+        self, counter: TokenCounter
+    ) -> Iterator[tuple[Recipe, Sample, int] | DoesNotFit]:
         self.begin(self.own_stream(-1), counter)
-        strata = list(range(self.setting.samples))
+        strata = list(range(self.settings.samples))
         shuffler = random.Random(self.own_seed(-2))
         shuffler.shuffle(strata)
         made, guess = 0, self.step
@@ -264,7 +266,7 @@ class Family(ABC):
             depth = (strata[made % len(strata)] + shuffler.random()) / len(strata)
             try:
                 sample = self.fill(counter, index, depth, guess)
-            except Unfit as unfit:
+            except DoesNotFit as unfit:
                 yield unfit
             else:
                 made, guess = made + 1, sample[0]["size"]

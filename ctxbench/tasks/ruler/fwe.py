@@ -14,9 +14,9 @@ import numpy as np
 
 from ctxbench.tasks.ruler import templates
 from ctxbench.tasks.ruler.cwe import layout
-from ctxbench.tasks.ruler.family import Draft, Family, Recipe, Unfit
+from ctxbench.tasks.ruler.family import DoesNotFit, Family, Recipe, Sample
 from ctxbench.tasks.ruler.stream import Stream
-from ctxbench.tasks.token_count import Part, Stretch, TokenCounter
+from ctxbench.tasks.token_count import CountedText, PromptPart, TokenCounter
 
 _LETTERS = 6
 _ALPHA = 2.0
@@ -40,8 +40,8 @@ class FrequentWords(Family):
     def __post_init__(self):
         self._template = templates.template("fwe")
         # LCEG's budget forgets the new tokens: its prompts can be longer than the length.
-        lceg = self.setting.fidelity == "lceg"
-        self._budget = self.setting.length - (0 if lceg else self.new_tokens)
+        lceg = self.settings.fidelity == "lceg"
+        self._budget = self.settings.length - (0 if lceg else self.new_tokens)
         self._vocabulary = self._budget // 50
 
     @property
@@ -63,7 +63,7 @@ class FrequentWords(Family):
         while len(set(drawn)) < self._vocabulary:
             drawn.append("".join(stream.choices(string.ascii_lowercase, k=_LETTERS)))
         ranked = sorted(set(drawn))
-        Stream(self.setting.seed).shuffle(ranked)
+        Stream(self.settings.seed).shuffle(ranked)
         return [_NOISE, *ranked[1:]]
 
     def draw(self, stream: Stream, size: int, index: int) -> Recipe:
@@ -79,21 +79,21 @@ class FrequentWords(Family):
             drawn["".join(stream.choices(string.ascii_lowercase, k=_LETTERS))] = None
         return {"size": size, "words": list(drawn), "own": own}
 
-    def draft(self, recipe: Recipe) -> Draft:
+    def sample(self, recipe: Recipe) -> Sample:
         """Make the prompt."""
         head, tail = self._template.body.split("{context}")
-        return Draft(
+        return Sample(
             parts=[head, *self._text(recipe), tail],
             prefix=self._template.prefix,
             outputs=recipe["words"][1:4],
         )
 
-    def _text(self, recipe: Recipe) -> list[Part]:
+    def _text(self, recipe: Recipe) -> list[PromptPart]:
         ranked = recipe["words"]
         counts = word_counts(recipe["size"], self._vocabulary)
         total = sum(counts)
         ends = np.cumsum(counts)
-        order = layout(total, recipe.get("own", self.setting.seed))
+        order = layout(total, recipe.get("own", self.settings.seed))
 
         def word(place: int) -> str:
             return ranked[int(np.searchsorted(ends, order[place], side="right"))]
@@ -109,7 +109,7 @@ class FrequentWords(Family):
             both = sum(counter.costs([word(0), word(-1)]))
             return sum(c * n for c, n in zip(costs, counts, strict=True)) - both
 
-        return [word(0), Stretch(text, tokens), f" {word(-1)}"]
+        return [word(0), CountedText(text, tokens), f" {word(-1)}"]
 
     # The official generator has its own search, by prompts without the new tokens.
 
@@ -119,7 +119,7 @@ class FrequentWords(Family):
 
         def tokens() -> int:
             used = recipe["words"][: len(word_counts(recipe["size"], self._vocabulary))]
-            return self.count(counter, self.draft(recipe | {"words": used})) - self.new_tokens
+            return self.count(counter, self.sample(recipe | {"words": used})) - self.new_tokens
 
         while tokens() < self._budget:
             recipe["size"] += self.step
@@ -131,7 +131,7 @@ class FrequentWords(Family):
 
     def fit(
         self, stream: Stream, counter: TokenCounter, size: int, index: int
-    ) -> tuple[Recipe, Draft, int]:
+    ) -> tuple[Recipe, Sample, int]:
         """Draw one sample and take words away, in its vocabulary, until it fits."""
         ranked = self._draw_words(stream)
         fewest = None
@@ -140,9 +140,9 @@ class FrequentWords(Family):
             if len(used) < 4:
                 break
             recipe = {"size": size, "words": used}
-            draft = self.draft(recipe)
-            fewest = self.count(counter, draft)
+            sample = self.sample(recipe)
+            fewest = self.count(counter, sample)
             if fewest - self.new_tokens <= self._budget:
-                return recipe, draft, fewest
+                return recipe, sample, fewest
             size -= self.step
-        raise Unfit(fewest)
+        raise DoesNotFit(fewest)

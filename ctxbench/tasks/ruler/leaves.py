@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ctxbench.tasks import leaf_files
 from ctxbench.tasks.ruler.build import leaf_name
-from ctxbench.tasks.ruler.family import Setting
+from ctxbench.tasks.ruler.family import RulerSettings
 from ctxbench.tasks.ruler.subtasks import LENGTHS, SUBTASKS
 
 FOLDER = Path(__file__).parent / "leaves"
@@ -26,7 +26,7 @@ def leaves() -> dict[str, dict]:
     categories = dict.fromkeys(task.category for task in SUBTASKS.values())
     for key, length in LENGTHS.items():
         for name, subtask in SUBTASKS.items():
-            tokens = subtask.make(Setting(length)).new_tokens
+            tokens = subtask.make(RulerSettings(length)).new_tokens
             files[leaf_name(name, length)] = {
                 "include": "../_ruler.yaml",
                 "task": leaf_name(name, length),

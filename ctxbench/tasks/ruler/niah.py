@@ -12,10 +12,10 @@ import numpy as np
 
 from ctxbench.tasks.essays import load_essays
 from ctxbench.tasks.ruler import templates
-from ctxbench.tasks.ruler.family import Draft, Family, Recipe
+from ctxbench.tasks.ruler.family import Family, Recipe, Sample
 from ctxbench.tasks.ruler.stream import Stream
 from ctxbench.tasks.ruler.words import pairs
-from ctxbench.tasks.token_count import Part, TokenCounter, repeated_line, word_run
+from ctxbench.tasks.token_count import PromptPart, TokenCounter, repeated_line, word_run
 
 DEPTHS = [int(depth) for depth in np.round(np.linspace(0, 100, num=40))]  # percent
 _FULL, _ATTEMPTS = 0.995, 8  # a strict haystack of needles is redrawn until it is this full
@@ -66,12 +66,12 @@ class Niah(Family):
 
     @cached_property
     def _essays(self):
-        return load_essays(self.setting.data_dir)
+        return load_essays(self.settings.data_dir)
 
     @property
     def step(self) -> int:
         """Official: 500 words or 25 lines; 5 lines below 4k."""
-        short = self.haystack != "essay" and self.setting.length < 4096
+        short = self.haystack != "essay" and self.settings.length < 4096
         return 5 if short else _STEPS[self.haystack]
 
     @property
@@ -79,9 +79,9 @@ class Niah(Family):
         """Return the words of the essays, which LCEG does not repeat."""
         return self._essays.source_words if self.haystack == "essay" else None
 
-    def answers(self, draft: Draft) -> str:
+    def answers(self, sample: Sample) -> str:
         """Return the answers as LCEG's growth counts them."""
-        return " ".join(draft.outputs)
+        return " ".join(sample.outputs)
 
     def _draw_needles(self, stream: Stream) -> Recipe:
         keys: list[str] = []
@@ -106,7 +106,7 @@ class Niah(Family):
         recipe: Recipe = {**self._draw_needles(stream), "size": size}
         count = self.keys * self.values
         order = list(range(count))
-        Stream(self.setting.seed).shuffle(order)
+        Stream(self.settings.seed).shuffle(order)
         recipe["order"] = order
         if self.haystack == "essay":
             end = self._essays.prefix(size)
@@ -117,7 +117,7 @@ class Niah(Family):
             recipe |= {"span": [0, end], "at": [starts[place] for place in places]}
         else:
             if self.haystack == "needle":
-                recipe["filler"] = [self.setting.seed, stream.drawn]
+                recipe["filler"] = [self.settings.seed, stream.drawn]
                 recipe["_filler"] = self._draw_filler(stream, size)
             recipe["at"] = sorted(stream.sample(range(size), count), reverse=True)
         recipe["asked"] = stream.sample(range(self.keys), self.queries)
@@ -151,25 +151,25 @@ class Niah(Family):
 
     def fill(
         self, counter: TokenCounter, index: int, depth: float, guess: int
-    ) -> tuple[Recipe, Draft, int]:
+    ) -> tuple[Recipe, Sample, int]:
         """Fill a sample; where one more line is too long, try other lines and keep the fullest."""
         best = None
         for attempt in range(_ATTEMPTS if self.haystack == "needle" else 1):
             self._attempt = attempt
             sample = super().fill(counter, index, depth, guess)
             best = max(best or sample, sample, key=lambda made: made[2])
-            if best[2] >= _FULL * self.setting.length:
+            if best[2] >= _FULL * self.settings.length:
                 break
         assert best is not None
         return best
 
     def _random_span(self, stream: Stream, size: int) -> list[int]:
         """Return a stretch of the essays that begins with a sentence."""
-        room = self._essays.prefix(self._essays.source_words) - self.setting.length
+        room = self._essays.prefix(self._essays.source_words) - self.settings.length
         start = stream.choice(self._essays.sentence_starts(0, max(room, 1)))
         return [start, start + size]
 
-    def draft(self, recipe: Recipe) -> Draft:
+    def sample(self, recipe: Recipe) -> Sample:
         """Make the prompt; where the answer lies takes a tokenizer, see `depth`."""
         needles = [
             self._needle.format(type_needle_v=self.value, key=key, value=value)
@@ -181,13 +181,13 @@ class Niah(Family):
         query = ", ".join(asked[:-1]) + ", and " + asked[-1] if len(asked) > 1 else asked[0]
         texts = {"type_needle_v": self._kind, "query": query}
         head, tail = (text.format(**texts) for text in self._body)
-        return Draft(
+        return Sample(
             parts=[head, *self._context(recipe, needles), tail],
             prefix=self._prefix.format(**texts),
             outputs=[value for k in recipe["asked"] for value in recipe["values"][k]],
         )
 
-    def _context(self, recipe: Recipe, needles: list[str]) -> list[Part]:
+    def _context(self, recipe: Recipe, needles: list[str]) -> list[PromptPart]:
         if self.haystack == "essay":
             return self._essay_context(recipe, needles)
         if self.haystack == "needle":
@@ -206,7 +206,7 @@ class Niah(Family):
     def _redraw_filler(self, recipe: Recipe) -> list[str]:
         return self._draw_filler(Stream(*recipe["filler"]), recipe["size"])
 
-    def _essay_context(self, recipe: Recipe, needles: list[str]) -> list[Part]:
+    def _essay_context(self, recipe: Recipe, needles: list[str]) -> list[PromptPart]:
         start, end = recipe["span"]
         borders = [start, *recipe["at"], end]
         words = self._essays.words_to(end)
@@ -214,22 +214,22 @@ class Niah(Family):
         parts = list(runs[0])
         for needle, run in zip(needles, runs[1:], strict=True):
             # The official join leaves a space beside an empty run; ours does not.
-            if self.setting.fidelity == "strict":
+            if self.settings.fidelity == "strict":
                 parts += [" "] * bool(parts) + [needle] + [" "] * (run != [""]) + run
                 parts = [part for part in parts if part]
             else:
                 parts += [" ", needle, " ", *run]
         return parts
 
-    def depth(self, counter: TokenCounter, draft: Draft, tokens: int) -> float:
+    def depth(self, counter: TokenCounter, sample: Sample, tokens: int) -> float:
         """Return the share of the prompt's tokens that come before the first answer."""
-        return self.answer_position(counter, draft) / (tokens - self.new_tokens)
+        return self.answer_position(counter, sample) / (tokens - self.new_tokens)
 
-    def answer_position(self, counter: TokenCounter, draft: Draft) -> int:
+    def answer_position(self, counter: TokenCounter, sample: Sample) -> int:
         """Count the tokens before the first answer, as the official `token_position_answer`."""
-        head = self.setting.chat[0]
-        for number, part in enumerate(draft.parts):
-            if isinstance(part, str) and draft.outputs[0] in part:
-                before = part[: part.index(draft.outputs[0])]
-                return counter.count([head, *draft.parts[:number], before])
+        head = self.settings.chat[0]
+        for number, part in enumerate(sample.parts):
+            if isinstance(part, str) and sample.outputs[0] in part:
+                before = part[: part.index(sample.outputs[0])]
+                return counter.count([head, *sample.parts[:number], before])
         raise AssertionError("a needle is always in its prompt")

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from ctxbench.core.assets import require_data
 from ctxbench.tasks.ruler import templates
-from ctxbench.tasks.ruler.family import Draft, Family, Recipe
+from ctxbench.tasks.ruler.family import Family, Recipe, Sample
 from ctxbench.tasks.ruler.stream import Stream
-from ctxbench.tasks.token_count import Part, Stretch, TokenCounter, units
+from ctxbench.tasks.token_count import CountedText, PromptPart, TokenCounter, units
 
 _GET = {
     "squad": "It is SQuAD 2.0's dev-v2.0.json (rajpurkar.github.io/SQuAD-explorer).",
@@ -127,12 +127,12 @@ class QuestionAnswering(Family):
     def __post_init__(self):
         self._template = templates.template("qa")
         self._mark = templates.document().split("{document}")[0]
-        self._bodies: dict[int, list[Part]] = {}
+        self._bodies: dict[int, list[PromptPart]] = {}
 
     @cached_property
     def corpus(self) -> Corpus:
         """Return the questions and documents."""
-        return load_corpus(self.dataset, self.setting.data_dir)
+        return load_corpus(self.dataset, self.settings.data_dir)
 
     @property
     def step(self) -> int:
@@ -159,16 +159,16 @@ class QuestionAnswering(Family):
         shortest = heapq.nsmallest(more, pool, key=lambda n: len(self.corpus.documents[n]))
         recipe = {"size": size, "question": index, "documents": [*question.own, *shortest]}
         # Fewest characters are not quite fewest tokens, so this leaves some room.
-        return self.count(counter, self.draft(recipe)) > 1.1 * self.setting.length
+        return self.count(counter, self.sample(recipe)) > 1.1 * self.settings.length
 
     def draw(self, stream: Stream, size: int, index: int) -> Recipe:
         """Choose documents as the official code does: its own, of the same article, others."""
         question, count = self.corpus.questions[index], len(self.corpus.documents)
         if size >= count:
             # LCEG takes every document once; the official code begins again.
-            times = 1 if self.setting.fidelity == "lceg" else -(-size // count)
+            times = 1 if self.settings.fidelity == "lceg" else -(-size // count)
             chosen = [*range(count)] * times
-            chosen = chosen if self.setting.fidelity == "lceg" else chosen[:size]
+            chosen = chosen if self.settings.fidelity == "lceg" else chosen[:size]
         elif size - len(question.own) > len(question.near):
             taken = {*question.own, *question.near}
             others = [n for n in range(count) if n not in taken]
@@ -176,7 +176,7 @@ class QuestionAnswering(Family):
             chosen += stream.sample(others, max(0, size - len(chosen)))
         else:
             chosen = question.own + stream.sample(question.near, size - len(question.own))
-        random.Random(self.setting.seed).shuffle(chosen)
+        random.Random(self.settings.seed).shuffle(chosen)
         return {"size": size, "question": index, "documents": chosen}
 
     def draw_strict(self, stream: Stream, size: int, index: int, depth: float) -> Recipe:
@@ -204,26 +204,26 @@ class QuestionAnswering(Family):
         """Return 0: the answer's document is not counted."""
         return 0
 
-    def draft(self, recipe: Recipe) -> Draft:
+    def sample(self, recipe: Recipe) -> Sample:
         """Make the prompt."""
         question = self.corpus.questions[recipe["question"]]
         head, tail = self._template.body.replace("{query}", question.text, 1).split("{context}", 1)
         documents = recipe["documents"]
-        parts: list[Part] = [head]
+        parts: list[PromptPart] = [head]
         for number, place in enumerate(documents, 1):
             mark = self._mark.format(i=number)
             parts += [mark if number == 1 else f"\n\n{mark}", *self._body(place)]
         gold = recipe.get("gold")
         if gold is None:
             gold = documents.index(question.gold[0])
-        return Draft(
+        return Sample(
             parts=[*parts, tail],
             prefix=self._template.prefix,
             outputs=question.answers,
             depth=(gold + 0.5) / len(documents),
         )
 
-    def _body(self, place: int) -> list[Part]:
+    def _body(self, place: int) -> list[PromptPart]:
         """Return a document as its first and last unit, and what is between by its sum."""
         if place not in self._bodies:
             text = self.corpus.documents[place]
@@ -231,25 +231,25 @@ class QuestionAnswering(Family):
             self._bodies[place] = [text]
             if len(pieces) > 3:
                 inside = text[len(pieces[0]) : -len(pieces[-1]) - 1]
-                stretch = Stretch(lambda: inside, lambda counter: counter.inside(inside))
-                self._bodies[place] = [pieces[0], stretch, f" {pieces[-1]}"]
+                counted = CountedText(lambda: inside, lambda counter: counter.inside(inside))
+                self._bodies[place] = [pieces[0], counted, f" {pieces[-1]}"]
         return self._bodies[place]
 
     def fill(
         self, counter: TokenCounter, index: int, depth: float, guess: int
-    ) -> tuple[Recipe, Draft, int]:
+    ) -> tuple[Recipe, Sample, int]:
         """Fill with documents in random order, then with the largest ones that still fit."""
-        recipe, draft, tokens = super().fill(counter, index, depth, guess)
+        recipe, sample, tokens = super().fill(counter, index, depth, guess)
         texts = self.corpus.documents
-        spare = {n: counter.rough(texts[n]) for n in recipe["_others"][:_SPARE]}
+        spare = {n: counter.behind_a_word(texts[n]) for n in recipe["_others"][:_SPARE]}
         for place in sorted(spare, key=lambda n: -spare[n]):
-            if tokens + spare[place] > self.setting.length:
+            if tokens + spare[place] > self.settings.length:
                 continue
             gold = recipe["documents"][recipe["gold"]]
             others = [n for k, n in enumerate(recipe["documents"]) if k != recipe["gold"]]
             fuller = self._arrange(index, gold, [*others, place], depth)
-            fuller_draft = self.draft(fuller)
-            count = self.count(counter, fuller_draft)
-            if count <= self.setting.length:
-                recipe, draft, tokens = fuller, fuller_draft, count
-        return recipe, draft, tokens
+            fuller_sample = self.sample(fuller)
+            count = self.count(counter, fuller_sample)
+            if count <= self.settings.length:
+                recipe, sample, tokens = fuller, fuller_sample, count
+        return recipe, sample, tokens

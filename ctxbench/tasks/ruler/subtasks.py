@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ctxbench.tasks.ruler.cwe import CommonWords
-from ctxbench.tasks.ruler.family import Family, Setting
+from ctxbench.tasks.ruler.family import Family, RulerSettings
 from ctxbench.tasks.ruler.fwe import FrequentWords
 from ctxbench.tasks.ruler.niah import Niah
 from ctxbench.tasks.ruler.qa import QuestionAnswering
@@ -34,9 +34,9 @@ class Subtask:
     options: dict[str, Any] = field(default_factory=dict)
     data: tuple[str, ...] = ()
 
-    def make(self, setting: Setting) -> Family:
-        """Return the family in a setting."""
-        return self.family(setting, **self.options)
+    def make(self, settings: RulerSettings) -> Family:
+        """Return the family under some settings."""
+        return self.family(settings, **self.options)
 
 
 def _niah(haystack: str, key: str = "words", value: str = "numbers", **counts: int) -> Subtask:

@@ -12,9 +12,9 @@ from functools import cached_property
 import numpy as np
 
 from ctxbench.tasks.ruler import templates
-from ctxbench.tasks.ruler.family import Draft, Family, Recipe
+from ctxbench.tasks.ruler.family import Family, Recipe, Sample
 from ctxbench.tasks.ruler.stream import Stream
-from ctxbench.tasks.token_count import Part, TokenCounter, render, repeated_line
+from ctxbench.tasks.token_count import PromptPart, TokenCounter, render, repeated_line
 
 _EXAMPLE_TOKENS = 500
 _EXAMPLE_VALUE = "12345"  # what the official example holds before it is replaced
@@ -38,10 +38,10 @@ class VariableTracking(Family):
     new_tokens: int = field(init=False, default=30)
 
     def __post_init__(self):
-        self._lceg = self.setting.fidelity == "lceg"
+        self._lceg = self.settings.fidelity == "lceg"
         self._template = templates.template("vt", misspelled=self._lceg)
         self._noise = templates.noise()
-        self._values = np.random.RandomState(self.setting.seed)
+        self._values = np.random.RandomState(self.settings.seed)
         self._example_recipe: Recipe = {}
         self._example_tokens = 0
         if self.is_example:
@@ -55,14 +55,14 @@ class VariableTracking(Family):
     @property
     def step(self) -> int:
         """Official: 10 lines; 5 in the example, and below 4k (not in LCEG)."""
-        short = self.is_example or (self.setting.length < 4096 and not self._lceg)
+        short = self.is_example or (self.settings.length < 4096 and not self._lceg)
         return 5 if short else 10
 
     @cached_property
     def _example(self) -> "VariableTracking":
         fidelity = "lceg" if self._lceg else "nvidia"
-        setting = replace(self.setting, length=_EXAMPLE_TOKENS, fidelity=fidelity, chat=("", ""))
-        return VariableTracking(setting, hops=self.hops, is_example=True)
+        settings = replace(self.settings, length=_EXAMPLE_TOKENS, fidelity=fidelity, chat=("", ""))
+        return VariableTracking(settings, hops=self.hops, is_example=True)
 
     def begin(self, stream: Stream, counter: TokenCounter) -> None:
         """Draw the example as the official code does: a sample of at most 500 tokens."""
@@ -76,9 +76,9 @@ class VariableTracking(Family):
 
     def _example_text(self, recipe: Recipe) -> str:
         """Return the example with its answer."""
-        draft = self._example.draft(recipe)
+        sample = self._example.sample(recipe)
         names = " ".join(recipe["names"])
-        return f"{render(draft.parts)}{draft.prefix} {names}" + ("\n\n" if self._lceg else "\n")
+        return f"{render(sample.parts)}{sample.prefix} {names}" + ("\n\n" if self._lceg else "\n")
 
     def _draw_names(self, stream: Stream, letters: int) -> list[str]:
         return [
@@ -122,16 +122,16 @@ class VariableTracking(Family):
 
     def probe(self, stream: Stream, size: int, counter: TokenCounter, answers: bool = False) -> int:
         """Count the prompt of a random chain, without its example."""
-        draft = self.draft(self.draw_chain(stream, size, 0))
-        head, tail = self.setting.chat
-        end = tail + draft.prefix + (self.answers(draft) if answers else "")
-        return counter.count([head, *draft.parts, end])
+        sample = self.sample(self.draw_chain(stream, size, 0))
+        head, tail = self.settings.chat
+        end = tail + sample.prefix + (self.answers(sample) if answers else "")
+        return counter.count([head, *sample.parts, end])
 
-    def count(self, counter: TokenCounter, draft: Draft) -> int:
+    def count(self, counter: TokenCounter, sample: Sample) -> int:
         """Count a sample; LCEG counts chain and example apart."""
         if not self._lceg or self.is_example:
-            return super().count(counter, draft)
-        return counter.count([*draft.parts[1:], draft.prefix]) + self.overhead
+            return super().count(counter, sample)
+        return counter.count([*sample.parts[1:], sample.prefix]) + self.overhead
 
     def shrink(self, size: int) -> int:
         """Return the size to try after one that was too long; LCEG tries the same again."""
@@ -170,14 +170,14 @@ class VariableTracking(Family):
             names = self._draw_names(stream, letters)
         return names
 
-    def draft(self, recipe: Recipe) -> Draft:
+    def sample(self, recipe: Recipe) -> Sample:
         """Make the prompt: the example, then the chain in its noise."""
         body, tail = self._template.body.split("{context}")
         texts = {"query": recipe["value"], "num_v": self.hops + 1}
         statements = chain(recipe["names"], recipe["value"])
         context = self._inside_lines if self._lceg else self._between_lines
         parts = [body, *context(recipe, statements), tail.format(**texts)]
-        return Draft(
+        return Sample(
             parts=[self._example_of(recipe), *parts],
             prefix=self._template.prefix.format(**texts),
             outputs=recipe["names"],
@@ -197,9 +197,9 @@ class VariableTracking(Family):
                 text = text.replace(old, new)
         return f"{text}\n"
 
-    def _between_lines(self, recipe: Recipe, statements: list[str]) -> list[Part]:
+    def _between_lines(self, recipe: Recipe, statements: list[str]) -> list[PromptPart]:
         """Put every statement on its own line."""
-        parts: list[Part] = []
+        parts: list[PromptPart] = []
         done = 0
         for place, statement in zip(recipe["at"], statements, strict=True):
             parts += [*self._lines(place - done), f"{statement}\n"]
@@ -209,10 +209,10 @@ class VariableTracking(Family):
             return [*parts[:-1], statements[-1]]
         return [*parts, *repeated_line(self._noise, recipe["size"] - done)]
 
-    def _lines(self, count: int) -> list[Part]:
+    def _lines(self, count: int) -> list[PromptPart]:
         return [*repeated_line(self._noise, count), "\n"] if count else []
 
-    def _inside_lines(self, recipe: Recipe, statements: list[str]) -> list[Part]:
+    def _inside_lines(self, recipe: Recipe, statements: list[str]) -> list[PromptPart]:
         """Put the statements between pieces that are joined by spaces, as LCEG does."""
         pieces = [self._noise + "\n"] * recipe["size"]
         if self._splits(recipe["size"]):
