@@ -7,7 +7,7 @@ from typing import Any
 
 from ctxbench.core.compat.foreign import Foreign, Library
 
-TOKENIZERS = Library("tokenizers", "0.23", "tokenizers>=0.23,<0.24")
+TOKENIZERS = Library("tokenizers", "0.22 to 0.23", "tokenizers>=0.22,<0.24")
 
 _WHY = "read the rules of a tokenizer without its vocabulary"
 _NORMALIZER = Foreign(TOKENIZERS, "tokenizers.normalizers", "Normalizer.__getstate__", _WHY)
