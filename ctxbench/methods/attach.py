@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ctxbench.core.compat.transformers import check_for_methods
 from ctxbench.methods.base import Method
 from ctxbench.methods.transparent import expands, make_transparent
 
@@ -17,6 +18,7 @@ def attach(model: Any, method: Method) -> None:
     A method installed before is taken out first; the same method with other options (a longer
     length) keeps its own tensors.
     """
+    check_for_methods()
     before = getattr(model, "ctxbench_method", None)
     kept = {}
     if before is not None:

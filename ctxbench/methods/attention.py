@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AttentionInterface, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface
 
+from ctxbench.core.compat.transformers import attention_of
 from ctxbench.methods.base import Method, default_length
 from ctxbench.methods.bounded import BoundedCache, place_in_row
 from ctxbench.methods.cache import KeptLayer, keep_rotated
@@ -72,7 +73,7 @@ class AttentionMethod(Method):
         seam = Seam(self, base.rotary_emb, model.config)
         base.rotary_emb = Unrotated(seam)
         seam.hook = base.register_forward_pre_hook(_begin_forward, with_kwargs=True)
-        seam.replaced = model.config._attn_implementation
+        seam.replaced = attention_of(model.config)
         model.set_attn_implementation(IMPLEMENTATION)
 
     def release_model(self, model) -> None:

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ctxbench.core.compat.torch import times_written
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.kernels.ode import solve, stage_times
 from ctxbench.methods.record import original_length
@@ -251,7 +252,7 @@ class CLEXRotary(RequestRotary):
         if torch.is_grad_enabled() and (self.up.requires_grad or self.down.requires_grad):
             return self.method.solve(self.config, t, self.up, self.down)
         weights = (self.up, self.down)
-        now = tuple(v for w in weights for v in (w.data_ptr(), w._version))
+        now = tuple(v for w in weights for v in (w.data_ptr(), times_written(w)))
         if now != self._kept_for:
             self._kept, self._kept_for = {}, now
         if t not in self._kept:

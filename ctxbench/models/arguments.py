@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import fields
 from typing import Any
 
-from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from ctxbench.core.assets import resolve_model
+from ctxbench.core.compat.lm_eval import model_arguments
 from ctxbench.core.errors import near_names
 from ctxbench.core.lengths import parse_length
 from ctxbench.methods.record import read_record
@@ -54,7 +53,7 @@ def split_arguments(
         name = record.method if record else None
     base, _ = method_and_options(name or "none")
     options = {field.name for field in fields(method_class(base))} | set(STATEMENTS)
-    harness = set(inspect.signature(HFLM.__init__).parameters) - {"self", "kwargs"}
+    harness = model_arguments()
     asked = {key: value for key, value in given.items() if key in options}
     others = {key: value for key, value in given.items() if key not in options}
     for key in others:

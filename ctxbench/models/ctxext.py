@@ -11,6 +11,8 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.models.utils_hf import stop_sequences_criteria
 
+from ctxbench.core.compat.lm_eval import keeps_answers
+from ctxbench.core.compat.transformers import attention_of
 from ctxbench.core.errors import show_user_errors_plainly
 from ctxbench.models.answers import AnswerCache, answer_all, fingerprint, weights_hash
 from ctxbench.models.arguments import generation_arguments, stride_asked
@@ -96,7 +98,7 @@ class CtxExt(ExtendedHFLM):
                 **self.identity(),
                 "stride": self.stride,
                 "dtype": str(self.hf_model.dtype),
-                "attention": getattr(self.hf_model.config, "_attn_implementation", None),
+                "attention": attention_of(self.hf_model.config),
                 "tokenizer": len(self.tokenizer),
                 "versions": [torch.__version__, transformers.__version__],
             }
@@ -109,7 +111,7 @@ class CtxExt(ExtendedHFLM):
 
     def set_cache_hook(self, cache_hook) -> None:
         """Refuse the harness's `--use_cache`, whose keys do not know the model."""
-        if getattr(cache_hook, "dbdict", None) is not None:
+        if keeps_answers(cache_hook):
             raise ValueError(
                 "--use_cache keeps answers by prompt alone, so one method's would be served to "
                 "another. Leave it out and give the model argument cache=FOLDER: its keys hold "

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from ctxbench import __version__
 from ctxbench.core.assets import resolve_model
+from ctxbench.core.compat.lm_eval import check_hooks
 from ctxbench.core.refused import readable_config
 from ctxbench.methods.adapters import load_adapters
 from ctxbench.methods.attach import method_of
@@ -44,6 +45,7 @@ class ExtendedHFLM(_HFLM):
         dtype: str | torch.dtype = "auto",
         **kwargs: Any,
     ):
+        check_hooks()
         name = None if method is None or method == "None" else str(method)
         asked, others = split_arguments(pretrained, name, kwargs)
         if (window := window_asked(length, max_length)) is not None:

@@ -21,12 +21,12 @@ and pairs of words are new in every sample, what is between their inner cuts is 
 What is not listed here is not known to be local, and its prompts are tokenized whole.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from ctxbench.core.compat.tokenizers import rules_of
 from ctxbench.tasks.split_pattern import (
     ANYTHING,
     CHARACTERS,
@@ -117,7 +117,7 @@ def _steps(component: Any, key: str) -> list[dict]:
     def flat(step: dict) -> list[dict]:
         return [s for member in step[key] for s in flat(member)] if key in step else [step]
 
-    return [] if component is None else flat(json.loads(component.__getstate__()))
+    return [] if component is None else flat(rules_of(component))
 
 
 def _normalize(steps: list[dict]) -> str:

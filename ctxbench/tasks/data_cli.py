@@ -28,6 +28,7 @@ def add_parser(subparsers):
     build.add_argument(
         "--chat", action="store_true", default=None, help="count the tokenizer's chat template"
     )
+    build.add_argument("--templates", help="ruler: checked (default) or unchecked")
     build.add_argument("--data-dir", help="searched for local data before CTXBENCH_DATA")
     build.set_defaults(run=_build)
     listing = commands.add_parser("ls", help="list what is there")
@@ -66,7 +67,7 @@ def _build(options: argparse.Namespace) -> int:
             f"There is no task or group {options.task!r}. Names are like ruler_32k, ruler_32k_qa, "
             "ruler_32k_vt, niah_32k or passkey_32k; see `ctxbench ls tasks`."
         )
-    chosen = ("tokenizer", "samples", "seed", "fidelity", "unfit", "chat", "data_dir")
+    chosen = ("tokenizer", "samples", "seed", "fidelity", "unfit", "chat", "templates", "data_dir")
     metadata = {name: v for name in chosen if (v := getattr(options, name)) is not None}
     columns = (SpinnerColumn(), *Progress.get_default_columns()[:2], MofNCompleteColumn())
     failures = []

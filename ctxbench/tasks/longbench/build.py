@@ -39,6 +39,7 @@ def docs(
     ctx_length: int,
     budget: str = "official",
     data_dir: str | None = None,
+    templates: str = "checked",
     **metadata,
 ) -> dict[str, datasets.Dataset]:
     """Build the prompts of one task (lm-eval calls this as `custom_dataset`).
@@ -49,6 +50,7 @@ def docs(
         budget: metadata; `official` leaves room for the answer, `lceg` does not, as the paper's
             runs: such a prompt may pass the window, which the model `ctxext` is told is meant.
         data_dir: metadata; searched before `CTXBENCH_DATA`.
+        templates: metadata; `unchecked` goes on with a prompt that is not the one checked.
         metadata: names the tokenizer.
 
     Raises:
@@ -61,7 +63,7 @@ def docs(
             "the answer) or 'lceg' (it may fill the window, as in the paper). Give one of them."
         )
     tokenizer = load_tokenizer(tokenizer_name(**metadata))
-    prompt = load_prompt(ctx_dataset.removesuffix("_e"))
+    prompt = load_prompt(ctx_dataset.removesuffix("_e"), templates)
     rows, skipped = [], 0
     for row in read_rows(ctx_dataset, data_dir):
         if not row["context"].strip() or not row["answers"]:

@@ -30,7 +30,10 @@ def leaves(numbers: Sequence[int] | None) -> Leaves:
                     # No stop text: the official code cuts when it scores, and a leading newline,
                     # which it strips, would end the answer before it began.
                     "until": [],
-                    "max_gen_toks": load_prompt(name.removesuffix("_e")).max_gen_toks,
+                    "max_gen_toks": load_prompt(
+                        name.removesuffix("_e"),
+                        "unchecked",  # checked when prompts are made
+                    ).max_gen_toks,
                     "do_sample": False,
                 },
             }

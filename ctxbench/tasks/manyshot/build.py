@@ -134,6 +134,7 @@ def lceg_docs(
     samples: int = trec.TEST_QUESTIONS,
     lceg_window: int = 32768,
     data_dir: str | None = None,
+    templates: str = "checked",
     **metadata,
 ) -> dict[str, datasets.Dataset]:
     """Build the paper's form of the task: LongBench's trec prompt, generated and cut.
@@ -147,11 +148,12 @@ def lceg_docs(
         lceg_window: metadata; tokens the prompt is cut to, without room for the answer as in the
             paper, which gave its base model 4096 and the extended ones 32768.
         data_dir: metadata; searched before `CTXBENCH_DATA`.
+        templates: metadata; `unchecked` goes on with a prompt that is not the one checked.
         metadata: names the tokenizer.
     """
     _check_counts(runs=runs, samples=samples)
     tokenizer = load_tokenizer(tokenizer_name(**metadata))
-    prompt = load_prompt("trec")
+    prompt = load_prompt("trec", templates)
     rows = []
     for number in range(runs):
         run = trec_run(ctx_labels, ctx_shots, number, seed, samples, data_dir)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ctxbench.core.compat.templates import RULER, check_templates
 from ctxbench.core.lengths import LADDER, length_name
 from ctxbench.tasks import recipes
 from ctxbench.tasks.essays import load_essays
@@ -37,6 +38,7 @@ class Options:
         unfit: a question that cannot fit is skipped for the next, or an error.
         chat: count and place the tokenizer's chat template (give --apply_chat_template too).
         data_dir: searched for local data before `CTXBENCH_DATA`.
+        templates: `unchecked` goes on with prompt texts that are not those that were checked.
     """
 
     samples: int = 500
@@ -45,6 +47,7 @@ class Options:
     unfit: str = "skip"
     chat: bool = False
     data_dir: str | None = None
+    templates: str = "checked"
 
     @classmethod
     def of(cls, metadata: dict[str, Any]) -> "Options":
@@ -179,6 +182,7 @@ def get_recipes(
         progress: called after every sample that is made.
     """
     options = Options.of(metadata)
+    check_templates(RULER.values(), options.templates)
     name = tokenizer_name(**metadata)
     settings = _settings(length, options, name)
     key = {
@@ -186,7 +190,8 @@ def get_recipes(
         "leaf": leaf_name(subtask, length),
         "subtask": subtask,
         "length": length,
-        **{k: v for k, v in asdict(options).items() if k not in ("data_dir", "chat")},
+        **{k: v for k, v in asdict(options).items() if k not in ("data_dir", "chat", "templates")},
+        **({} if options.templates == "checked" else {"templates": options.templates}),
         "chat": list(settings.chat),
         "tokenizer": _fingerprint(name),
         "texts": _texts_digest(),
