@@ -194,7 +194,7 @@ def test_lm_eval_with_other_task_managers_is_left_alone(monkeypatch):
     original = Manager.__init__
     monkeypatch.setattr(manager, "TaskManager", Manager)
     with pytest.raises(ForeignChanged, match=r"TaskManager\.__init__\(folders\) instead of"):
-        lm_eval.include_tasks(manager, Path)
+        lm_eval.include_tasks(manager, Path, lambda name: None)
     assert Manager.__init__ is original
 
 
@@ -249,7 +249,7 @@ def other_texts(monkeypatch):
 def test_ruler_goes_on_with_other_texts_by_name_and_records_it(other_texts):
     from lm_eval.tasks import TaskManager
 
-    from ctxbench.core.assets import tasks_path
+    from ctxbench.tasks.leaf_files import tasks_path
 
     def build(**metadata):
         given = {"tokenizer": "mini", "samples": 1, **metadata}

@@ -193,6 +193,7 @@ def include_tasks(
     if hasattr(manager, "discover_plugin_task_paths") or getattr(original, "_ctxbench", False):
         return
     _MANAGER.find()
+    look_ups = {hook.name.rpartition(".")[2]: hook.find() for hook in _LOOK_UPS}
 
     @functools.wraps(original)
     def __init__(self, verbosity=None, include_path=None, include_defaults=True, *args, **kwargs):
@@ -208,9 +209,8 @@ def include_tasks(
 
     __init__._ctxbench = True  # type: ignore[attr-defined]
     manager.TaskManager.__init__ = __init__
-    for hook in _LOOK_UPS:
-        name = hook.name.rpartition(".")[2]
-        setattr(manager.TaskManager, name, _looking_further(hook.find(), unlisted))
+    for name, look_up in look_ups.items():
+        setattr(manager.TaskManager, name, _looking_further(look_up, unlisted))
 
 
 def _looking_further(
