@@ -24,6 +24,7 @@ class Template:
     prefix: str
 
 
+@functools.lru_cache
 def _source(name: str) -> ast.Module:
     spec = importlib.util.find_spec("lm_eval")
     assert spec is not None
