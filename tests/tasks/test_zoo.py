@@ -65,6 +65,7 @@ FRAGMENTS = (
 TEXTS = st.lists(st.sampled_from(FRAGMENTS), max_size=24).map("".join)
 
 
+@pytest.mark.filterwarnings("ignore:This sequence already has")  # ByT5, of a text with </s>
 @settings(max_examples=40)
 @given(text=TEXTS, special_tokens=st.booleans())
 @pytest.mark.parametrize("name", zoo.NAMES)
@@ -94,10 +95,11 @@ NEEDLES = [name for name in SUBTASKS if name.startswith("niah")]
 
 @pytest.mark.parametrize(("number", "name"), list(enumerate(zoo.NAMES)))
 def test_ruler(zoo_path, data, number, name):
-    """Every family with every tokenizer; every subtask with some of them."""
-    needle, qa = NEEDLES[number % len(NEEDLES)], ("qa_1", "qa_2")[number % 2]
+    """Needles with every tokenizer, every subtask with some of them; all with all are slow."""
+    others = ("vt", "cwe", "fwe", "qa_1", "qa_2")
+    subtasks = [NEEDLES[number % len(NEEDLES)], others[number % 5], others[(number + 2) % 5]]
     tokenizer = load_tokenizer(zoo_path(name))
-    check_ruler(tokenizer, RulerSettings(2048, 1, seed=7), [needle, "vt", "cwe", "fwe", qa])
+    check_ruler(tokenizer, RulerSettings(2048, 1, seed=7), subtasks)
     strict = RulerSettings(2048, 1, seed=7, fidelity="strict")
     check_ruler(tokenizer, strict, list(SUBTASKS)[number % len(SUBTASKS) :][:1])
 
