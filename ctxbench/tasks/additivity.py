@@ -44,7 +44,8 @@ INNER_CUT = re.compile(r"(?<=[a-z0-9])(?=-[a-z0-9])|(?<=[a-z])(?=[0-9])|(?<=[0-9
 COMPOUND = re.compile(r"[A-Za-z0-9.,:;!?\n-]+")
 """A unit that may be cut at its inner cuts: no added token that matters is made of these."""
 
-_OVER_CUT = frozenset(product(CHARACTERS - {" ", WHITE}, " "))
+_VISIBLE = CHARACTERS - {" ", WHITE}
+_OVER_CUT = frozenset(product(_VISIBLE, " "))
 _OVER_INNER_CUT = frozenset(
     {*product(LETTERS | DIGITS, "-"), *product(LETTERS, DIGITS), *product(DIGITS, LETTERS)}
 )
@@ -60,9 +61,9 @@ _TOKEN_OVER_CUT = {
 }
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_BETWEEN_SPACES = Pieces(frozenset(product(CHARACTERS - {" ", WHITE}, repeat=2)), frozenset(" "))
+_BETWEEN_SPACES = Pieces(frozenset(product(_VISIBLE, _VISIBLE)), frozenset(" "))
 _PRE_TOKENIZERS = {
-    "Punctuation": Pieces(frozenset(product({"-", OTHER}, repeat=2)), frozenset("-")),
+    "Punctuation": Pieces(frozenset(product("-" + OTHER, "-" + OTHER)), frozenset("-")),
     "Whitespace": _BETWEEN_SPACES,
     "WhitespaceSplit": _BETWEEN_SPACES,
     "BertPreTokenizer": _BETWEEN_SPACES,
@@ -212,9 +213,8 @@ def _check_model(backend: Any, space: str, over_cut: re.Pattern[str]) -> None:
     alphabet = pre_tokenizers.ByteLevel.alphabet() if space == "Ġ" else [space, *alphabet]
     if any(character not in vocabulary for character in alphabet):
         raise _Unproven("its vocabulary lacks characters")
-    for token in vocabulary:
-        if over_cut.search(token):
-            raise _Unproven(f"its vocabulary has {token!r}, which spans a cut")
+    if spanning := [token for token in vocabulary if over_cut.search(token)]:
+        raise _Unproven(f"its vocabulary has {min(spanning)!r}, which spans a cut")
 
 
 def _holds_inner_cuts(backend: Any, space: str) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from ctxbench.tasks.additivity import COMPOUND, CUT, INNER_CUT, additivity
 from ctxbench.tasks.tokenizer import count_tokens, plain_backend
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def units(text: str) -> list[str]:
 
 
 class _Joined(Exception):
-    """A unit holds an added token that joins what is around it."""
+    """A unit holds an added token that changes how the text beside it is read."""
 
 
 class TokenCounter:
@@ -121,12 +124,18 @@ class TokenCounter:
 
     def count(self, parts: Sequence[PromptPart]) -> int:
         """Count the tokens of a prompt."""
+        total = self._unless_joined(lambda: self._sum(parts))
+        return self.exact(render(parts)) if total is None else total
+
+    def _unless_joined(self, summed: Callable[[], T]) -> T | None:
+        """Return a sum; None, now and for ever, once there is a text that cannot be summed."""
         if self.whole is None:
             try:
-                return self._sum(parts)
+                return summed()
             except _Joined:
-                pass
-        return self.exact(render(parts))
+                self.whole = "they hold an added token that changes how the text beside it is read"
+                logger.info("Prompt lengths: %s.", self.how)
+        return None
 
     def _sum(self, parts: Sequence[PromptPart]) -> int:
         # Text between two counted ones is counted together; only the very first unit starts a text.
@@ -194,24 +203,21 @@ class TokenCounter:
 
     def behind_a_word(self, text: str) -> int:
         """Count the tokens a text adds behind a word and a space; for texts that come again."""
-        if self.whole is None:
-            try:
-                return self.inside(f" {text}")
-            except _Joined:
-                pass
-        if text not in self._texts:
-            self._texts[text] = self.exact(f"a {text}") - self.exact("a")
-        return self._texts[text]
+        total = self._unless_joined(lambda: self.inside(f" {text}"))
+        if total is None:
+            known = self._texts
+            total = known[text] = known.get(text) or self.exact(f"a {text}") - self.exact("a")
+        return total
 
     def offsets(self, words: Sequence[str], borders: Sequence[int]) -> list[int]:
         """Count the tokens from the first border to each, of words in the middle of a text."""
-        if self.whole is None:
-            try:
-                return [self.between(words, borders[0], border) for border in borders]
-            except _Joined:
-                pass
-        pieces = (" ".join(words[a:b]) for a, b in pairwise(borders))
-        return list(accumulate(map(self.behind_a_word, pieces), initial=0))
+        found = self._unless_joined(
+            lambda: [self.between(words, borders[0], border) for border in borders]
+        )
+        if found is None:
+            pieces = (" ".join(words[a:b]) for a, b in pairwise(borders))
+            found = list(accumulate(map(self.behind_a_word, pieces), initial=0))
+        return found
 
     def _text(self, text: str, start: bool) -> int:
         """Count a text that starts the prompt or begins at a cut, and ends at one."""

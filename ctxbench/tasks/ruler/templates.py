@@ -19,16 +19,19 @@ class Template:
     prefix: str
 
 
+@functools.cache
 def needle() -> str:
     """Return the needle's sentence, with `{type_needle_v}`, `{key}` and `{value}`."""
     return RULER["needle"].read()
 
 
+@functools.cache
 def noise() -> str:
     """Return the line that fills a noise haystack."""
     return RULER["noise"].read()
 
 
+@functools.cache
 def document() -> str:
     """Return how a document is written, with `{i}` and `{document}`."""
     return RULER["document"].read()
