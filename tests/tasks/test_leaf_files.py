@@ -1,12 +1,12 @@
 """Task files are made at first use: whole, by several processes at once, at any length."""
 
-import json
 import os
 import re
 import subprocess
 import sys
 
 import pytest
+import yaml
 from lm_eval.tasks.manager import TaskManager
 
 from ctxbench.core.lengths import length_name, parse_length
@@ -41,7 +41,7 @@ def test_every_file_includes_a_hand_written_one_that_exists(cache):
     files = list(tasks_path().rglob("*.yaml"))
     assert len(files) == sum(map(len, leaf_files.all_leaves().values())) > 500
     for file in files:
-        content = json.loads(file.read_text())
+        content = yaml.safe_load(file.read_text())
         assert content.get("group", content["task"]) == file.stem
         assert "group" in content or os.path.isfile(content["include"])
     assert set(manager().all_tasks) == {file.stem for file in files}
