@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from ctxbench import load_model
+from ctxbench.train.export import gather_weights
 from ctxbench.train.loop import train
 from ctxbench.train.sequence import SequenceParallel
 from tests.methods.tiny import tiny_model
