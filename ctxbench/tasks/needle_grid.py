@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from ctxbench.tasks import recipes
-from ctxbench.tasks.model_window import check_window
+from ctxbench.tasks.chat import chat_texts
+from ctxbench.tasks.model_window import check_task_length
 from ctxbench.tasks.token_count import Part, TokenCounter, fingerprint, render, word_run
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
@@ -249,8 +250,6 @@ def setting_of(grid: Grid, metadata: dict[str, Any]) -> Setting:
         )
     setting = Setting(samples=grid.samples or samples, seed=seed)
     if chat:
-        from ctxbench.tasks.ruler.build import chat_texts
-
         setting = replace(setting, chat=chat_texts(load_tokenizer(tokenizer_name(**metadata))))
     return setting
 
@@ -305,7 +304,7 @@ def load(grid: Grid, length: int, metadata: dict[str, Any], setting: Setting) ->
     """
     import datasets
 
-    check_window(length, grid.leaf(length), metadata)
+    check_task_length(length, grid.leaf(length), metadata)
     found = get_recipes(grid, length, metadata, setting)
     common = {
         "grid": grid.name,
