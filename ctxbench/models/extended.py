@@ -15,12 +15,12 @@ from ctxbench.core.refused import readable_config
 from ctxbench.methods.adapters import load_adapters
 from ctxbench.methods.attach import method_of
 from ctxbench.methods.record import read_record
-from ctxbench.models.arguments import split_arguments, window_asked
+from ctxbench.models.arguments import check_in_memory, split_arguments, window_asked
+from ctxbench.models.checkpoint_errors import explained
 from ctxbench.models.checks import check_bos, check_tokenizer
 from ctxbench.models.choosing import choose_method
 from ctxbench.models.loading import check_dtype, edited_config, extend, finish_loading, load_config
 from ctxbench.models.processes import check_processes, join_processes
-from ctxbench.models.reading import explained
 
 _HFLM: Any = HFLM  # its registering decorator hides its type from checkers
 
@@ -54,6 +54,7 @@ class ExtendedHFLM(_HFLM):
         self.ctx_method: Any = None
         in_memory = not isinstance(pretrained, str)
         if in_memory:
+            check_in_memory(pretrained, device, dtype)
             self._take_model(pretrained, name, asked)
         else:
             pretrained = resolve_model(pretrained)
@@ -110,20 +111,16 @@ class ExtendedHFLM(_HFLM):
             if isinstance(source, str) and (config := readable_config(source)) is not None:
                 stated = ("revision", "trust_remote_code", "add_bos_token")
                 more = {name: kwargs[name] for name in stated if kwargs.get(name) is not None}
+                more["use_fast"] = kwargs["use_fast_tokenizer"]
                 tokenizer = AutoTokenizer.from_pretrained(source, config=config, **more)
             super()._create_tokenizer(pretrained, tokenizer, **kwargs)
         self.ctx_method.edit_tokenizer(self.tokenizer)
 
     def _create_model(self, pretrained: str, **kwargs: Any) -> None:
         """Load the weights under the edited config and install the method."""
-        peft, delta = kwargs.pop("peft", None), kwargs.pop("delta", None)
+        peft = kwargs.pop("peft", None)
         with explained(pretrained):
             super()._create_model(pretrained, config=self._config, **kwargs)
-        if delta:
-            raise ValueError(
-                "delta weights cannot be combined with ctxext. Add them to the base first, save "
-                "the sum, and give that folder as pretrained."
-            )
         finish_loading(self._model, self.ctx_method, pretrained)  # type: ignore[arg-type]
         if peft:
             if self._model.config.vocab_size != len(self.tokenizer):  # an adapter added tokens

@@ -14,9 +14,9 @@ from ctxbench.core.refused import PREFIX, is_refused, readable_config, restore
 from ctxbench.methods.attach import attach, method_of
 from ctxbench.methods.base import Method
 from ctxbench.methods.record import KEY, Record, read_record, write_record
+from ctxbench.models.checkpoint_errors import explained
 from ctxbench.models.checks import check_tokenizer
 from ctxbench.models.choosing import choose_method
-from ctxbench.models.reading import explained
 
 if TYPE_CHECKING:
     import torch

@@ -15,6 +15,7 @@ from typing import Any
 from ctxbench.core.assets import resolve_model
 from ctxbench.core.errors import near_names
 from ctxbench.core.hardware import ASSUMED_MFU, BANDWIDTH, CORE_GIGAFLOPS, PEAK_TERAFLOPS
+from ctxbench.core.windows import WindowedText
 from ctxbench.methods.base import describe
 from ctxbench.models.choosing import choose_method
 from ctxbench.models.loading import check_dtype, load_config, load_tokenizer
@@ -227,9 +228,8 @@ def _plan_task(
 def _measure(request: Any, tokenizer: Any) -> tuple[int, int, str]:
     """Return the tokens of a request, its new tokens, and what is done if they do not fit."""
     first = request.args[0]
-    windows = getattr(first, "ctx_request", None)
-    if windows is not None:  # one window at a time
-        return sum(end - start for start, _, end in windows["windows"]), 0, "allow"
+    if isinstance(first, WindowedText):  # one window at a time
+        return sum(end - start for start, _, end in first.windows), 0, "allow"
     if request.request_type == "generate_until":
         options = request.args[1]
         new = int(options.get("max_gen_toks") or options.get("max_new_tokens") or 256)

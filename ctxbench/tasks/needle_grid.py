@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 from ctxbench.core.lengths import length_name
 from ctxbench.tasks import recipes
-from ctxbench.tasks.model_window import check_window
+from ctxbench.tasks.chat import chat_texts
+from ctxbench.tasks.model_window import check_task_length
 from ctxbench.tasks.token_count import PromptPart, TokenCounter, fingerprint, render, word_run
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
@@ -245,8 +246,6 @@ def settings_of(grid: Grid, metadata: dict[str, Any]) -> GridSettings:
         )
     settings = GridSettings(samples=grid.samples or samples, seed=seed)
     if chat:
-        from ctxbench.tasks.ruler.build import chat_texts
-
         settings = replace(settings, chat=chat_texts(load_tokenizer(tokenizer_name(**metadata))))
     return settings
 
@@ -303,7 +302,7 @@ def load(
     """
     import datasets
 
-    check_window(length, grid.leaf(length), metadata)
+    check_task_length(length, grid.leaf(length), metadata)
     found = get_recipes(grid, length, metadata, settings)
     common = {
         "grid": grid.name,

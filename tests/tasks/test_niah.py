@@ -356,10 +356,10 @@ def test_depths_share_their_beginning_where_the_method_allows(method, least):
     lm = CtxExt(pretrained="mini", length=2048, **method)
     docs = build.load(1024, tokenizer="mini", samples=10)["test"]
     prompts = [lm.tok_encode(build.doc_to_text(doc)) for doc in docs]
-    plan = lm.scorer.plan(prompts, [len(ids) + 50 for ids in prompts])
+    schedule = lm.scorer.engine.schedule(prompts, [len(ids) + 50 for ids in prompts])
     # Below a fifth of its tokens in common a prompt runs in a batch instead (MIN_SAVING).
-    assert plan.saved / plan.tokens >= least
-    assert bool(plan.runs) == bool(least)
+    assert schedule.saved / schedule.tokens >= least
+    assert bool(schedule.groups) == bool(least)
 
 
 def test_the_model_runs_both_tasks():

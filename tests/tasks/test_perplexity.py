@@ -15,12 +15,12 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer
 
+from ctxbench.core.windows import WindowedText
 from ctxbench.models.ctxext import CtxExt
-from ctxbench.tasks.leaf_files import tasks_path
+from ctxbench.tasks.leaf_files import base_file, tasks_path
 from ctxbench.tasks.perplexity import build, metrics, texts
 from ctxbench.tasks.perplexity import leaves as leaf_module
-from ctxbench.tasks.windows import (
-    WindowRequest,
+from ctxbench.tasks.perplexity.protocols import (
     in_chunks,
     overlap_windows,
     prefix_windows,
@@ -64,7 +64,7 @@ def stream(tokenizer):
 def leaf(folder, protocol, length=LENGTH):
     name = f"probe_{protocol}"
     content = {
-        "include": str(tasks_path() / "perplexity" / f"_{protocol}.yaml"),
+        "include": base_file("perplexity", f"_{protocol}"),
         "task": name,
         "dataset_kwargs": {
             "ctx_source": "text",
@@ -229,8 +229,8 @@ def test_two_processes_give_the_result_of_one(tmp_path, lm, tokenizer_path):
             task.build_all_requests(rank=rank, world_size=world_size)
             for request in task.instances:
                 fake = {"sums": [], "positions": [0.0, 0.0]}
-                for start, first, end in request.args[0].ctx_request["windows"]:
-                    ids = request.args[0].ctx_request["ids"][start:end]
+                for start, first, end in request.args[0].windows:
+                    ids = request.args[0].ids[start:end]
                     fake["sums"].append(sum(ids[first - start :]) / 1e3)
                 values.append(task.process_results(request.doc, [fake])["ppl_overlap"])
         assert len(values) == len(task.eval_docs) >= 4
@@ -284,7 +284,7 @@ def test_cost_is_told_before_the_run(tmp_path, tokenizer_path, caplog):
 
 
 def test_other_models_get_a_clear_message(tmp_path, lm, tokenizer_path):
-    request = WindowRequest([1, 2, 3], [[0, 1, 3]])
+    request = WindowedText([1, 2, 3], [[0, 1, 3]])
     with pytest.raises(ValueError, match="--model ctxext"):
         request.startswith("<s>")
     name = leaf(tmp_path, "prefix")
@@ -316,11 +316,11 @@ def test_stock_hf_refuses_before_it_computes(tmp_path, tokenizer_path):
 def test_requests_survive_pickling_and_differ():
     import pickle
 
-    request = WindowRequest([1, 2, 3], [[0, 1, 3]], 2)
+    request = WindowedText([1, 2, 3], [[0, 1, 3]], 2)
     copy = pickle.loads(pickle.dumps(request))
     assert copy == request
-    assert copy.ctx_request == request.ctx_request
-    assert request != WindowRequest([1, 2, 4], [[0, 1, 3]], 2)
+    assert vars(copy) == vars(request)
+    assert request != WindowedText([1, 2, 4], [[0, 1, 3]], 2)
 
 
 def test_pg19_and_proof_pile_files_in_their_own_schema(tmp_path, monkeypatch, tokenizer_path):

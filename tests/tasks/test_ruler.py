@@ -15,7 +15,7 @@ from lm_eval.tasks import TaskManager
 from ctxbench.core.lengths import LADDER
 from ctxbench.tasks import recipes
 from ctxbench.tasks.leaf_files import constants_of, ladder, tasks_path
-from ctxbench.tasks.model_window import check_window
+from ctxbench.tasks.model_window import check_task_length
 from ctxbench.tasks.ruler import build, leaves, metrics
 from ctxbench.tasks.ruler.family import DoesNotFit, RulerSettings, largest_that_fits
 from ctxbench.tasks.ruler.fwe import _ZETA, word_counts
@@ -265,11 +265,11 @@ def test_a_failure_leaves_no_file(tmp_path, monkeypatch):
 
 def test_a_window_that_is_too_short_stops_before_generation():
     with pytest.raises(ValueError, match=r"window is 2048 tokens.*ctxext"):
-        check_window(4096, "ruler_4k_vt", {"pretrained": "x", "method": "pi", "length": "2k"})
+        check_task_length(4096, "ruler_4k_vt", {"pretrained": "x", "method": "pi", "length": "2k"})
     with pytest.raises(ValueError, match="window is 256 tokens"):
-        check_window(4096, "ruler_4k_vt", {"pretrained": "mini"})
-    check_window(4096, "ruler_4k_vt", {"pretrained": "mini", "method": "pi"})
-    check_window(4096, "ruler_4k_vt", {"pretrained": "mini", "max_length": 4096})
+        check_task_length(4096, "ruler_4k_vt", {"pretrained": "mini"})
+    check_task_length(4096, "ruler_4k_vt", {"pretrained": "mini", "method": "pi"})
+    check_task_length(4096, "ruler_4k_vt", {"pretrained": "mini", "max_length": 4096})
 
 
 def test_chat_template_is_counted_and_the_prefix_comes_last(data, empty_cache, monkeypatch):

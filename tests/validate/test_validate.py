@@ -297,7 +297,7 @@ def test_a_file_that_does_not_begin_is_one_line(old, new, words, tmp_path, own_f
     [
         ("yrn", "neither a method nor a task folder; did you mean yarn"),
         ("nowhere.py", "There is no file nowhere.py"),
-        (str(ROOT / "ctxbench" / "assets.py"), "defines no method"),
+        (str(ROOT / "ctxbench" / "core" / "assets.py"), "defines no method"),
         (str(ROOT / "train"), "has no task file"),
     ],
 )

@@ -104,9 +104,10 @@ def check_hooks() -> None:
     check((*HFLM_HOOKS, *HFLM_ATTRIBUTES, *_OF_MODELS))
 
 
-def model_arguments() -> set[str]:
-    """Return the names of HFLM's arguments."""
-    return set(inspect.signature(_ARGUMENTS.find()).parameters) - {"self", "kwargs"}
+def model_arguments() -> dict[str, Any]:
+    """Return HFLM's arguments and their defaults."""
+    parameters = inspect.signature(_ARGUMENTS.find()).parameters
+    return {n: p.default for n, p in parameters.items() if n not in ("self", "kwargs")}
 
 
 def keeps_answers(cache_hook: Any) -> bool:

@@ -11,8 +11,9 @@ from typing import Any
 from ctxbench.core.compat.templates import RULER, check_templates
 from ctxbench.core.lengths import LADDER, length_name
 from ctxbench.tasks import recipes
+from ctxbench.tasks.chat import chat_texts
 from ctxbench.tasks.essays import load_essays
-from ctxbench.tasks.model_window import check_window
+from ctxbench.tasks.model_window import check_task_length
 from ctxbench.tasks.ruler import templates, words
 from ctxbench.tasks.ruler.family import DoesNotFit, Family, Recipe, RulerSettings, Sample
 from ctxbench.tasks.ruler.qa import load_corpus
@@ -92,7 +93,7 @@ def load(ctx_subtask: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
     """
     import datasets
 
-    check_window(ctx_length, leaf_name(ctx_subtask, ctx_length), metadata)
+    check_task_length(ctx_length, leaf_name(ctx_subtask, ctx_length), metadata)
     found = get_recipes(ctx_subtask, ctx_length, metadata)
     report_skips(found)
     options = Options.of(metadata)
@@ -147,24 +148,6 @@ def _settings(length: int, options: Options, tokenizer: str) -> RulerSettings:
         chat=chat_texts(load_tokenizer(tokenizer)) if options.chat else ("", ""),
         data_dir=options.data_dir,
     )
-
-
-def chat_texts(tokenizer) -> tuple[str, str]:
-    """Return what a chat template puts before and after the user's message.
-
-    Raises:
-        ValueError: the tokenizer has no chat template.
-    """
-    if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(
-            "Metadata chat=true was given, but the tokenizer has no chat template. Leave it out, "
-            "or give the tokenizer of a chat model."
-        )
-    user, answer = "<<user>>", "<<answer>>"
-    messages = [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, continue_final_message=True)
-    before, rest = text.split(user)
-    return before, rest[: rest.index(answer)]
 
 
 def get_recipes(

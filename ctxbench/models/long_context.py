@@ -16,11 +16,11 @@ LONG = 2000
 TAIL = 400
 """Characters at the end of a context in which a place to cut is looked for."""
 
-PART = 300_000_000
+AT_ONCE = 300_000_000
 """Characters of contexts that are held as tokens at once, about 2 GB."""
 
 
-def tail_of(
+def short_tail(
     context: str, ids: Sequence[int], encode: Callable[[str], list[int]]
 ) -> tuple[str, list[int]] | None:
     """Return an end of the context that has the same tokens alone as within it, and these tokens.
@@ -55,7 +55,7 @@ def continue_tail(
     return whole[len(tokens) :] if whole[:half] == tokens[:half] else None
 
 
-class LongContext:
+class LongContextEncoder:
     """The last long context, tokenised once for all its continuations.
 
     Args:
@@ -70,7 +70,7 @@ class LongContext:
         self.ids: list[int] = []
         self.tail: tuple[str, list[int]] | None = None
 
-    def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]] | None:
+    def encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]] | None:
         """Return the tokens of a context and of its continuation.
 
         Returns:
@@ -81,15 +81,15 @@ class LongContext:
             return None
         if stripped is not self.text and stripped != self.text:
             self.text, self.ids = stripped, self.encode(stripped)
-            self.tail = tail_of(stripped, self.ids, self.encode_bare)
+            self.tail = short_tail(stripped, self.ids, self.encode_bare)
         spaces = context[len(stripped) :]
         if self.tail and (new := continue_tail(self.tail, spaces + continuation, self.encode_bare)):
             return self.ids, new
         return None
 
 
-def parts(requests: Sequence[Any], limit: int = PART) -> Iterator[list[Any]]:
-    """Cut requests, in order, into runs whose contexts have at most `limit` characters together."""
+def split_by_size(requests: Sequence[Any], limit: int = AT_ONCE) -> Iterator[list[Any]]:
+    """Cut requests, in order, into lists of at most `limit` characters of contexts each."""
     part, size = [], 0
     for request in requests:
         characters = len(request.args[0])

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from ctxbench.core.assets import resolve_model
 from ctxbench.models.ctxext import CtxExt
-from ctxbench.models.pairs import continue_tail, parts, tail_of
+from ctxbench.models.long_context import continue_tail, short_tail, split_by_size
 from ctxbench.tasks.manyshot import build, trec
 from tests.tasks.reference_lm import tiny_model
 
@@ -66,14 +66,14 @@ def test_a_cut_that_the_continuation_reaches_is_not_trusted():
     def encode(text):
         return words[text]
 
-    assert tail_of("x\na", [9, 8, 1], encode) == ("a", [1])
-    assert tail_of("x\na", [9, 8, 7], encode) is None
-    assert tail_of("xa", [9, 1], encode) is None
+    assert short_tail("x\na", [9, 8, 1], encode) == ("a", [1])
+    assert short_tail("x\na", [9, 8, 7], encode) is None
+    assert short_tail("xa", [9, 1], encode) is None
     assert continue_tail(("a", [1, 5]), "b", encode) is None
 
 
 def test_parts_keep_order_and_bound():
     requests = [SimpleNamespace(args=("x" * size, "")) for size in (3, 3, 9, 1, 1)]
-    sizes = [[len(r.args[0]) for r in part] for part in parts(requests, limit=6)]
+    sizes = [[len(r.args[0]) for r in part] for part in split_by_size(requests, limit=6)]
     assert sizes == [[3, 3], [9], [1, 1]]
-    assert list(parts([])) == []
+    assert list(split_by_size([])) == []

@@ -18,7 +18,7 @@ _LOGITS_BYTES = 32 * 2**20  # of one block of float32 logits
 _WEIGHT_BYTES = 2**30  # up to this a float32 copy of a half-precision head is kept
 
 
-class Head:
+class OutputHead:
     """The output head of a model, in float32 whatever the model's dtype.
 
     Half-precision logits are off by up to 0.4 % of their size and half-precision sums over a window
@@ -79,18 +79,18 @@ class Head:
         if self._needs_vocabulary_blocks():
             step = self._vocabulary_step(len(hidden))
             parts = [
-                self._part(hidden.float(), i, i + step)
+                self._logits_of(hidden.float(), i, i + step)
                 for i in range(0, self.weight.shape[0], step)
             ]
             return torch.cat(parts, dim=-1)
-        return self._part(hidden.float(), 0, self.weight.shape[0])
+        return self._logits_of(hidden.float(), 0, self.weight.shape[0])
 
     def _block(self, hidden, targets, buffers):
         hidden = hidden.float()
         if not self._needs_vocabulary_blocks():
             logits, logprobs = buffers[:, : len(hidden)]
             vocabulary = self.weight.shape[0]  # type: ignore[union-attr]
-            logits = self._part(hidden, 0, vocabulary, out=logits)
+            logits = self._logits_of(hidden, 0, vocabulary, out=logits)
             # on CPUs several times faster than logsumexp
             torch.log_softmax(logits, -1, out=logprobs)
             return logprobs.gather(1, targets[:, None])[:, 0], _are_greedy(logits, targets)
@@ -99,7 +99,7 @@ class Head:
         winner = torch.zeros_like(targets)
         step = self._vocabulary_step(len(hidden))
         for start in range(0, self.weight.shape[0], step):  # type: ignore[union-attr]
-            logits = self._part(hidden, start, start + step)
+            logits = self._logits_of(hidden, start, start + step)
             total = torch.logaddexp(total, logits.logsumexp(-1))
             top, index = logits.max(-1)
             winner = torch.where(top > best, index + start, winner)
@@ -110,7 +110,7 @@ class Head:
             picked = torch.where(here, chosen, picked)
         return picked - total, winner == targets
 
-    def _part(self, hidden, start: int, stop: int, out: torch.Tensor | None = None):
+    def _logits_of(self, hidden, start: int, stop: int, out: torch.Tensor | None = None):
         """Return float32 logits of a slice of the vocabulary."""
         logits = torch.mm(hidden, self._weights(start, stop).T, out=out)
         if self.bias is not None:
