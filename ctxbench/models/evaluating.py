@@ -29,9 +29,6 @@ def evaluate_model(
     """
     import lm_eval
 
-    from ctxbench import plugin
-
-    plugin.register_all()
     asked = {"method": method, "length": length, **model_args}
     path = os.fspath(model_or_path) if isinstance(model_or_path, os.PathLike) else model_or_path
     evaluate: Any = lm_eval.simple_evaluate  # its decorator hides its parameters
