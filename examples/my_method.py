@@ -6,18 +6,11 @@ complete method, for CONTRIBUTING.md; a cruder YaRN (https://arxiv.org/abs/2309.
 
 from dataclasses import dataclass, replace
 
-from ctxbench import (
-    PositionMethod,
-    check_positive,
-    inverse_frequencies,
-    length_ratio,
-    rotary_base,
-    rotary_dim,
-)
+import ctxbench
 
 
 @dataclass(frozen=True, kw_only=True)
-class MyMethod(PositionMethod, name="my_method"):
+class MyMethod(ctxbench.PositionMethod, name="my_method"):
     """Divide the slower half of the frequencies by `factor`.
 
     Attributes:
@@ -29,11 +22,13 @@ class MyMethod(PositionMethod, name="my_method"):
     def resolve(self, config):
         """Set the factor."""
         method = super().resolve(config)
-        check_positive(self, factor=1)
-        return replace(method, factor=self.factor or length_ratio(self, config, "factor"))
+        ctxbench.check_positive(self, factor=1)
+        return replace(method, factor=self.factor or ctxbench.length_ratio(self, config, "factor"))
 
     def scaled(self, config, current_length):
         """Return the frequencies, the slower half divided."""
-        theta = inverse_frequencies(rotary_dim(config), rotary_base(config))
+        theta = ctxbench.inverse_frequencies(
+            ctxbench.rotary_dim(config), ctxbench.rotary_base(config)
+        )
         theta[len(theta) // 2 :] /= self.factor
         return theta, 1.0

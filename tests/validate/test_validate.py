@@ -278,7 +278,7 @@ def test_the_command(tmp_path):
     [
         ('"""Divide', '""Divide', r"broken\.py, line \d+, is not Python"),
         ("method = super()", "method = supper()", r"NameError: .* \(broken\.py:\d+\)"),
-        ("import check_positive", "import check_positives", r"broken\.py, line 9, .* ImportError:"),
+        ("import ctxbench", "import ctxbenches", r"broken\.py, line 9, .* ModuleNotFoundError:"),
     ],
 )
 def test_a_file_that_does_not_begin_is_one_line(old, new, words, tmp_path, own_folders):
