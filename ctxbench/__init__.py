@@ -46,6 +46,11 @@ def __getattr__(name: str):
         import importlib
 
         return getattr(importlib.import_module(_HOMES[name]), name)
+    if name[:1].isupper():  # our methods by the names of their classes, for subclasses of them
+        from ctxbench.methods.registry import class_called
+
+        if cls := class_called(name):
+            return cls
     raise AttributeError(f"module 'ctxbench' has no attribute {name!r}")
 
 

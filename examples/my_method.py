@@ -11,7 +11,7 @@ from ctxbench.methods.rotary import PositionMethod, inverse_frequencies, rotary_
 
 
 @dataclass(frozen=True, kw_only=True)
-class MyMethod(PositionMethod):
+class MyMethod(PositionMethod, name="my_method"):
     """Divide the slower half of the frequencies by `factor`.
 
     Attributes:

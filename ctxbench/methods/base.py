@@ -1,9 +1,10 @@
 """The contract of a context-extension method.
 
-A method is one file in this folder: a frozen, keyword-only dataclass whose fields are its options.
+A method is a frozen, keyword-only dataclass whose fields are its options, in a file of its own.
 It overrides the hooks it needs and nothing else; no other code knows its name.
 """
 
+import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_NAME = re.compile(r"[a-z0-9_-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,10 @@ class Method:
     length: int | None = None
 
     name: ClassVar[str] = ""
-    """The file's name; set by the registry."""
+    """As users type it, from the class statement: `class YaRN(PositionMethod, name="yarn")`.
+
+    Empty for a class that is only a base of others.
+    """
     head_blocks: ClassVar[int] = 1
     """Equal blocks of query heads that are treated differently; processes share each of them."""
     exact: ClassVar[bool] = True
@@ -60,6 +66,14 @@ class Method:
     """Whether the method is meaningless on a model that was not trained with it."""
     own_scaling: ClassVar[bool] = True
     """Whether the method sets the rotary frequencies (then it refuses a model scaled already)."""
+
+    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+        """Take the name from the class statement; it is not inherited."""
+        super().__init_subclass__(**kwargs)
+        if name is not None:
+            cls.name = check_name(name, f"class {cls.__name__}: ")
+        elif "name" not in cls.__dict__:  # dataclass(slots=True) makes the class a second time
+            cls.name = ""
 
     # ---------------------------------------------------------------- options
 
@@ -196,6 +210,20 @@ class Method:
     def trainable(self, model: "PreTrainedModel") -> "nn.Module":
         """Return the model to train, with `requires_grad` set; wraps it by PEFT where that fits."""
         return model
+
+
+def check_name(name: object, place: str) -> str:
+    """Return a method's name.
+
+    Raises:
+        ValueError: it has other characters than a command line and a composition can carry.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{place}name={name!r} is no name of a method; allowed are small letters, digits, '_' "
+            "and '-'. Give such a name."
+        )
+    return name
 
 
 def default_length(config: "PreTrainedConfig") -> int:

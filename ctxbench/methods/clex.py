@@ -46,7 +46,7 @@ POSITIONS, STRETCH = "clex_positions", "clex_stretch"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CLEX(PositionMethod):
+class CLEX(PositionMethod, name="clex"):
     """Rotary frequencies from a neural differential equation in the window's stretch.
 
     Attributes:

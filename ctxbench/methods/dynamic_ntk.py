@@ -28,7 +28,7 @@ from ctxbench.methods.rotary import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class DynamicNTK(PositionMethod):
+class DynamicNTK(PositionMethod, name="dynamic_ntk"):
     """NTK base that follows the length of the request.
 
     Attributes:

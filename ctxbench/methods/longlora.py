@@ -24,7 +24,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from ctxbench.methods.adapters import add_adapters, attention_layers
-from ctxbench.methods.base import Method, check_positive
+from ctxbench.methods.base import check_positive
 from ctxbench.methods.pi import PositionInterpolation
 
 IMPLEMENTATION = "ctxbench_longlora"
@@ -32,7 +32,7 @@ IMPLEMENTATION = "ctxbench_longlora"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongLoRA(PositionInterpolation, Method):
+class LongLoRA(PositionInterpolation, name="longlora"):
     """Shifted groups while training, full attention with Position Interpolation otherwise.
 
     Attributes:
