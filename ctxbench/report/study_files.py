@@ -1,22 +1,25 @@
-"""A study folder: what was planned, and what each cell's result files hold.
+"""A study: what was planned, and what each cell's result files hold.
 
     DIR/study.json                        rows, columns, model, budget, seeds
     DIR/cells/ROW/seed-K/COLUMN/          cell.json, results_*.json, samples_*.jsonl
+    DIR/train/ROW/seed-K/train.yaml       how a row was trained
 
-Everything a report says comes from here. A cell without `cell.json` is missing. Nothing read here
-depends on dates, on the machine or on the order in which cells were finished.
+or DIR/cells.jsonl.xz, an archive of these. Everything a report says comes from here. A cell without
+`cell.json` is missing. Nothing read here depends on dates, on the machine or on the order in which
+cells were finished.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ctxbench.report.archive import NAME, read_archive
 from ctxbench.report.records import Record, read_leaves
-from ctxbench.report.result_files import read_run
+from ctxbench.report.result_files import ResultFolder, archived_folder, result_folders
 from ctxbench.report.study_plan import Column, Row, kind_name, read_column, read_row
 
 LEFT_OUT = "left out"
@@ -42,15 +45,34 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Study:
-    """A study folder, read.
+class StudySource:
+    """What a study folder or its archive holds, before it is read.
 
     Attributes:
+        root: the folder, or that of the archive.
+        plan: of study.json.
+        trainings: text of each train.yaml, by ROW/seed-K.
+        folders: of cells.
+    """
+
+    root: Path
+    plan: dict[str, Any]
+    trainings: dict[str, str]
+    folders: Iterator[ResultFolder]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study, read.
+
+    Attributes:
+        plan: of study.json.
+        trainings: text of each train.yaml, by ROW/seed-K.
         leaf_tasks: of each column: all that any of its cells has or should have.
     """
 
-    folder: Path
     plan: dict[str, Any] = field(hash=False)
+    trainings: dict[str, str] = field(hash=False)
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     cells: dict[tuple[str, int | None, str], Cell] = field(hash=False)
@@ -88,12 +110,12 @@ class Study:
         """Return how a row was trained: as its run noted it, else the common budget."""
         if not row.trained:
             return {}
-        files = sorted((self.folder / "train" / row.name).glob("seed-*/train.yaml"))
-        if not files:
+        found = [name for name in self.trainings if name.rpartition("/")[0] == row.name]
+        if not found:
             return {} if row.own_budget else self.plan.get("budget") or {}
         import yaml
 
-        return yaml.safe_load(files[0].read_text(encoding="utf-8")) or {}
+        return yaml.safe_load(self.trainings[min(found)]) or {}
 
     @cached_property
     def planned(self) -> tuple[Cell, ...]:
@@ -116,83 +138,142 @@ class Study:
         kept = [replace(r, seeds=tuple({seed, None} & {*r.seeds})) for r in self.rows]
         cells = {key: cell for key, cell in self.cells.items() if key[1] in (seed, None)}
         rows = tuple(row for row in kept if row.seeds)
-        return Study(self.folder, self.plan, rows, self.columns, cells, self.leaf_tasks)
+        return Study(self.plan, self.trainings, rows, self.columns, cells, self.leaf_tasks)
 
 
-def load_study(folder: Path) -> Study:
-    """Read a study folder.
+def find_study(path: Path) -> StudySource | None:
+    """Return the study in a folder (its files, else its archive) or an archive, None if none.
+
+    Raises:
+        ValueError: study.json or the archive's head is damaged.
+    """
+    if (file := path / "study.json").is_file():
+        try:
+            plan = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as damage:
+            raise _no_plan(file, damage) from damage
+        trained = {
+            file.parent.relative_to(path / "train").as_posix(): file.read_text(encoding="utf-8")
+            for file in sorted((path / "train").glob("*/seed-*/train.yaml"))
+        }
+        return StudySource(path, plan, trained, result_folders(path / "cells"))
+    archive = path / NAME if path.is_dir() else path
+    if not archive.is_file() or not archive.name.endswith(".jsonl.xz"):
+        return None
+    lines = read_archive(archive)
+    head, root = next(lines), archive.parent
+    folders = (archived_folder(found, root) for found in lines)
+    if "study" not in head:
+        return None
+    return StudySource(root, head["study"], head.get("train", {}), folders)
+
+
+def load_study(path: Path) -> Study:
+    """Read a study.
+
+    Args:
+        path: its folder, or its archive.
 
     Raises:
         FileNotFoundError: there is no study.json.
         ValueError: study.json or a result file is damaged.
     """
-    file = folder / "study.json"
-    if not file.is_file():
+    source = find_study(path)
+    if source is None:
         raise FileNotFoundError(
-            f"{folder} holds no study.json. Give the folder that `ctxbench study NAME --output "
-            "FOLDER` wrote; for loose result files there is `ctxbench report heatmap`."
+            f"{path} holds no study.json and no {NAME} of a study. Give the folder that `ctxbench "
+            "study NAME --output FOLDER` wrote; for loose result files there is `ctxbench report "
+            "heatmap`."
         )
+    plan = source.plan
     try:
-        plan = json.loads(file.read_text(encoding="utf-8"))
-        rows = tuple(read_row(_resolved(folder, row)) for row in plan["rows"])
-        columns = tuple(read_column(column) for column in plan["columns"])
+        rows = tuple(map(read_row, plan["rows"]))
+        columns = tuple(map(read_column, plan["columns"]))
         int(plan["window"])
     except (ValueError, KeyError, TypeError) as damage:
-        raise ValueError(
-            f"{file} is not the plan of a study ({type(damage).__name__}: {damage}). Run `ctxbench "
-            "study` again with this folder as --output; finished cells stay."
-        ) from damage
+        raise _no_plan(path, damage) from damage
+    by_name, root = {column.name: column for column in columns}, source.root
+    measured = {
+        folder.path.relative_to(root / "cells").as_posix(): _measured(folder, column, root)
+        for folder in source.folders
+        if (column := by_name.get(folder.path.name))
+    }
+    rows = tuple(_resolved(row, measured) for row in rows)
     cells = {
-        (row.name, seed, column.name): _cell(folder, row, seed, column)
+        (row.name, seed, column.name): _cell(row, seed, column, measured)
         for row in rows
         for column in columns
         for seed in row.seeds
     }
     leaf_tasks = _leaf_tasks(cells.values())
     cells = _to_unit(_without_gaps(cells, leaf_tasks))
-    return Study(folder, plan, rows, columns, cells, leaf_tasks)
+    return Study(plan, source.trainings, rows, columns, cells, leaf_tasks)
 
 
-def _resolved(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
-    """Return a planned row with what its model said of itself in the first cell that is done.
-
-    A plan may name a preset, or leave method and options to a checkpoint.
-    """
-    for file in sorted((folder / "cells" / str(row["name"])).glob("*/*/results_*.json")):
-        try:
-            noted = read_run(file).content["config"]["ctxbench"]
-            trained = noted["trained_length"]
-        except (ValueError, KeyError, TypeError):
-            continue  # damaged, and said so where the cell is read; or not a model of ours
-        known = {"method": noted["method"], "options": noted["options"]}
-        return {**row, **known, "trained": trained is not None, "trained_length": trained}
-    return row
+def _no_plan(path: Path, damage: Exception) -> ValueError:
+    return ValueError(
+        f"{path} is not the plan of a study ({type(damage).__name__}: {damage}). Run `ctxbench "
+        "study` again with this folder as --output; finished cells stay."
+    )
 
 
 # ---------------------------------------------------------------------- a cell
 
 
-def _cell(folder: Path, row: Row, seed: int | None, column: Column) -> Cell:
-    where = folder / "cells" / row.name / f"seed-{'none' if seed is None else seed}" / column.name
-    note: dict[str, Any] = {"status": "missing", "reason": "not run"}
+@dataclass(frozen=True)
+class _Measured:
+    """What a cell's folder holds; `model` is what the measured model said of itself."""
+
+    status: str = "missing"
+    reason: str | None = "not run"
+    command: str | None = None
+    leaves: dict[str, tuple[Record, ...]] = field(default_factory=dict)
+    model: dict[str, Any] | None = None
+
+
+def _measured(folder: ResultFolder, column: Column, root: Path) -> _Measured:
+    if folder.cell is None:
+        return _Measured()
+    status, reason = folder.cell.get("status", "missing"), folder.cell.get("reason")
+    leaves: dict[str, tuple[Record, ...]] = {}
+    model = None
+    if status == "done":
+        try:
+            run = folder.newest_run()
+            model = (run.content.get("config") or {}).get("ctxbench")
+            leaves = read_leaves(run, column)
+        except (ValueError, FileNotFoundError) as damage:  # said without this machine's paths
+            said = str(damage).replace(f"{root}/", "").replace(str(root), "the study folder")
+            status, reason = "failed", said
+    return _Measured(status, reason, folder.cell.get("command"), leaves, model)
+
+
+def _resolved(row: Row, measured: dict[str, _Measured]) -> Row:
+    """Return a planned row with what its model said of itself in the first cell that is done.
+
+    A plan may name a preset, or leave method and options to a checkpoint.
+    """
+    mine = (found.model for place, found in measured.items() if place.split("/")[0] == row.name)
+    model = next(filter(None, mine), None)
+    if model is None:
+        return row
+    trained = model["trained_length"]
+    return replace(
+        row,
+        method=model["method"],
+        options=model["options"],
+        trained=trained is not None,
+        trained_length=trained,
+    )
+
+
+def _cell(row: Row, seed: int | None, column: Column, measured: dict[str, _Measured]) -> Cell:
     if row.kinds is not None and column.kind not in row.kinds:
         only = f"measured in {', '.join(map(kind_name, row.kinds))} only"
         return Cell(row, seed, column, LEFT_OUT, only, None, {})
-    if (where / "cell.json").is_file():
-        note = json.loads((where / "cell.json").read_text(encoding="utf-8"))
-    status, reason = note.get("status", "missing"), note.get("reason")
-    leaves: dict[str, tuple[Record, ...]] = {}
-    if status == "done":
-        try:
-            leaves = read_leaves(where, column)
-        except (ValueError, FileNotFoundError) as damage:
-            status, reason = "failed", _without(str(damage), folder)
-    return Cell(row, seed, column, status, reason, note.get("command"), leaves)
-
-
-def _without(message: str, folder: Path) -> str:
-    """Return a message without the path of the study folder, which differs between machines."""
-    return message.replace(f"{folder}/", "").replace(str(folder), "the study folder")
+    place = f"{row.name}/seed-{'none' if seed is None else seed}/{column.name}"
+    found = measured.get(place, _Measured())
+    return Cell(row, seed, column, found.status, found.reason, found.command, found.leaves)
 
 
 def _leaf_tasks(cells: Iterable[Cell]) -> dict[str, tuple[str, ...]]:

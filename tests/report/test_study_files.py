@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from ctxbench.report.archive import NAME, unpack
 from ctxbench.report.heatmap import heat_maps
 from ctxbench.report.numbers import Measure, Numbers
 from ctxbench.report.result_files import find_runs
@@ -44,13 +45,14 @@ def test_results_of_lm_eval_itself(tmp_path):
     plan["rows"] = [row for row in plan["rows"] if row["name"] in ("base", "ntk_frozen")]
     plan["columns"] = [column for column in plan["columns"] if column["kind"] == "needle"]
     write_study(tmp_path, plan, samples=1)
-    runs = {run.method: run for run in find_runs([GRID])}
+    unpack(GRID / NAME, tmp_path / "grid")
+    runs = {run.method: run for run in find_runs([tmp_path / "grid"])}
     for row, method in (("base", "none"), ("ntk_frozen", "dynamic_ntk, frozen")):
         for column in plan["columns"]:
             where = tmp_path / "cells" / row / "seed-none" / column["name"]
             for old in where.glob("*_*.json*"):
                 old.unlink()
-            for file in (runs[method].path, *runs[method].samples.values()):
+            for file in (tmp_path / "grid").glob(f"*_{runs[method].date}.json*"):
                 shutil.copy(file, where / file.name)
     study = load_study(tmp_path)
     assert study.row("ntk_frozen").options["policy"] == "pinned", "as resolved, not planned"
@@ -80,6 +82,33 @@ def test_failed_missing_and_damaged_cells_say_why(small):
     assert "--log_samples" in bare[1]
     assert "No results_*.json" in empty[1]
     assert str(folder) not in damaged[1] + bare[1] + empty[1]
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda samples: samples[:3], "3 of the 4 samples of mini_needle_256 are there"),
+        (lambda samples: samples, None),
+        (
+            lambda samples: [{k: v for k, v in samples[0].items() if k != "score"}, *samples[1:]],
+            "Samples of mini_needle_256 lack their score: documents 0",
+        ),
+    ],
+)
+def test_cut_samples_are_no_whole_cell(small, edit, said):
+    """The results file says how many documents were scored."""
+    folder, _ = small
+    where = folder / "cells" / "base" / "seed-none" / "needle_256"
+    (results,) = where.glob("results_*")
+    content = json.loads(results.read_text())
+    content["results"]["mini_needle_256"]["sample_len"] = 4
+    results.write_text(json.dumps(content))
+    (samples,) = where.glob("samples_*")
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    samples.write_text("".join(json.dumps(line) + "\n" for line in edit(lines)))
+    cell = load_study(folder).cells["base", None, "needle_256"]
+    assert cell.status == ("failed" if said else "done")
+    assert (said or "") in (cell.reason or "")
 
 
 def test_a_metric_that_is_not_there_is_a_failed_cell(small):
