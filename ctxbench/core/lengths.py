@@ -1,6 +1,9 @@
 """Lengths: how users, tasks, columns and pages write a number of tokens."""
 
+import math
+
 _SUFFIX = {"k": 1024, "m": 1024**2}
+_DECIMAL_SUFFIX = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
 
 def length_name(tokens: int) -> str:
@@ -23,3 +26,23 @@ def parse_length(value: int | str) -> int:
             "32768, or with k or m for 1024 and 1048576 tokens, such as 32k."
         )
     return int(digits) * scale
+
+
+def parse_tokens(value: int | str) -> int:
+    """Return a number of tokens from `1000000000`, `1B`, `655360` or `0.5M` (decimal suffixes).
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    text = str(value).strip().lower().replace("_", "")
+    scale = _DECIMAL_SUFFIX.get(text[-1:], 1)
+    try:
+        count = float(text[:-1]) * scale if scale > 1 else float(text)
+    except ValueError:
+        count = 0.0
+    if not 1 <= count < math.inf or count != int(count):
+        raise ValueError(
+            f"tokens={value!r} is not a number of tokens. Allowed: a whole number, or with K, M, B "
+            "or T for 10^3, 10^6, 10^9, 10^12. Give for example 1B."
+        )
+    return int(count)

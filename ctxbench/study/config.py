@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ctxbench.core.settings import Length
 from ctxbench.train.config import TrainConfig, make_config
 
 BUDGET = (
@@ -44,7 +45,7 @@ class StudyRow:
     train: dict | None = None
     own_budget: str | None = None
     checkpoint: str | None = None
-    trained_length: int | None = field(default=None, metadata={"length": True})
+    trained_length: Length | None = None
     untrained: bool = True
     columns: tuple[str, ...] | None = None
     model_args: dict = field(default_factory=dict)
@@ -75,7 +76,7 @@ class Family:
     kind: str
     task: str
     metric: str
-    lengths: tuple[int, ...] = field(default=(), metadata={"length": True})
+    lengths: tuple[Length, ...] = ()
     shots: tuple[int, ...] = ()
     higher_is_better: bool = True
     chance: float | None = None

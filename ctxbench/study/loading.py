@@ -18,9 +18,10 @@ from typing import Any, Literal
 from ctxbench.core.assets import BUNDLED_MODELS, resolve_model, tasks_path
 from ctxbench.core.errors import near_names
 from ctxbench.core.lengths import length_name
+from ctxbench.core.settings import Length, check_keys, read_settings
+from ctxbench.core.text_files import read_yaml
 from ctxbench.methods.registry import get_method
 from ctxbench.study.config import BUDGET, Family, Study, StudyColumn, StudyRow
-from ctxbench.study.fields import build, check_keys, read_yaml
 from ctxbench.train.config import TrainConfig, make_config
 
 FOLDER = Path(__file__).parent / "studies"
@@ -36,9 +37,9 @@ class _File:
     model: str | None
     rows: dict
     columns: dict
-    length: int | None = field(default=None, metadata={"length": True})
+    length: Length | None = None
     model_name: str | None = None
-    window: int | None = field(default=None, metadata={"length": True})
+    window: Length | None = None
     train: dict = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
     notes: tuple[str, ...] = ()
@@ -81,7 +82,7 @@ def load_study(
         merged = _over(merged, changes)
     merged = _keep(_over(merged, dict(overrides or {})))
     where = f"Study {Path(name).stem}"
-    file = build(_File, merged, where)
+    file = read_settings(_File, merged, where)
     study = _resolve(file, Path(name).stem + ("-quick" if quick else ""), where)
     for row in study.rows:
         _check_row(study, row, f"{where}, row {row.name}")
@@ -101,7 +102,7 @@ def _read(name: str) -> dict[str, Any]:
             f"{', '.join(list_studies())}. Give one of these or a .yaml file (copy template.yaml)."
         )
     content = read_yaml(file)
-    known = [f.metadata.get("key", f.name) for f in dataclasses.fields(_File)]
+    known = [field.name for field in dataclasses.fields(_File)]
     check_keys(content, [*known, *_CHANGES], f"Study {file.name}")
     if not (base := content.pop("base", None)):
         return content
@@ -148,12 +149,13 @@ def _resolve(file: _File, name: str, where: str) -> Study:
     columns = [
         column
         for family, given in file.columns.items()
-        for column in _columns(family, build(Family, given, f"{where}, columns {family}"))
+        for column in _columns(family, read_settings(Family, given, f"{where}, columns {family}"))
     ]
     rows: list[StudyRow] = []
     for key, given in file.rows.items():
         at = f"{where}, row {key}"
-        row = build(StudyRow, {"name": key, **given} if isinstance(given, Mapping) else given, at)
+        named = {"name": key, **given} if isinstance(given, Mapping) else given
+        row = read_settings(StudyRow, named, at)
         rows.append(_trained(row, file, at))
     controls = [
         dataclasses.replace(
@@ -279,7 +281,7 @@ def _check_row(study: Study, row: StudyRow, where: str) -> None:
             "out one."
         )
     kinds = {column.kind for column in study.columns}
-    check_keys(dict.fromkeys(row.columns or ()), kinds, f"{where}, columns")
+    check_keys(row.columns or (), kinds, f"{where}, columns")
 
 
 def _check_tasks(study: Study, where: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ctxbench.core.assets import tasks_path
 from ctxbench.core.errors import near_names
-from ctxbench.core.options import parse_pairs
+from ctxbench.core.settings import parse_pairs
 from ctxbench.methods.registry import add_method_folder, list_methods, list_presets
 from ctxbench.validate.checks import FAILED, Checks, place_of, report, run_checks
 
