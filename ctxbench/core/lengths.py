@@ -1,6 +1,7 @@
 """Lengths: how users, tasks, columns and pages write a number of tokens."""
 
 import math
+import re
 
 _SUFFIX = {"k": 1024, "m": 1024**2}
 _DECIMAL_SUFFIX = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
@@ -9,6 +10,11 @@ _DECIMAL_SUFFIX = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 def length_name(tokens: int) -> str:
     """Return a length as task names have it: 4096 is 4k, 1000 is 1000."""
     return f"{tokens // 1024}k" if tokens % 1024 == 0 else str(tokens)
+
+
+def task_family(task: str) -> str:
+    """Return a task's name without its length: `niah_32k` is `niah`."""
+    return re.sub(r"_\d+[km](?=_|$)|_\d{3,}$", "", task)
 
 
 def parse_length(value: int | str) -> int:

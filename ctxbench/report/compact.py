@@ -8,7 +8,7 @@ from typing import Any
 
 from ctxbench.report.archive import NAME, write_archive
 from ctxbench.report.result_files import Run, result_folders
-from ctxbench.report.study_files import find_study
+from ctxbench.report.study_source import find_study
 
 _RESULTS = (
     *("results", "groups", "group_subtasks", "versions", "n-shot", "higher_is_better", "n-samples"),
@@ -40,7 +40,7 @@ def compact(paths: Sequence[Path], out: Path) -> tuple[Path, int]:
             "results. Give a study alone."
         )
     if studies:
-        head: dict[str, Any] = {"study": studies[0].plan, "train": studies[0].trainings}
+        head: dict[str, Any] = {"study": studies[0].content, "train": studies[0].trainings}
         root, folders = studies[0].root, studies[0].folders
     else:
         head, root = {}, Path(os.path.commonpath([p if p.is_dir() else p.parent for p in paths]))

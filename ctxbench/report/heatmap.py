@@ -7,7 +7,6 @@ outside; here it stands between the last trained length and the next.
 """
 
 import csv
-import re
 import textwrap
 from bisect import bisect_right
 from collections import defaultdict
@@ -18,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from ctxbench.core.intervals import wilson
-from ctxbench.core.lengths import length_name
+from ctxbench.core.lengths import length_name, task_family
 from ctxbench.report.result_files import Run
 
 COLOURS = ("#F0496E", "#EBB839", "#0CD79F")
@@ -121,11 +120,6 @@ def heat_maps(
     for found in maps.values():
         found.scores = _to_unit(_few_depths(found.scores))
     return sorted(maps.values(), key=lambda found: found.family)
-
-
-def task_family(task: str) -> str:
-    """Return a task's name without its length: `niah_32k` is `niah`."""
-    return re.sub(r"_\d+k(?=_|$)|_\d{3,}$", "", task)
 
 
 def _cells(records: Iterable[dict[str, Any]], metric: str) -> dict[tuple[int, float], list[float]]:

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ctxbench.report.heatmap import task_family
+from ctxbench.core.lengths import task_family
+from ctxbench.core.protocol import Column
 from ctxbench.report.result_files import Run
-from ctxbench.report.study_plan import Column
 
 _RUN_KINDS = ("manyshot",)  # samples of one run share their shots: the run is the independent unit
 _TEXT_KINDS = ("perplexity", "nll")  # windows of one text are not independent

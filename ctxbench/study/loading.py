@@ -18,10 +18,11 @@ from typing import Any, Literal
 from ctxbench.core.assets import BUNDLED_MODELS, resolve_model, tasks_path
 from ctxbench.core.errors import near_names
 from ctxbench.core.lengths import length_name
+from ctxbench.core.protocol import Column, Row
 from ctxbench.core.settings import Length, check_keys, read_settings
 from ctxbench.core.text_files import read_yaml
 from ctxbench.methods.registry import get_method
-from ctxbench.study.config import BUDGET, Family, Study, StudyColumn, StudyRow
+from ctxbench.study.config import BUDGET, Family, Study
 from ctxbench.train.config import TrainConfig, make_config
 
 FOLDER = Path(__file__).parent / "studies"
@@ -151,22 +152,22 @@ def _resolve(file: _File, name: str, where: str) -> Study:
         for family, given in file.columns.items()
         for column in _columns(family, read_settings(Family, given, f"{where}, columns {family}"))
     ]
-    rows: list[StudyRow] = []
+    rows: list[Row] = []
     for key, given in file.rows.items():
         at = f"{where}, row {key}"
         named = {"name": key, **given} if isinstance(given, Mapping) else given
-        row = read_settings(StudyRow, named, at)
-        rows.append(_trained(row, file, at))
+        row = read_settings(Row, named, at)
+        rows.append(_trained(row, file, at) if row.train is not None else _untrained(row))
     controls = [
         dataclasses.replace(
-            row,
+            _untrained(row),
             name=f"{row.name}-untrained",
             label=f"{row.label} untrained",
             group="control",
             train=None,
             own_budget=None,
             trained_length=None,
-            columns=file.untrained_columns,
+            kinds=file.untrained_columns,
         )
         for row in rows
         if row.train is not None and row.untrained and file.untrained and row.group != "control"
@@ -174,34 +175,40 @@ def _resolve(file: _File, name: str, where: str) -> Study:
     window = file.window or _window(file.model)
     longest = max((column.length or 0 for column in columns), default=0)
     model = file.model
+    same = ("title", "train", "seeds", "notes", "together", "cache", "model_args", "other_tasks")
     return Study(
         name=name,
-        title=file.title,
         model=model,
         model_name=file.model_name or (model if model in BUNDLED_MODELS else Path(model).name),
         window=window,
         length=file.length or max(longest, window),
+        budget=_budget(file) if any(row.train is not None for row in rows) else {},
         rows=(*rows, *controls),
         columns=tuple(columns),
-        train=file.train,
-        seeds=file.seeds,
-        notes=file.notes,
-        together=file.together,
-        cache=file.cache,
-        model_args=file.model_args,
-        other_tasks=file.other_tasks,
         shape=file.shape,
+        **{field: getattr(file, field) for field in same},
     )
 
 
-def _trained(row: StudyRow, file: _File, where: str) -> StudyRow:
+def _budget(file: _File) -> dict[str, Any]:
+    config = _config(file, {})
+    return {
+        "name": file.train.get("recipe") or "defaults",
+        **{name: getattr(config, name) for name in BUDGET},
+    }
+
+
+def _untrained(row: Row) -> Row:
+    return dataclasses.replace(row, seeds=(None,))
+
+
+def _trained(row: Row, file: _File, where: str) -> Row:
     """Return the row with what its recipe says: method, options, length.
 
     Raises:
         ValueError: its training is not the common one and it does not say why.
     """
-    if row.train is None:
-        return row
+    assert row.train is not None
     own: dict[str, Any] = {} if row.method is None else {"method": row.method}
     own |= {"options": row.options} if row.options else {}
     try:
@@ -216,7 +223,11 @@ def _trained(row: StudyRow, file: _File, where: str) -> StudyRow:
             "row says why with own_budget, which the report shows. Add it or leave the change out."
         )
     return dataclasses.replace(
-        row, method=config.method, options=config.options, trained_length=config.length
+        row,
+        method=config.method,
+        options=config.options,
+        trained_length=config.length,
+        seeds=file.seeds if row.seeds == (None,) else row.seeds,
     )
 
 
@@ -225,7 +236,7 @@ def _config(file: _File, own: Mapping[str, Any]) -> TrainConfig:
     return make_config(values.pop("recipe", None), values)
 
 
-def _columns(name: str, family: Family) -> list[StudyColumn]:
+def _columns(name: str, family: Family) -> list[Column]:
     points: list[tuple[str, int | None, int | None]] = [
         *((length_name(length), length, None) for length in family.lengths if not family.shots),
         *((f"{shots}shot", None, shots) for shots in family.shots),
@@ -234,7 +245,7 @@ def _columns(name: str, family: Family) -> list[StudyColumn]:
         points = [(f"{shots}shot", family.lengths[0], shots) for shots in family.shots]
     many = len(points) > 1 or "{" in family.task
     return [
-        StudyColumn(
+        Column(
             name=f"{name}_{suffix}" if many else name,
             kind=family.kind,
             length=length,
@@ -270,7 +281,7 @@ def _window(model: str) -> int:
 # -------------------------------------------------------------------- checking
 
 
-def _check_row(study: Study, row: StudyRow, where: str) -> None:
+def _check_row(study: Study, row: Row, where: str) -> None:
     try:
         get_method(row.method or "none", **(row.options if row.method else {}))
     except ValueError as error:
@@ -281,7 +292,7 @@ def _check_row(study: Study, row: StudyRow, where: str) -> None:
             "out one."
         )
     kinds = {column.kind for column in study.columns}
-    check_keys(row.columns or (), kinds, f"{where}, columns")
+    check_keys(row.kinds or (), kinds, f"{where}, columns")
 
 
 def _check_tasks(study: Study, where: str) -> None:

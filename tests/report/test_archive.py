@@ -9,7 +9,7 @@ import pytest
 
 from ctxbench.report.archive import NAME, read_archive, unpack
 from ctxbench.report.compact import compact
-from ctxbench.report.study_files import load_study
+from ctxbench.report.study_results import load_study
 from ctxbench.report.write import write_report
 from tests.report.synthetic import mini_plan, write_study
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ctxbench.core.lengths import length_name
+from ctxbench.core.lengths import length_name, task_family
 from ctxbench.report import cli, heatmap
 from ctxbench.report.result_files import SamplesFile, find_runs
 
@@ -121,7 +121,7 @@ def test_percent_and_many_depths(tmp_path):
     ],
 )
 def test_families(task, family):
-    assert heatmap.task_family(task) == family
+    assert task_family(task) == family
 
 
 def test_length_names():

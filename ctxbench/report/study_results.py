@@ -1,26 +1,22 @@
-"""A study: what was planned, and what each cell's result files hold.
+"""A study's results: its protocol, and what each cell's result files hold.
 
-    DIR/study.json                        rows, columns, model, budget, seeds
-    DIR/cells/ROW/seed-K/COLUMN/          cell.json, results_*.json, samples_*.jsonl
-    DIR/train/ROW/seed-K/train.yaml       how a row was trained
-
-or DIR/cells.jsonl.xz, an archive of these. Everything a report says comes from here. A cell without
-`cell.json` is missing. Nothing read here depends on dates, on the machine or on the order in which
-cells were finished.
+Everything a report says comes from here. A cell without `cell.json` is missing. Nothing read here
+depends on dates, on the machine or on the order in which cells were finished.
 """
 
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ctxbench.report.archive import NAME, read_archive
+from ctxbench.core.protocol import Column, Protocol, Row, cell_folder, read_note
+from ctxbench.report.archive import NAME
+from ctxbench.report.labels import kind_name
 from ctxbench.report.records import Record, read_leaves
-from ctxbench.report.result_files import ResultFolder, archived_folder, result_folders
-from ctxbench.report.study_plan import Column, Row, kind_name, read_column, read_row
+from ctxbench.report.result_files import ResultFolder
+from ctxbench.report.study_source import find_study
 
 LEFT_OUT = "left out"
 
@@ -45,49 +41,40 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class StudySource:
-    """What a study folder or its archive holds, before it is read.
-
-    Attributes:
-        root: the folder, or that of the archive.
-        plan: of study.json.
-        trainings: text of each train.yaml, by ROW/seed-K.
-        folders: of cells.
-    """
-
-    root: Path
-    plan: dict[str, Any]
-    trainings: dict[str, str]
-    folders: Iterator[ResultFolder]
-
-
-@dataclass(frozen=True)
-class Study:
+class StudyResults:
     """A study, read.
 
     Attributes:
-        plan: of study.json.
+        protocol: its rows as their models resolved them.
         trainings: text of each train.yaml, by ROW/seed-K.
         leaf_tasks: of each column: all that any of its cells has or should have.
     """
 
-    plan: dict[str, Any] = field(hash=False)
-    trainings: dict[str, str] = field(hash=False)
-    rows: tuple[Row, ...]
-    columns: tuple[Column, ...]
-    cells: dict[tuple[str, int | None, str], Cell] = field(hash=False)
-    leaf_tasks: dict[str, tuple[str, ...]] = field(hash=False)
+    protocol: Protocol
+    trainings: dict[str, str]
+    cells: dict[tuple[str, int | None, str], Cell]
+    leaf_tasks: dict[str, tuple[str, ...]]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The protocol's rows."""
+        return self.protocol.rows
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The protocol's columns."""
+        return self.protocol.columns
 
     @property
     def window(self) -> int:
         """The base model's own window, tokens."""
-        return self.plan["window"]
+        return self.protocol.window
 
     @cached_property
     def reference_length(self) -> int:
         """The length of the common budget, where methods are compared; else the window."""
         trained = [row.trained_length for row in self.rows if row.trained_length]
-        length = (self.plan.get("budget") or {}).get("length")
+        length = self.protocol.budget.get("length")
         return length or (max(set(trained), key=trained.count) if trained else self.window)
 
     def of_kind(self, *kinds: str) -> tuple[Column, ...]:
@@ -112,7 +99,7 @@ class Study:
             return {}
         found = [name for name in self.trainings if name.rpartition("/")[0] == row.name]
         if not found:
-            return {} if row.own_budget else self.plan.get("budget") or {}
+            return {} if row.own_budget else self.protocol.budget
         import yaml
 
         return yaml.safe_load(self.trainings[min(found)]) or {}
@@ -133,50 +120,23 @@ class Study:
         seeds = (seed for row in self.rows for seed in row.seeds if seed is not None)
         return tuple(dict.fromkeys(seeds))
 
-    def of_seed(self, seed: int) -> "Study":
+    def of_seed(self, seed: int) -> "StudyResults":
         """Return the study as if it had been run with one seed; rows that draw nothing stay."""
         kept = [replace(r, seeds=tuple({seed, None} & {*r.seeds})) for r in self.rows]
         cells = {key: cell for key, cell in self.cells.items() if key[1] in (seed, None)}
-        rows = tuple(row for row in kept if row.seeds)
-        return Study(self.plan, self.trainings, rows, self.columns, cells, self.leaf_tasks)
+        protocol = replace(self.protocol, rows=tuple(row for row in kept if row.seeds))
+        return replace(self, protocol=protocol, cells=cells)
 
 
-def find_study(path: Path) -> StudySource | None:
-    """Return the study in a folder (its files, else its archive) or an archive, None if none.
-
-    Raises:
-        ValueError: study.json or the archive's head is damaged.
-    """
-    if (file := path / "study.json").is_file():
-        try:
-            plan = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as damage:
-            raise _no_plan(file, damage) from damage
-        trained = {
-            file.parent.relative_to(path / "train").as_posix(): file.read_text(encoding="utf-8")
-            for file in sorted((path / "train").glob("*/seed-*/train.yaml"))
-        }
-        return StudySource(path, plan, trained, result_folders(path / "cells"))
-    archive = path / NAME if path.is_dir() else path
-    if not archive.is_file() or not archive.name.endswith(".jsonl.xz"):
-        return None
-    lines = read_archive(archive)
-    head, root = next(lines), archive.parent
-    folders = (archived_folder(found, root) for found in lines)
-    if "study" not in head:
-        return None
-    return StudySource(root, head["study"], head.get("train", {}), folders)
-
-
-def load_study(path: Path) -> Study:
+def load_study(path: Path) -> StudyResults:
     """Read a study.
 
     Args:
         path: its folder, or its archive.
 
     Raises:
-        FileNotFoundError: there is no study.json.
-        ValueError: study.json or a result file is damaged.
+        FileNotFoundError: there is no study.
+        ValueError: study.json, a cell.json or the archive is damaged.
     """
     source = find_study(path)
     if source is None:
@@ -185,36 +145,23 @@ def load_study(path: Path) -> Study:
             "study NAME --output FOLDER` wrote; for loose result files there is `ctxbench report "
             "heatmap`."
         )
-    plan = source.plan
-    try:
-        rows = tuple(map(read_row, plan["rows"]))
-        columns = tuple(map(read_column, plan["columns"]))
-        int(plan["window"])
-    except (ValueError, KeyError, TypeError) as damage:
-        raise _no_plan(path, damage) from damage
-    by_name, root = {column.name: column for column in columns}, source.root
+    protocol = source.protocol()
+    columns, root = {column.name: column for column in protocol.columns}, source.root
     measured = {
-        folder.path.relative_to(root / "cells").as_posix(): _measured(folder, column, root)
+        folder.path.relative_to(root).as_posix(): _measured(folder, column, root)
         for folder in source.folders
-        if (column := by_name.get(folder.path.name))
+        if (column := columns.get(folder.path.name))
     }
-    rows = tuple(_resolved(row, measured) for row in rows)
+    rows = tuple(_resolved(row, measured) for row in protocol.rows)
     cells = {
         (row.name, seed, column.name): _cell(row, seed, column, measured)
         for row in rows
-        for column in columns
+        for column in protocol.columns
         for seed in row.seeds
     }
     leaf_tasks = _leaf_tasks(cells.values())
     cells = _to_unit(_without_gaps(cells, leaf_tasks))
-    return Study(plan, source.trainings, rows, columns, cells, leaf_tasks)
-
-
-def _no_plan(path: Path, damage: Exception) -> ValueError:
-    return ValueError(
-        f"{path} is not the plan of a study ({type(damage).__name__}: {damage}). Run `ctxbench "
-        "study` again with this folder as --output; finished cells stay."
-    )
+    return StudyResults(replace(protocol, rows=rows), source.trainings, cells, leaf_tasks)
 
 
 # ---------------------------------------------------------------------- a cell
@@ -234,7 +181,8 @@ class _Measured:
 def _measured(folder: ResultFolder, column: Column, root: Path) -> _Measured:
     if folder.cell is None:
         return _Measured()
-    status, reason = folder.cell.get("status", "missing"), folder.cell.get("reason")
+    note = read_note(folder.cell, f"{folder.path}/cell.json")
+    status, reason = note.status, note.reason
     leaves: dict[str, tuple[Record, ...]] = {}
     model = None
     if status == "done":
@@ -245,7 +193,7 @@ def _measured(folder: ResultFolder, column: Column, root: Path) -> _Measured:
         except (ValueError, FileNotFoundError) as damage:  # said without this machine's paths
             said = str(damage).replace(f"{root}/", "").replace(str(root), "the study folder")
             status, reason = "failed", said
-    return _Measured(status, reason, folder.cell.get("command"), leaves, model)
+    return _Measured(status, reason, note.command, leaves, model)
 
 
 def _resolved(row: Row, measured: dict[str, _Measured]) -> Row:
@@ -253,26 +201,18 @@ def _resolved(row: Row, measured: dict[str, _Measured]) -> Row:
 
     A plan may name a preset, or leave method and options to a checkpoint.
     """
-    mine = (found.model for place, found in measured.items() if place.split("/")[0] == row.name)
+    mine = (found.model for place, found in measured.items() if place.split("/")[1] == row.name)
     model = next(filter(None, mine), None)
     if model is None:
         return row
-    trained = model["trained_length"]
-    return replace(
-        row,
-        method=model["method"],
-        options=model["options"],
-        trained=trained is not None,
-        trained_length=trained,
-    )
+    return replace(row, **{name: model[name] for name in ("method", "options", "trained_length")})
 
 
 def _cell(row: Row, seed: int | None, column: Column, measured: dict[str, _Measured]) -> Cell:
-    if row.kinds is not None and column.kind not in row.kinds:
-        only = f"measured in {', '.join(map(kind_name, row.kinds))} only"
+    if not row.has(column):
+        only = f"measured in {', '.join(map(kind_name, row.kinds or ()))} only"
         return Cell(row, seed, column, LEFT_OUT, only, None, {})
-    place = f"{row.name}/seed-{'none' if seed is None else seed}/{column.name}"
-    found = measured.get(place, _Measured())
+    found = measured.get(cell_folder(row.name, seed, column.name), _Measured())
     return Cell(row, seed, column, found.status, found.reason, found.command, found.leaves)
 
 

@@ -9,7 +9,7 @@ from ctxbench.report.archive import NAME, unpack
 from ctxbench.report.heatmap import heat_maps
 from ctxbench.report.numbers import Measure, Numbers
 from ctxbench.report.result_files import find_runs
-from ctxbench.report.study_files import load_study
+from ctxbench.report.study_results import load_study
 from tests.report.synthetic import mini_plan, write_study
 from tests.report.test_heatmap import GRID
 
@@ -125,7 +125,7 @@ def test_a_metric_that_is_not_there_is_a_failed_cell(small):
 def test_a_damaged_plan(small, damage):
     folder, plan = small
     (folder / "study.json").write_text(json.dumps({**plan, **damage}))
-    with pytest.raises(ValueError, match="not the plan of a study"):
+    with pytest.raises(ValueError, match="not the protocol of a study"):
         load_study(folder)
 
 
