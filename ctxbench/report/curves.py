@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ctxbench.core.protocol import Row
 from ctxbench.report.estimates import estimate
 from ctxbench.report.numbers import Measure, Numbers
 from ctxbench.report.records import Record
-from ctxbench.report.study_plan import Row
 from ctxbench.report.tables import ordered
 
 _STEP = 2**0.25 - 1  # of a position, to the next point: four points a doubling

@@ -7,7 +7,6 @@ outside; here it stands between the last trained length and the next.
 """
 
 import csv
-import re
 import textwrap
 from bisect import bisect_right
 from collections import defaultdict
@@ -18,8 +17,8 @@ from statistics import fmean
 from typing import Any
 
 from ctxbench.core.intervals import wilson
-from ctxbench.core.lengths import length_name
-from ctxbench.report.result_files import Run, read_samples
+from ctxbench.core.lengths import length_name, task_family
+from ctxbench.report.result_files import Run
 
 COLOURS = ("#F0496E", "#EBB839", "#0CD79F")
 _MISSING = "#D9D9D9"
@@ -97,13 +96,13 @@ def heat_maps(
     """
     newest = {}
     for run in runs:
-        for task, path in run.samples.items():
-            newest[task, run.model, run.method, run.options] = (run, path)
+        for task, samples in run.samples.items():
+            newest[task, run.model, run.method, run.options] = (run, samples)
     maps: dict[tuple[str, ...], HeatMap] = {}
     families = set()
-    for (task, model, method, options), (run, path) in newest.items():
+    for (task, model, method, options), (run, samples) in newest.items():
         name = task_family(task)
-        scores = _cells(path, metric)
+        scores = _cells(samples, metric)
         families |= {name} if scores else set()
         if not scores or family not in (None, name):
             continue
@@ -123,15 +122,10 @@ def heat_maps(
     return sorted(maps.values(), key=lambda found: found.family)
 
 
-def task_family(task: str) -> str:
-    """Return a task's name without its length: `niah_32k` is `niah`."""
-    return re.sub(r"_\d+k(?=_|$)|_\d{3,}$", "", task)
-
-
-def _cells(path: Path, metric: str) -> dict[tuple[int, float], list[float]]:
+def _cells(records: Iterable[dict[str, Any]], metric: str) -> dict[tuple[int, float], list[float]]:
     """Return the scores of the records that have a length, a depth and the metric."""
     cells = defaultdict(list)
-    for record in read_samples(path):
+    for record in records:
         doc = record.get("doc") or {}
         numbers: list[Any] = [doc.get("length"), doc.get("depth"), record.get(metric)]
         if all(isinstance(number, (int, float)) for number in numbers):

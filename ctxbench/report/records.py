@@ -1,13 +1,12 @@
 """The samples of a cell, from the files lm-eval wrote."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ctxbench.report.heatmap import task_family
-from ctxbench.report.result_files import find_runs, read_samples
-from ctxbench.report.study_plan import Column
+from ctxbench.core.lengths import task_family
+from ctxbench.core.protocol import Column
+from ctxbench.report.result_files import Run
 
 _RUN_KINDS = ("manyshot",)  # samples of one run share their shots: the run is the independent unit
 _TEXT_KINDS = ("perplexity", "nll")  # windows of one text are not independent
@@ -42,18 +41,17 @@ def bucket_size(record: Record) -> int:
     return record.bucket or -(-(record.length or len(record.positions)) // len(record.positions))
 
 
-def read_leaves(where: Path, column: Column) -> dict[str, tuple[Record, ...]]:
+def read_leaves(run: Run, column: Column) -> dict[str, tuple[Record, ...]]:
     """Return the samples by leaf task; none for a task of a group that has no file of samples.
 
     Raises:
-        FileNotFoundError: there is no results file.
         ValueError: a file is damaged, or has no samples of the column's metric.
     """
-    run = find_runs([where])[-1]
     leaves: dict[str, tuple[Record, ...]] = {}
     for task in sorted(_leaf_tasks(column.tasks, run.content)):
-        file = run.samples.get(task)
-        leaves[task] = tuple(_records(file, task, column)) if file else ()
+        samples = run.samples.get(task)
+        asked = run.content["results"].get(task, {}).get("sample_len")
+        leaves[task] = () if samples is None else tuple(_records(samples, task, column, asked))
     if not any(leaves.values()):
         raise ValueError(
             f"There are no samples of {', '.join(column.tasks)} beside {run.path.name}. Intervals "
@@ -72,18 +70,21 @@ def _leaf_tasks(tasks: Sequence[str], content: dict[str, Any]) -> set[str]:
     }
 
 
-def _records(path: Path, task: str, column: Column) -> list[Record]:
-    found = []
-    family = task_family(task)
-    first_filter = None
-    for sample in read_samples(path):
-        first_filter = first_filter or sample.get("filter", "none")
-        if sample.get("filter", "none") != first_filter or column.metric not in sample:
-            continue
-        found.append(_record(sample, family, column))
-    if not found:
-        raise ValueError(f"{path.name} has no sample with the metric {column.metric!r}.")
-    return found
+def _records(
+    samples: Iterable[dict[str, Any]], task: str, column: Column, asked: int | None
+) -> list[Record]:
+    """Return a task's records; `asked` is how many documents lm-eval scored, as far as it says."""
+    family, metric = task_family(task), column.metric
+    every = list(samples)
+    first = [s for s in every if s.get("filter", "none") == every[0].get("filter", "none")]
+    if asked is not None and len(first) != asked:
+        raise ValueError(f"{len(first)} of the {asked} samples of {task} are there.")
+    scored = [sample for sample in first if metric in sample.get("metrics", sample)]
+    if not scored:
+        raise ValueError(f"No sample of {task} has the metric {metric!r}.")
+    if lacking := [str(sample["doc_id"]) for sample in scored if metric not in sample]:
+        raise ValueError(f"Samples of {task} lack their {metric}: documents {', '.join(lacking)}.")
+    return [_record(sample, family, column) for sample in scored]
 
 
 def _record(sample: dict[str, Any], family: str, column: Column) -> Record:

@@ -312,7 +312,10 @@ def test_the_passkey_prompt(data):
 @pytest.mark.parametrize(
     ("metadata", "words"),
     [
-        ({"samples": 55}, "samples=55 is not allowed for niah: .* multiple of 10"),
+        (
+            {"samples": 55},
+            "samples=55 is not allowed; it must be a whole number of .* multiple of 10",
+        ),
         ({"samples": True}, "samples=True is not allowed"),
         ({"seed": -1}, "seed=-1 is not allowed"),
         ({"chat": "yes"}, "chat='yes' is not allowed"),
