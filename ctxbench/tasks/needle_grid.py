@@ -22,7 +22,14 @@ from ctxbench.core.settings import Range, Whole, read_settings
 from ctxbench.tasks import recipes
 from ctxbench.tasks.chat import chat_texts
 from ctxbench.tasks.model_window import check_task_length
-from ctxbench.tasks.token_count import PromptPart, TokenCounter, fingerprint, render, word_run
+from ctxbench.tasks.token_count import (
+    PromptPart,
+    TokenCounter,
+    fingerprint,
+    make_recounted,
+    render,
+    word_run,
+)
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
 DEPTHS = tuple(round(100 * i / 9) for i in range(10))
@@ -272,15 +279,18 @@ def get_recipes(
         "data": haystack.digest,
     }
 
-    def make() -> tuple[list[recipes.Row], dict[str, Any]]:
+    def make(counter: TokenCounter) -> tuple[list[recipes.Row], dict[str, Any]]:
         rows = []
         for run in range(settings.samples // len(DEPTHS)):
-            for row in make_run(grid, settings, length, run, haystack, _counter(name, True)):
+            for row in make_run(grid, settings, length, run, haystack, counter):
                 rows.append(row)
                 progress()
         return rows, {"tokenizer_name": name}
 
-    return recipes.get(key, make)
+    def count(counter: TokenCounter, row: recipes.Row) -> int:
+        return counter.count(prompt_parts(grid.frame, settings, haystack.words_to(row["end"]), row))
+
+    return recipes.get(key, lambda: make_recounted(make, count, _counter(name, True)))
 
 
 @functools.lru_cache(maxsize=4)
@@ -297,8 +307,6 @@ def load(
         ValueError: the model's window is too short, or the needle does not fit.
         FileNotFoundError: local data are missing; the message says how to get them.
     """
-    import datasets
-
     check_task_length(length, grid.leaf(length), metadata)
     found = get_recipes(grid, length, metadata, settings)
     common = {
@@ -307,7 +315,8 @@ def load(
         "setting": json.dumps(asdict(settings)),
         "data_dir": metadata.get("data_dir"),
     }
-    return {"test": datasets.Dataset.from_list([common | row for row in found.rows])}
+    rows = [common | row for row in found.rows]
+    return recipes.test_split(rows, found.report.get("counted", "not recorded"))
 
 
 def prompt(grid: Grid, doc: dict[str, Any]) -> str:

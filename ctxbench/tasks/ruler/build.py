@@ -19,7 +19,7 @@ from ctxbench.tasks.ruler import templates, words
 from ctxbench.tasks.ruler.family import DoesNotFit, Family, Recipe, RulerSettings, Sample
 from ctxbench.tasks.ruler.qa import load_corpus
 from ctxbench.tasks.ruler.subtasks import SUBTASKS
-from ctxbench.tasks.token_count import TokenCounter, fingerprint, render
+from ctxbench.tasks.token_count import TokenCounter, fingerprint, make_recounted, render
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
 logger = logging.getLogger(__name__)
@@ -69,8 +69,6 @@ def load(ctx_subtask: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
         ValueError: an option is not allowed, the model's window is too short, or no sample fits.
         FileNotFoundError: local data are missing; the message says how to get them.
     """
-    import datasets
-
     check_task_length(ctx_length, leaf_name(ctx_subtask, ctx_length), metadata)
     found = get_recipes(ctx_subtask, ctx_length, metadata)
     report_skips(found)
@@ -86,7 +84,7 @@ def load(ctx_subtask: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
         }
         for row in found.rows
     ]
-    return {"test": datasets.Dataset.from_list(rows)}
+    return recipes.test_split(rows, found.report.get("counted", "not recorded"))
 
 
 def report_skips(found: recipes.RecipeFile) -> None:
@@ -161,8 +159,11 @@ def get_recipes(
     counter = _counter(name, options.fidelity == "strict" and not options.chat)
 
     def make() -> tuple[list[recipes.Row], dict[str, Any]]:
-        rows, report = make_rows(
-            leaf_name(subtask, length), SUBTASKS[subtask].make(settings), counter, options, progress
+        leaf = leaf_name(subtask, length)
+        rows, report = make_recounted(
+            lambda how: make_rows(leaf, SUBTASKS[subtask].make(settings), how, options, progress),
+            lambda how, row: _recount(SUBTASKS[subtask].make(settings), how, row),
+            counter,
         )
         return rows, report | {"tokenizer_name": name}
 
@@ -261,6 +262,10 @@ def _cannot_fit(leaf: str, family: Family, needed: list[int], unfit: str) -> Val
     )
 
 
+def _recount(family: Family, counter: TokenCounter, row: recipes.Row) -> int:
+    return family.count(counter, family.sample(row["recipe"]))
+
+
 def recount(found: recipes.RecipeFile, tokenizer: str | None = None) -> None:
     """Write every prompt of a recipe file and compare its tokens with those recorded.
 
@@ -281,7 +286,7 @@ def recount(found: recipes.RecipeFile, tokenizer: str | None = None) -> None:
         load_tokenizer(name), key["fidelity"] == "strict" and not any(key["chat"]), additive=False
     )
     for row in found.rows:
-        tokens = family.count(counter, family.sample(row["recipe"]))
+        tokens = _recount(family, counter, row)
         if tokens != row["tokens"]:
             raise ValueError(
                 f"Sample {row['index']} has {tokens} tokens, but {row['tokens']} were recorded: "
