@@ -1,29 +1,31 @@
 """The samples of a cell, from the files lm-eval wrote."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ctxbench.core.lengths import task_family
 from ctxbench.core.protocol import Column
+from ctxbench.core.samples import SampleFormat, declared_format
+from ctxbench.report.old_samples import guess_format, scale_is_known
 from ctxbench.report.result_files import Run
 
-_RUN_KINDS = ("manyshot",)  # samples of one run share their shots: the run is the independent unit
-_TEXT_KINDS = ("perplexity", "nll")  # windows of one text are not independent
+_ROUNDING = 1e-9  # beyond the ends of a scale
 
 
 @dataclass(frozen=True)
-class Record:
+class Sample:
     """One sample of one leaf task.
 
     Attributes:
         document: what was asked; equal in two rows if they were asked the same.
         unit: what is independent of other units: the document, its text, or the run of shots.
-        total: of the score, or of the negative log-likelihood in nats.
+        total: of the score from 0 to 1, or of the negative log-likelihood in nats.
         weight: 1, or the number of scored tokens.
-        length: of the prompt as the task names it, tokens.
+        length: of the prompt, tokens.
         depth: of the needle, 0 to 1.
         positions: (sum of NLL in nats, tokens) by bucket of positions, for Figure 3.
+        bucket: positions in each of them.
     """
 
     document: str
@@ -36,23 +38,39 @@ class Record:
     bucket: int | None = None
 
 
-def bucket_size(record: Record) -> int:
-    """Return how many positions one of a record's buckets holds: as noted, else equal parts."""
-    return record.bucket or -(-(record.length or len(record.positions)) // len(record.positions))
+def bucket_size(sample: Sample) -> int:
+    """Return how many positions one of a sample's buckets holds: as noted, else equal parts."""
+    return sample.bucket or -(-(sample.length or len(sample.positions)) // len(sample.positions))
 
 
-def read_leaves(run: Run, column: Column) -> dict[str, tuple[Record, ...]]:
+@dataclass(frozen=True)
+class TaskSamples:
+    """A leaf task's samples; `scaled`: their scale is known, so that scores are from 0 to 1."""
+
+    samples: tuple[Sample, ...] = ()
+    scaled: bool = True
+
+    def divided(self, by: float) -> "TaskSamples":
+        """Return them with scores divided, if they are not scaled."""
+        if self.scaled or by == 1:
+            return self
+        return TaskSamples(tuple(replace(s, total=s.total / by) for s in self.samples))
+
+
+def read_leaves(run: Run, column: Column) -> dict[str, TaskSamples]:
     """Return the samples by leaf task; none for a task of a group that has no file of samples.
 
     Raises:
         ValueError: a file is damaged, or has no samples of the column's metric.
     """
-    leaves: dict[str, tuple[Record, ...]] = {}
+    leaves: dict[str, TaskSamples] = {}
     for task in sorted(_leaf_tasks(column.tasks, run.content)):
-        samples = run.samples.get(task)
-        asked = run.content["results"].get(task, {}).get("sample_len")
-        leaves[task] = () if samples is None else tuple(_records(samples, task, column, asked))
-    if not any(leaves.values()):
+        leaves[task] = TaskSamples()
+        if task in run.samples:
+            leaves[task] = read_samples(run, task, column.metric, column.kind)
+            if not leaves[task].samples:
+                raise ValueError(f"No sample of {task} has the metric {column.metric!r}.")
+    if not any(found.samples for found in leaves.values()):
         raise ValueError(
             f"There are no samples of {', '.join(column.tasks)} beside {run.path.name}. Intervals "
             "and paired tests need them: run lm_eval with --log_samples."
@@ -70,49 +88,90 @@ def _leaf_tasks(tasks: Sequence[str], content: dict[str, Any]) -> set[str]:
     }
 
 
-def _records(
-    samples: Iterable[dict[str, Any]], task: str, column: Column, asked: int | None
-) -> list[Record]:
-    """Return a task's records; `asked` is how many documents lm-eval scored, as far as it says."""
-    family, metric = task_family(task), column.metric
-    every = list(samples)
+def read_samples(
+    run: Run, task: str, metric: str, kind: str = "", *, needle: bool = False
+) -> TaskSamples:
+    """Return a task's samples of a metric, of its first filter.
+
+    Args:
+        run: they are of.
+        task: a leaf task.
+        metric: of the samples; where it is null there is none.
+        kind: of the column, "" where there is none.
+        needle: whether only samples with a length and a depth are asked for.
+
+    Raises:
+        ValueError: a file is damaged, or samples are lost or out of their scale.
+    """
+    every = list(run.samples[task])
     first = [s for s in every if s.get("filter", "none") == every[0].get("filter", "none")]
+    asked = run.content["results"].get(task, {}).get("sample_len")
     if asked is not None and len(first) != asked:
         raise ValueError(f"{len(first)} of the {asked} samples of {task} are there.")
-    scored = [sample for sample in first if metric in sample.get("metrics", sample)]
-    if not scored:
-        raise ValueError(f"No sample of {task} has the metric {metric!r}.")
+    scored = [s for s in first if metric in s.get("metrics", s)]
     if lacking := [str(sample["doc_id"]) for sample in scored if metric not in sample]:
         raise ValueError(f"Samples of {task} lack their {metric}: documents {', '.join(lacking)}.")
-    return [_record(sample, family, column) for sample in scored]
+    given = [sample for sample in scored if sample[metric] is not None]
+    if not given:
+        return TaskSamples()
+    declared = declared_format(run.content, task)
+    form = declared or guess_format(task, kind, metric, given[0])
+    if needle:
+        given = [
+            sample for sample in given if metric not in form.losses and _has_place(sample, form)
+        ]
+    scaled = declared is not None or metric in form.losses or scale_is_known(task)
+    family = task_family(task)
+    try:
+        samples = [_sample(sample, metric, form, family) for sample in given]
+    except (KeyError, IndexError, TypeError, ValueError) as damage:
+        raise ValueError(
+            f"A sample of {task} cannot be read as {form} ({type(damage).__name__}: {damage})."
+        ) from damage
+    if scaled and metric not in form.losses:
+        samples = [_in_shares(sample, task, metric, form) for sample in samples]
+    return TaskSamples(tuple(samples), scaled)
 
 
-def _record(sample: dict[str, Any], family: str, column: Column) -> Record:
-    doc, value = sample.get("doc") or {}, sample[column.metric]
-    document = f"{sample['doc_id']} {sample.get('doc_hash', '')}".strip()
-    unit = f"{family} {sample['doc_id']}"
-    if column.kind in _RUN_KINDS and "run" in doc:
-        unit = f"{family} run {doc['run']}"
-    if column.kind in _TEXT_KINDS and "module" in doc:
-        unit = f"{family} {doc['module']}"
+def _has_place(raw: dict[str, Any], form: SampleFormat) -> bool:
+    """Return whether a sample has a length and a depth."""
+    doc = raw.get("doc") or {}
+    return all(name and doc.get(name) is not None for name in (form.length, form.depth))
+
+
+def _sample(raw: dict[str, Any], metric: str, form: SampleFormat, family: str) -> Sample:
+    """Return a sample, its score as it is."""
+    doc, value = raw.get("doc") or {}, raw[metric]
+    unit = raw["doc_id"] if form.unit is None else doc[form.unit]
     positions: tuple[tuple[float, float], ...] = ()
-    if isinstance(value, (int, float)):
-        total, weight = float(value), 1.0
-    elif value and isinstance(value[0], (list, tuple)):
-        positions = tuple((float(nll), float(tokens)) for nll, tokens in value)
+    how = form.losses.get(metric, "number")
+    if how == "nats_tokens_by_position":
+        positions = tuple((float(nats), float(tokens)) for nats, tokens in value)
         total, weight = (sum(part) for part in zip(*positions, strict=True))
-        unit = f"{family} {doc.get('document', sample['doc_id'])}"
-    elif len(value) == 2:  # log-likelihood and tokens
+    elif how == "loglikelihood_tokens":
         total, weight = -float(value[0]), float(value[1])
-    else:  # document, negative log-likelihood, tokens
-        unit, total, weight = f"{family} {value[0]}", float(value[1]), float(value[2])
-    return Record(
-        document,
-        unit,
-        total,
-        weight,
-        doc.get("length"),
-        doc.get("depth"),
-        positions,
-        doc.get("bucket"),
+    elif how == "unit_nats_tokens":
+        unit, total, weight = value[0], float(value[1]), float(value[2])
+    elif isinstance(value, int | float):
+        total, weight = float(value), 1.0
+    else:
+        raise ValueError(f"The {metric} of a sample of {family} is {value!r}, no number.")
+    length, depth, bucket = (
+        None if name is None else doc.get(name) for name in (form.length, form.depth, form.bucket)
     )
+    document = f"{raw['doc_id']} {raw.get('doc_hash', '')}".strip()
+    return Sample(document, f"{family} {unit}", total, weight, length, depth, positions, bucket)
+
+
+def _in_shares(sample: Sample, task: str, metric: str, form: SampleFormat) -> Sample:
+    """Return a sample with its score from 0 to 1.
+
+    Raises:
+        ValueError: it is out of its scale.
+    """
+    scale = 100 if metric in form.percent else 1
+    if not -_ROUNDING <= sample.total <= scale + _ROUNDING:
+        raise ValueError(
+            f"A sample of {task} has the {metric} {sample.total:g}, which is from 0 to {scale}."
+        )
+    return replace(sample, total=sample.total / scale)
