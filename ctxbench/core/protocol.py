@@ -178,7 +178,10 @@ def read_protocol(content: Any, where: str) -> Protocol:
         for name, cls in (("rows", Row), ("columns", Column)):
             if isinstance(known.get(name), list):
                 known[name] = [_known(cls, item) for item in known[name]]
-    return read_settings(Protocol, known, where)
+    protocol = read_settings(Protocol, known, where)
+    if without := [column.name for column in protocol.columns if not column.tasks]:
+        raise ValueError(f"{where}: the columns {', '.join(without)} have no task. Add it.")
+    return protocol
 
 
 def read_note(content: Any, where: str) -> CellNote:

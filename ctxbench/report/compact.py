@@ -1,11 +1,11 @@
 """Results small enough to keep: one archive, without prompts and without traces of the machine."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ctxbench.core.samples import KEY, short_fields
 from ctxbench.report.archive import NAME, write_archive
 from ctxbench.report.result_files import Run, result_folders
 from ctxbench.report.study_source import find_study
@@ -15,7 +15,6 @@ _RESULTS = (
     *("config", "date", "lm_eval_version", "transformers_version", "max_length", "task_hashes"),
 )
 _SAMPLE = ("doc_id", "filter", "metrics")
-_LONGEST = 200  # characters of a text in a record that is kept
 
 
 def compact(paths: Sequence[Path], out: Path) -> tuple[Path, int]:
@@ -68,7 +67,7 @@ def _folder(path: Path, cell: dict[str, Any] | None, runs: dict[str, Run]) -> di
         "runs": [
             {
                 "date": run.date,
-                "results": {name: run.content[name] for name in _RESULTS if name in run.content},
+                "results": _results(run.content),
                 "samples": {task: [_lean(s) for s in run.samples[task]] for task in run.samples},
             }
             for run in runs.values()
@@ -76,12 +75,17 @@ def _folder(path: Path, cell: dict[str, Any] | None, runs: dict[str, Run]) -> di
     }
 
 
+def _results(content: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: content[name] for name in _RESULTS if name in content}
+    formats = {
+        task: {"metadata": {KEY: config["metadata"][KEY]}}
+        for task, config in (content.get("configs") or {}).items()
+        if KEY in (config.get("metadata") or {})
+    }
+    return kept | ({"configs": formats} if formats else {})
+
+
 def _lean(sample: dict[str, Any]) -> dict[str, Any]:
     names = (*_SAMPLE, *sample.get("metrics", ()))
-    doc = {
-        key: value
-        for key, value in (sample.get("doc") or {}).items()
-        if len(json.dumps(value)) <= _LONGEST
-    }
     kept = {name: sample[name] for name in names if name in sample}
-    return {**kept, "doc": doc, "filtered_resps": sample.get("filtered_resps")}
+    return {**kept, "doc": short_fields(sample), "filtered_resps": sample.get("filtered_resps")}

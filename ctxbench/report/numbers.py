@@ -24,7 +24,7 @@ from ctxbench.report.estimates import (
     over_seeds,
 )
 from ctxbench.report.labels import kind_name
-from ctxbench.report.records import Record, bucket_size
+from ctxbench.report.samples import Sample, bucket_size
 from ctxbench.report.study_results import LEFT_OUT, Cell, StudyResults
 
 EFFECTIVE_SHARE = 0.85
@@ -296,7 +296,7 @@ class Numbers:
         return next(rows, None)
 
 
-def _within(records: Sequence[Record], span: tuple[int, int] | None) -> Sequence[Record]:
+def _within(records: Sequence[Sample], span: tuple[int, int] | None) -> Sequence[Sample]:
     """Return samples as if only positions of a span had been scored."""
     if span is None:
         return records

@@ -173,8 +173,9 @@ def read_run(path: Path) -> Run:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        content["results"]
-    except (ValueError, KeyError, TypeError) as damage:
+        for part in (content["results"], content.get("group_subtasks") or {}):
+            part.items()
+    except (ValueError, KeyError, TypeError, AttributeError) as damage:
         raise ValueError(
             f"{path} is not a results file of lm_eval ({type(damage).__name__}: {damage}). Give "
             "results_DATE.json, or the folder it is in."
@@ -201,8 +202,8 @@ class SamplesFile:
         with open(self.path, encoding="utf-8", newline="\n") as lines:
             for number, line in enumerate(lines, 1):
                 try:
-                    yield json.loads(line)
-                except ValueError as damage:
+                    yield {**json.loads(line)}
+                except (ValueError, TypeError) as damage:
                     raise ValueError(
                         f"{self.path}, line {number} is damaged ({damage}). Run the task again, "
                         "or leave the file out."

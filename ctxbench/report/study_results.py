@@ -14,8 +14,9 @@ from typing import Any
 from ctxbench.core.protocol import Column, Protocol, Row, cell_folder, read_note
 from ctxbench.report.archive import NAME
 from ctxbench.report.labels import kind_name
-from ctxbench.report.records import Record, read_leaves
+from ctxbench.report.old_samples import divisor
 from ctxbench.report.result_files import ResultFolder
+from ctxbench.report.samples import Sample, TaskSamples, read_leaves
 from ctxbench.report.study_source import find_study
 
 LEFT_OUT = "left out"
@@ -37,7 +38,7 @@ class Cell:
     status: str
     reason: str | None
     command: str | None
-    leaves: dict[str, tuple[Record, ...]] = field(hash=False)
+    leaves: dict[str, tuple[Sample, ...]] = field(hash=False)
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ def load_study(path: Path) -> StudyResults:
         if (column := columns.get(folder.path.name))
     }
     rows = tuple(_resolved(row, measured) for row in protocol.rows)
+    measured = _in_shares(measured, columns)
     cells = {
         (row.name, seed, column.name): _cell(row, seed, column, measured)
         for row in rows
@@ -160,7 +162,7 @@ def load_study(path: Path) -> StudyResults:
         for seed in row.seeds
     }
     leaf_tasks = _leaf_tasks(cells.values())
-    cells = _to_unit(_without_gaps(cells, leaf_tasks))
+    cells = _without_gaps(cells, leaf_tasks)
     return StudyResults(replace(protocol, rows=rows), source.trainings, cells, leaf_tasks)
 
 
@@ -174,7 +176,7 @@ class _Measured:
     status: str = "missing"
     reason: str | None = "not run"
     command: str | None = None
-    leaves: dict[str, tuple[Record, ...]] = field(default_factory=dict)
+    leaves: dict[str, TaskSamples] = field(default_factory=dict)
     model: dict[str, Any] | None = None
 
 
@@ -183,7 +185,7 @@ def _measured(folder: ResultFolder, column: Column, root: Path) -> _Measured:
         return _Measured()
     note = read_note(folder.cell, f"{folder.path}/cell.json")
     status, reason = note.status, note.reason
-    leaves: dict[str, tuple[Record, ...]] = {}
+    leaves: dict[str, TaskSamples] = {}
     model = None
     if status == "done":
         try:
@@ -194,6 +196,23 @@ def _measured(folder: ResultFolder, column: Column, root: Path) -> _Measured:
             said = str(damage).replace(f"{root}/", "").replace(str(root), "the study folder")
             status, reason = "failed", said
     return _Measured(status, reason, note.command, leaves, model)
+
+
+def _in_shares(measured: dict[str, _Measured], columns: dict[str, Column]) -> dict[str, _Measured]:
+    """Bring scores of an unknown scale to 0 to 1, those of a kind as a whole."""
+    largest: dict[str, float] = defaultdict(float)
+    column_of = {place: columns[place.rpartition("/")[2]] for place in measured}
+    for place, found in measured.items():
+        if (column := column_of[place]).higher_is_better:
+            unknown = [leaf for leaf in found.leaves.values() if not leaf.scaled]
+            totals = (sample.total for leaf in unknown for sample in leaf.samples)
+            largest[column.kind] = max(largest[column.kind], *totals, 0.0)
+    made = {}
+    for place, found in measured.items():
+        by = divisor(largest[column_of[place].kind])
+        leaves = {task: leaf.divided(by) for task, leaf in found.leaves.items()}
+        made[place] = replace(found, leaves=leaves)
+    return made
 
 
 def _resolved(row: Row, measured: dict[str, _Measured]) -> Row:
@@ -213,7 +232,8 @@ def _cell(row: Row, seed: int | None, column: Column, measured: dict[str, _Measu
         only = f"measured in {', '.join(map(kind_name, row.kinds or ()))} only"
         return Cell(row, seed, column, LEFT_OUT, only, None, {})
     found = measured.get(cell_folder(row.name, seed, column.name), _Measured())
-    return Cell(row, seed, column, found.status, found.reason, found.command, found.leaves)
+    leaves = {task: leaf.samples for task, leaf in found.leaves.items()}
+    return Cell(row, seed, column, found.status, found.reason, found.command, leaves)
 
 
 def _leaf_tasks(cells: Iterable[Cell]) -> dict[str, tuple[str, ...]]:
@@ -237,24 +257,3 @@ def _without_gaps(cells: dict[Any, Cell], expected: dict[str, tuple[str, ...]]) 
                 leaves={leaf: records for leaf, records in cell.leaves.items() if records},
             )
     return made
-
-
-def _to_unit(cells: dict[Any, Cell]) -> dict[Any, Cell]:
-    """Bring scores from 0 to 100 (RULER's, LongBench's) to 0 to 1, a kind as a whole."""
-    largest: dict[str, float] = defaultdict(float)
-    for cell in cells.values():
-        if cell.column.higher_is_better:
-            values = (r.total for records in cell.leaves.values() for r in records)
-            largest[cell.column.kind] = max(largest[cell.column.kind], *values, 0.0)
-    return {
-        key: _divided(cell, 100.0) if largest[cell.column.kind] > 1 else cell
-        for key, cell in cells.items()
-    }
-
-
-def _divided(cell: Cell, by: float) -> Cell:
-    leaves = {
-        leaf: tuple(replace(record, total=record.total / by) for record in records)
-        for leaf, records in cell.leaves.items()
-    }
-    return replace(cell, leaves=leaves)

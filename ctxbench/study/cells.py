@@ -15,11 +15,11 @@ from typing import Any
 
 from ctxbench.core.atomic_file import sync, write_atomically
 from ctxbench.core.protocol import CellNote, Column, as_json, cell_folder, read_note
+from ctxbench.core.samples import short_fields
 
 _PER_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples",
              "task_hashes", "groups", "group_subtasks")  # fmt: skip
 """Parts of lm-eval's results file that are mappings by task or group."""
-_LONGEST = 200  # characters of a text in a record that is kept
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -141,9 +141,5 @@ def _lean(line: str) -> str:
     """
     sample = json.loads(line)
     kept = {k: v for k, v in sample.items() if k not in ("arguments", "resps")}
-    kept["doc"] = {
-        key: value
-        for key, value in (sample.get("doc") or {}).items()
-        if len(json.dumps(value)) <= _LONGEST
-    }
+    kept["doc"] = short_fields(sample)
     return json.dumps(kept, ensure_ascii=False) + "\n"
