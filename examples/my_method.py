@@ -6,8 +6,14 @@ complete method, for CONTRIBUTING.md; a cruder YaRN (https://arxiv.org/abs/2309.
 
 from dataclasses import dataclass, replace
 
-from ctxbench.methods.base import check_positive, length_ratio
-from ctxbench.methods.rotary import PositionMethod, inverse_frequencies, rotary_base, rotary_dim
+from ctxbench import (
+    PositionMethod,
+    check_positive,
+    inverse_frequencies,
+    length_ratio,
+    rotary_base,
+    rotary_dim,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

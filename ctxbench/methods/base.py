@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ctxbench.core.settings import Length
+from ctxbench.methods.extension import extension_of
 from ctxbench.methods.record import original_length
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Method:
     """Whether every token attends to every earlier token."""
     needs_training: ClassVar[bool] = False
     """Whether the method is meaningless on a model that was not trained with it."""
+    own_attention: ClassVar[bool] = False
+    """Whether the method computes attention itself (then a kernel cannot be chosen beside it)."""
     own_scaling: ClassVar[bool] = True
     """Whether the method sets the rotary frequencies (then it refuses a model scaled already)."""
 
@@ -111,7 +114,11 @@ class Method:
         """Install what the method needs in a loaded model: a rotary module, an attention."""
 
     def release_model(self, model: "PreTrainedModel") -> None:
-        """Undo `edit_model`, so that another method can be installed in the same model."""
+        """Undo `edit_model`, so that another method can be installed in the same model.
+
+        What was replaced through the model's `Extension` is put back here.
+        """
+        extension_of(model).undo(model)
 
     def state_tensors(self, model: "PreTrainedModel") -> dict[str, "torch.Tensor"]:
         """Return the method's own tensors by name; they are saved beside the weights.

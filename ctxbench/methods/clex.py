@@ -31,6 +31,7 @@ from torch import nn
 
 from ctxbench.core.compat.torch import times_written
 from ctxbench.methods.base import check_positive
+from ctxbench.methods.extension import extension_of
 from ctxbench.methods.kernels.ode import solve, stage_times
 from ctxbench.methods.record import original_length
 from ctxbench.methods.rotary import (
@@ -151,14 +152,8 @@ class CLEX(PositionMethod, name="clex"):
     def edit_model(self, model: Any):
         """Install the module, and what hands it the positions of a training batch."""
         super().edit_model(model)
-        model.ctxbench_hook = model.base_model.register_forward_pre_hook(
-            _take_drawn, with_kwargs=True
-        )
-
-    def release_model(self, model: Any):
-        """Put the former module back."""
-        model.ctxbench_hook.remove()
-        super().release_model(model)
+        hook = model.base_model.register_forward_pre_hook(_take_drawn, with_kwargs=True)
+        extension_of(model).hooks.append(hook)
 
     def state_tensors(self, model: Any):
         """Return the two matrices of the hidden layer."""

@@ -14,6 +14,7 @@ from ctxbench.core.compat.lm_eval import check_hooks
 from ctxbench.core.refused import readable_config
 from ctxbench.methods.adapters import load_adapters
 from ctxbench.methods.attach import method_of
+from ctxbench.methods.extension import find_extension
 from ctxbench.methods.record import read_record
 from ctxbench.models.arguments import (
     check_followed,
@@ -23,7 +24,7 @@ from ctxbench.models.arguments import (
 )
 from ctxbench.models.checkpoint_errors import explained
 from ctxbench.models.checks import check_bos, check_tokenizer
-from ctxbench.models.choosing import choose_method
+from ctxbench.models.choosing import check_attention, choose_method, warn_untrained
 from ctxbench.models.loading import check_dtype, edited_config, extend, finish_loading, load_config
 from ctxbench.models.processes import check_processes, join_processes
 
@@ -90,7 +91,7 @@ class ExtendedHFLM(_HFLM):
 
     def _take_model(self, model: Any, name: str | None, asked: dict[str, Any]) -> None:
         """Use a model in memory, extending it if it is not yet and that was asked."""
-        if getattr(model, "ctxbench_method", None) is None:
+        if find_extension(model) is None:
             extend(model, name, **asked)
         elif name is not None or asked:
             raise ValueError(
@@ -109,6 +110,8 @@ class ExtendedHFLM(_HFLM):
         )
         name, asked = self._asked
         self.ctx_method, record = choose_method(config, name, **asked)
+        if self.ctx_method.needs_training and not record.trained_length:
+            warn_untrained(self.ctx_method.name)
         self._config = edited_config(config, self.ctx_method, record)
 
     def _create_tokenizer(self, pretrained: Any, tokenizer: Any, **kwargs: Any) -> None:
@@ -124,6 +127,7 @@ class ExtendedHFLM(_HFLM):
 
     def _create_model(self, pretrained: str, **kwargs: Any) -> None:
         """Load the weights under the edited config and install the method."""
+        check_attention(self.ctx_method, kwargs.get("attn_implementation"))
         peft = kwargs.pop("peft", None)
         with explained(pretrained):
             super()._create_model(pretrained, config=self._config, **kwargs)
@@ -160,4 +164,6 @@ class ExtendedHFLM(_HFLM):
             found["trained_length"] = record.trained_length
             found["adopted"] = record.adopted
             found["overridden"] = record.overridden
+            if self.ctx_method.needs_training and not record.trained_length:
+                found["untrained"] = True
         return found

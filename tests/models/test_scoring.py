@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import ctxbench
+from ctxbench.methods.attach import method_of
 from ctxbench.methods.rotary import rotary_dim
 from ctxbench.models.engine import Engine
 from ctxbench.models.generating import Generator
@@ -25,7 +26,7 @@ def extended(name: str, architecture: str = "llama", **more):
 
 
 def scorer_of(model, **how) -> Scorer:
-    return Scorer(Engine(model, model.ctxbench_method, **how))
+    return Scorer(Engine(model, method_of(model), **how))
 
 
 @torch.no_grad()
@@ -35,7 +36,7 @@ def test_scores_equal_a_float64_log_softmax_of_the_hidden_states(architecture, d
     model = extended("dynamic_ntk", architecture).to(dtype)
     ids = tokens(1, 150)[0].tolist()
     ((_, score),) = scorer_of(model).score([ScoringRequest(ids, 20)])
-    with model.ctxbench_method.begin_request(model, [150]):
+    with method_of(model).begin_request(model, [150]):
         hidden = model.base_model(torch.tensor([ids[:-1]]), use_cache=False).last_hidden_state[0]
     head = model.get_output_embeddings()
     bias = 0 if head.bias is None else head.bias.double()
@@ -48,7 +49,7 @@ def test_scores_equal_a_float64_log_softmax_of_the_hidden_states(architecture, d
 @pytest.mark.parametrize("name", ctxbench.list_methods())
 def test_shared_prefixes_agree_or_are_refused(name):
     model = extended(name)
-    method = model.ctxbench_method
+    method = method_of(model)
     shared, ends = tokens(1, 120)[0].tolist(), tokens(3, 6, seed=1).tolist()
     requests = [ScoringRequest([*shared, *end], 120) for end in ends]
     with_sharing = scorer_of(model)
@@ -74,7 +75,7 @@ def test_prompts_that_differ_in_their_last_token_only(name):
     options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
     found = {}
     for share in (True, False):
-        engine = Engine(model, model.ctxbench_method, share_prefixes=share)
+        engine = Engine(model, method_of(model), share_prefixes=share)
         answers = Generator(engine, 1).generate(prompts, options, lambda *_: None)
         found[share] = dict(answers)
     assert found[True] == found[False]

@@ -8,6 +8,7 @@ from lm_eval.tasks import TaskManager
 
 import ctxbench
 from ctxbench.core.stdlib_corpus import NOUNS, is_held_out, stdlib_files
+from ctxbench.methods.attach import method_of
 from ctxbench.models.engine import Engine
 from ctxbench.models.requests import ScoringRequest
 from ctxbench.models.scoring import Scorer
@@ -198,7 +199,7 @@ python_of_the_table = pytest.mark.skipif(
 @pytest.mark.parametrize("method", TABLE)
 def test_the_published_table_comes_out(method):
     model, _ = ctxbench.load_model("mini", method, length=4096)
-    scorer = Scorer(Engine(model, model.ctxbench_method, batch_size=4))
+    scorer = Scorer(Engine(model, method_of(model), batch_size=4))
     for length, (accuracy, perplexity) in TABLE[method].items():
         right, found = measure(scorer, length, 50)
         # measured with bfloat16 autocast: one prompt of 50 may differ
@@ -222,7 +223,7 @@ ATTENTION_TABLE = {
 @pytest.mark.parametrize("settings", ATTENTION_TABLE, ids=lambda s: s[0])
 def test_the_published_table_of_attention_methods_comes_out(settings):
     model, _ = ctxbench.load_model("mini", settings[0], length=4096, **dict(settings[1:]))
-    scorer = Scorer(Engine(model, model.ctxbench_method, batch_size=4))
+    scorer = Scorer(Engine(model, method_of(model), batch_size=4))
     for length, (accuracy, perplexity) in ATTENTION_TABLE[settings].items():
         right, found = measure(scorer, length, 20)
         assert sum(right) / 20 == pytest.approx(accuracy, abs=0.051)  # one prompt of 20
@@ -237,7 +238,7 @@ def test_the_published_table_of_attention_methods_comes_out(settings):
 def test_windows_lose_what_is_far_and_repositioning_keeps_it(method, keeps_retrieval):
     """At eight times the window, with each method's defaults: perplexity flat for all."""
     model, _ = ctxbench.load_model("mini", method, length=4096)
-    scorer = Scorer(Engine(model, model.ctxbench_method, batch_size=4))
+    scorer = Scorer(Engine(model, method_of(model), batch_size=4))
     _, inside = measure(scorer, 256, 20)
     right, beyond = measure(scorer, 2048, 20)
     assert beyond <= 1.3 * inside  # ReRoPE 1.20 on these prompts; the plain model 5.6
