@@ -9,6 +9,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from ctxbench.core.settings import field_texts
 from ctxbench.methods.registry import list_methods, list_presets, method_class
 from ctxbench.validate.method_subject import Subject
 
@@ -30,7 +31,6 @@ saved checkpoint, on Llama with the method's defaults.
 """
 NEEDED = {"longrope": {"long_factor": [2.0] * 8}}
 """Options without which a method does not begin."""
-_SECTION = re.compile(r"^    (\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
 
 
 def methods_page() -> str:
@@ -59,10 +59,7 @@ def _section(name: str) -> str:
     module = inspect.getdoc(inspect.getmodule(cls)) or ""
     title, _, text = module.partition("\n")
     lines = [f"## {name}", "", title, text.rstrip(), ""]
-    described: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        inside = (inspect.cleandoc(base.__doc__ or "")).partition("Attributes:")[2]
-        described |= {k: re.sub(r"\s+", " ", v) for k, v in _SECTION.findall(inside)}
+    described = field_texts(cls)
     options = [f for f in fields(cls) if f.name != "length"]
     if options:
         lines += ["| option | default | |", "|---|---|---|"]

@@ -251,7 +251,7 @@ WHOLE: dict[str, tuple[Callable[[], Tokenizer], str]] = {
     ),
     "expression-not-understood": (lambda: byte_level(*split(BLOOM)), "not known to keep cuts"),
     "looks-behind": (lambda: byte_level(*split(r"(?<= )\p{L}+|\s+|\S")), "not known to keep"),
-    "no-fast-version": (lambda: None, "no `tokenizers` backend"),
+    "no-fast-version": (lambda: None, "not a fast tokenizer"),
 }
 NAMES = (*SUMMED, *WHOLE)
 

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ctxbench.core.settings import Length
 from ctxbench.methods.extension import extension_of
 from ctxbench.methods.record import original_length
 
@@ -52,7 +53,7 @@ class Method:
             model's own window.
     """
 
-    length: int | None = None
+    length: Length | None = None
 
     name: ClassVar[str] = ""
     """As users type it, from the class statement: `class YaRN(PositionMethod, name="yarn")`.

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import torch
 
+from ctxbench.core.settings import Numbers
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.record import original_length
 from ctxbench.methods.rotary import PositionMethod, inverse_frequencies, rotary_base, rotary_dim
@@ -32,8 +33,8 @@ class LongRoPE(PositionMethod, name="longrope"):
         attention_factor: multiplies cos and sin; default `sqrt(1 + ln s / ln C)`.
     """
 
-    long_factor: tuple[float, ...] | None = None
-    short_factor: tuple[float, ...] | None = None
+    long_factor: Numbers | None = None
+    short_factor: Numbers | None = None
     factor: float | None = None
     attention_factor: float | None = None
 

@@ -8,6 +8,8 @@ import copy
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ctxbench.core.settings import Count, read_settings
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
@@ -32,8 +34,8 @@ class Record:
 
     method: str
     options: dict[str, Any]
-    original_length: int
-    trained_length: int | None = None
+    original_length: Count
+    trained_length: Count | None = None
     rope_parameters: dict[str, Any] = field(default_factory=dict)
     adopted: bool = False
     overridden: dict[str, Any] = field(default_factory=dict)
@@ -85,41 +87,16 @@ def base_config(config: "PreTrainedConfig") -> "PreTrainedConfig":
 
 
 def _parse(raw: Any) -> Record:
-    required = {"method": str, "options": dict, "original_length": int}
-    optional = {
-        "trained_length": (int, type(None)),
-        "rope_parameters": dict,
-        "adopted": bool,
-        "overridden": dict,
-        "version": int,
-    }
-    if not isinstance(raw, dict):
-        raise _damaged(f"it is {type(raw).__name__}, not a mapping")
-    if isinstance(raw.get("version"), int) and raw["version"] > VERSION:
+    if isinstance(raw, dict) and isinstance(raw.get("version"), int) and raw["version"] > VERSION:
         raise ValueError(
             f"The checkpoint's ctxbench record has version {raw['version']}; this ctxbench reads "
             f"up to {VERSION}. Install a newer ctxbench."
         )
-    for name, kind in required.items():
-        if name not in raw:
-            raise _damaged(f"'{name}' is missing")
-        if not isinstance(raw[name], kind) or isinstance(raw[name], bool):
-            raise _damaged(f"'{name}' is {raw[name]!r}, not {kind.__name__}")
-    for name, kind in optional.items():
-        if name in raw and not isinstance(raw[name], kind):
-            raise _damaged(f"'{name}' is {raw[name]!r}")
-    for name in ("original_length", "trained_length"):
-        if raw.get(name) is not None and raw[name] < 1:
-            raise _damaged(f"'{name}' is {raw[name]!r}, not a positive number of tokens")
-    unknown = sorted(set(raw) - set(required) - set(optional))
-    if unknown:
-        raise _damaged(f"unknown keys {unknown}")
-    return Record(**raw)
-
-
-def _damaged(what: str) -> ValueError:
-    return ValueError(
-        f"The checkpoint's config.json has a damaged ctxbench record: {what}. A record has "
-        "method, options, original_length and optionally trained_length. Restore config.json, or "
-        "remove its 'ctxbench' entry and load with adopt=true,method=...,trained_length=..."
-    )
+    try:
+        return read_settings(Record, raw, "the record")
+    except ValueError as error:
+        raise ValueError(
+            f"The checkpoint's config.json has a damaged ctxbench record: {error} Restore "
+            "config.json, or remove its 'ctxbench' entry and load with "
+            "adopt=true,method=...,trained_length=..."
+        ) from error

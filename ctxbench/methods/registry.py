@@ -19,7 +19,8 @@ from types import ModuleType
 from typing import Any
 
 from ctxbench.core.errors import near_names
-from ctxbench.core.options import coerce_options
+from ctxbench.core.settings import read_values
+from ctxbench.core.text_files import read_yaml
 from ctxbench.methods.base import Method, check_name
 
 _FOLDER = Path(__file__).parent
@@ -79,9 +80,7 @@ def methods_in(file: str | os.PathLike) -> list[str]:
 
 def list_presets() -> dict[str, dict[str, Any]]:
     """Return the named option sets of the paper's rows: name -> `method`, `options`, `source`."""
-    import yaml
-
-    return yaml.safe_load((_FOLDER / "presets.yaml").read_text(encoding="utf-8"))
+    return read_yaml(_FOLDER / "presets.yaml")
 
 
 def method_class(name: str) -> type[Method]:
@@ -125,7 +124,7 @@ def get_method(name: str | None, **options: Any) -> Method:
     """
     chosen, preset = method_and_options(str(name or "none"))
     cls = method_class(chosen)
-    return cls(**coerce_options(cls, {**preset, **options}))
+    return cls(**read_values(cls, {**preset, **options}, f"method={chosen}", text=True))
 
 
 def method_and_options(name: str) -> tuple[str, dict[str, Any]]:

@@ -24,32 +24,34 @@ FROM_PRETRAINED = (
     "cache_dir",
     "device_map",
     "force_download",
-    "load_in_4bit",
-    "load_in_8bit",
     "local_files_only",
-    "low_cpu_mem_usage",
-    "max_memory",
-    "quantization_config",
     "token",
     "use_safetensors",
     "variant",
 )
 """Arguments that transformers' `from_pretrained` takes and HFLM passes on."""
 
+_QUANTISED = "A checkpoint that was saved quantised loads without it: its config says how"
+
 REFUSED = {
-    "autogptq": "Checkpoints quantised by GPTQ load without it: their config says how",
+    "autogptq": _QUANTISED,
     "delta": "Add the delta to its base first, save the sum, and give that folder as pretrained",
     "gguf_file": "Convert the file to a transformers checkpoint",
-    "gptqmodel": "Checkpoints quantised by GPTQ load without it: their config says how",
+    "gptqmodel": _QUANTISED,
+    "load_in_4bit": _QUANTISED,
+    "load_in_8bit": _QUANTISED,
     "logits_cache": "Common beginnings are shared anyway; share_prefixes=False turns that off",
+    "low_cpu_mem_usage": "transformers always saves memory now",
+    "max_memory": "Give max_memory_per_gpu and max_cpu_memory",
     "mixed_precision_dtype": "Give dtype",
+    "quantization_config": _QUANTISED,
     "softmax_dtype": "Log-probabilities are computed in float32 whatever the dtype",
     "subfolder": "Give a folder that holds the checkpoint itself",
 }
-"""Arguments of HFLM that `ctxext` does not follow, and what to do instead."""
+"""Arguments of `--model hf` that HFLM, transformers or `ctxext` would ignore, and what to do."""
 
-NEED_PARALLELIZE = ("max_memory_per_gpu", "max_cpu_memory", "offload_folder")
-"""Arguments of HFLM that mean nothing without `parallelize=True`."""
+NEED_PARALLELIZE = ("device_map", "max_memory_per_gpu", "max_cpu_memory", "offload_folder")
+"""Arguments that HFLM follows with `parallelize=True` alone."""
 
 OF_A_MODEL_IN_MEMORY = (
     "add_bos_token",
@@ -78,31 +80,31 @@ def split_arguments(
     """Split model arguments into those of the method and those of HFLM and transformers.
 
     Raises:
-        ValueError: an argument belongs to neither (the message lists near names), or would be
-            ignored.
+        ValueError: an argument belongs to neither; the message lists near names.
     """
     name = method
     if name is None and isinstance(pretrained, str):
-        record = read_record(load_config(resolve_model(pretrained)))
+        revision, trust = given.get("revision"), bool(given.get("trust_remote_code"))
+        config = load_config(resolve_model(pretrained), revision=revision, trust_remote_code=trust)
+        record = read_record(config)
         name = record.method if record else None
     base, _ = method_and_options(name or "none")
     options = {field.name for field in fields(method_class(base))} | set(STATEMENTS)
     harness = model_arguments()
+    known = [*options, *harness, *FROM_PRETRAINED, *REFUSED]
     asked = {key: value for key, value in given.items() if key in options}
     others = {key: value for key, value in given.items() if key not in options}
     for key in others:
-        if key not in harness and key not in FROM_PRETRAINED:
-            near = near_names(key, [*options, *harness, *FROM_PRETRAINED])
+        if key not in known:
             raise ValueError(
-                f"ctxext has no argument {key!r}{near} Options of method={base}: "
+                f"ctxext has no argument {key!r}{near_names(key, known)} Options of method={base}: "
                 f"{', '.join(sorted(options - set(STATEMENTS))) or 'none'}; about the method: "
                 f"{', '.join(STATEMENTS)}; others as for --model hf."
             )
-    _check_followed(others, in_memory=not isinstance(pretrained, str))
     return asked, others
 
 
-def _check_followed(given: dict[str, Any], *, in_memory: bool) -> None:
+def check_followed(given: dict[str, Any], *, in_memory: bool) -> None:
     """Check that no argument of HFLM or transformers would be ignored.
 
     Raises:
@@ -110,9 +112,11 @@ def _check_followed(given: dict[str, Any], *, in_memory: bool) -> None:
     """
     defaults = model_arguments()
     for name, value in given.items():
-        if name in REFUSED and value is not None and value != defaults[name]:
+        if value is None or value == defaults.get(name, False):
+            continue
+        if name in REFUSED:
             raise ValueError(f"{name}={value!r} cannot be combined with ctxext. {REFUSED[name]}.")
-        if name in NEED_PARALLELIZE and not given.get("parallelize"):
+        if name in NEED_PARALLELIZE and given.get("parallelize", False) is False:
             raise ValueError(
                 f"{name}={value!r} says how a model is spread over devices, which parallelize=True "
                 f"asks for. Add it, or leave out {name}."

@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ctxbench.core.lengths import parse_length
-from ctxbench.core.options import coerce_options
+from ctxbench.core.settings import read_values
 from ctxbench.methods.base import Method
 from ctxbench.methods.record import Record, base_config, read_record
 from ctxbench.methods.registry import get_method, method_and_options, method_class
@@ -139,8 +139,8 @@ def _reopen(
         replaced = {"method": record.method, **record.options}
         return chosen, replace(fresh, trained_length=record.trained_length, overridden={**replaced})
     cls = method_class(name)
-    given = coerce_options(cls, given)
-    recorded = coerce_options(cls, record.options)
+    given = read_values(cls, given, f"method={name}", text=True)
+    recorded = read_values(cls, record.options, f"method={name}", text=True)
     changed = {
         option: recorded.get(option)
         for option, value in given.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ctxbench.core.assets import BUNDLED_MODELS
-from ctxbench.core.options import parse_pairs
+from ctxbench.core.settings import parse_pairs
 
 
 def add_parsers(commands) -> None:

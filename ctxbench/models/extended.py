@@ -16,7 +16,12 @@ from ctxbench.methods.adapters import load_adapters
 from ctxbench.methods.attach import method_of
 from ctxbench.methods.extension import find_extension
 from ctxbench.methods.record import read_record
-from ctxbench.models.arguments import check_in_memory, split_arguments, window_asked
+from ctxbench.models.arguments import (
+    check_followed,
+    check_in_memory,
+    split_arguments,
+    window_asked,
+)
 from ctxbench.models.checkpoint_errors import explained
 from ctxbench.models.checks import check_bos, check_tokenizer
 from ctxbench.models.choosing import check_attention, choose_method, warn_untrained
@@ -54,6 +59,7 @@ class ExtendedHFLM(_HFLM):
         self._asked = (name, asked)
         self.ctx_method: Any = None
         in_memory = not isinstance(pretrained, str)
+        check_followed(others, in_memory=in_memory)
         if in_memory:
             check_in_memory(pretrained, device, dtype)
             self._take_model(pretrained, name, asked)

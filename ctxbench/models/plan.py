@@ -39,6 +39,7 @@ class TaskPlan:
         new_tokens: at most, per prompt.
         cut: share of prompts that do not fit and are truncated, as the task asks.
         unfit: share that do not fit and stop the run.
+        about: what its data say of themselves, such as how tokens were counted; empty if nothing.
     """
 
     name: str
@@ -49,6 +50,7 @@ class TaskPlan:
     new_tokens: int
     cut: float
     unfit: float
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ def describe_evaluation(plan: EvaluationPlan) -> list[str]:
         f"memory about {total:.2g} GiB: {parts}",
         f"time about {_duration(sum(plan.seconds.values()))} on {device}, one prompt at a time",
     ]
+    lines += dict.fromkeys(task.about for task in plan.tasks if task.about)
     for task in plan.tasks:
         if task.unfit:
             lines.append(
@@ -222,6 +225,7 @@ def _plan_task(
         new_tokens=max(budgets),
         cut=cut / len(sizes),
         unfit=unfit / len(sizes),
+        about=getattr(getattr(task.eval_docs, "info", None), "description", ""),
     )
 
 

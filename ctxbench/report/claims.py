@@ -6,7 +6,7 @@ The shares are choices, made once, printed with every statement and the same for
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ctxbench.report.study_plan import Row
+from ctxbench.core.protocol import Row
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""`ctxbench report DIR`: the report of a study; pictures and small copies of loose results."""
+"""`ctxbench report DIR`: the report of a study; pictures of loose results, archives of both."""
 
 import argparse
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-_COMMANDS = ("study", "heatmap", "compact")
+_COMMANDS = ("study", "heatmap", "compact", "unpack")
 
 
 def add_parser(subparsers) -> None:
@@ -18,7 +18,7 @@ def add_parser(subparsers) -> None:
         "report",
         help="tables, figures and one page from result files",
         usage="ctxbench report DIR [--out OUT] [--no-figures]\n"
-        "       ctxbench report {heatmap,compact} ...",
+        "       ctxbench report {heatmap,compact,unpack} ...",
     )
     parse = parser.parse_known_args
 
@@ -32,7 +32,7 @@ def add_parser(subparsers) -> None:
     parser.parse_known_args = parse_known_args  # type: ignore[method-assign]
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     study = commands.add_parser("study", help="the report of a study folder (the default)")
-    study.add_argument("folder", type=Path, help="what `ctxbench study NAME` wrote")
+    study.add_argument("folder", type=Path, help="what `ctxbench study NAME` wrote, or its archive")
     study.add_argument("--out", type=Path, help="folder to write to (FOLDER/report)")
     study.add_argument("--no-figures", action="store_true", help="no pictures (no matplotlib)")
     study.set_defaults(run=_study)
@@ -46,10 +46,14 @@ def add_parser(subparsers) -> None:
     heatmap.add_argument("--out", type=Path, help="folder for PNG and CSV (the first RESULTS)")
     heatmap.add_argument("--no-png", action="store_true", help="draw in the terminal alone")
     heatmap.set_defaults(run=_heatmap)
-    compact = commands.add_parser("compact", help="copy results without prompts, small")
-    compact.add_argument("results", nargs="+", type=Path, help="folders or results_*.json files")
+    compact = commands.add_parser("compact", help="a study, or results, as one small archive")
+    compact.add_argument("results", nargs="+", type=Path, help="a study; folders, results_*.json")
     compact.add_argument("--out", type=Path, required=True, help="folder to write to")
     compact.set_defaults(run=_compact)
+    unpack = commands.add_parser("unpack", help="the files of an archive")
+    unpack.add_argument("archive", type=Path, help="cells.jsonl.xz")
+    unpack.add_argument("--out", type=Path, required=True, help="folder to write to")
+    unpack.set_defaults(run=_unpack)
 
 
 def _study(options: argparse.Namespace) -> int:
@@ -85,12 +89,15 @@ def _heatmap(options: argparse.Namespace) -> int:
 
 
 def _compact(options: argparse.Namespace) -> int:
-    from ctxbench.report.compact import write_compact
-    from ctxbench.report.result_files import find_runs
+    from ctxbench.report.compact import compact
 
-    for run in find_runs(options.results):
-        written = write_compact(run, options.out)
-        print(
-            f"{options.out / run.path.name} and {len(run.samples)} tasks: {written / 1024:.0f} kB"
-        )
+    archive, runs = compact(options.results, options.out)
+    print(f"{archive}: {runs} runs, {archive.stat().st_size / 1024:.0f} kB")
+    return 0
+
+
+def _unpack(options: argparse.Namespace) -> int:
+    from ctxbench.report.archive import unpack
+
+    print(f"{options.out}: {unpack(options.archive, options.out)} folders of results")
     return 0

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ctxbench.core.lengths import length_name
+from ctxbench.core.protocol import Row
 from ctxbench.report.correlation import Panel, correlation_table, panels
 from ctxbench.report.findings import findings
 from ctxbench.report.heatmap import HeatMap
 from ctxbench.report.layouts import LAYOUTS, Layout
 from ctxbench.report.numbers import Measure, Number, Numbers
 from ctxbench.report.paper import companion
-from ctxbench.report.study_files import Cell, Study, load_study
-from ctxbench.report.study_plan import Row
+from ctxbench.report.study_results import Cell, StudyResults, load_study
 from ctxbench.report.tables import Table, fill, ordered
 from ctxbench.report.verdicts import Finding
 
@@ -45,7 +45,7 @@ class Map:
 class Contents:
     """A report before it is written."""
 
-    study: Study
+    study: StudyResults
     numbers: Numbers
     findings: tuple[Finding, ...]
     sections: tuple[Section, ...]
@@ -110,10 +110,9 @@ def _maps(numbers: Numbers) -> Sequence[Map]:
     places: dict[tuple[int, float], list[float]] = {}
     for row in ordered(study.rows):
         trained = row.trained_length or study.window
-        name = str(study.plan.get("model_name") or study.plan.get("model") or "")
         how = f", trained to {length_name(row.trained_length)}" if row.trained_length else ""
         mean = _told(numbers.number(row, Measure("", columns)))
-        heat = HeatMap("needle", name, row.label + how, "", trained, mean)
+        heat = HeatMap("needle", study.protocol.model_name, row.label + how, "", trained, mean)
         for column in columns:
             for leaf in numbers.leaves(row, Measure("", (column,))).values():
                 for record in leaf:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from ctxbench.core.lengths import length_name
+from ctxbench.core.protocol import CLASSES, Column
+from ctxbench.report.labels import kind_name
 from ctxbench.report.numbers import Measure, Numbers
-from ctxbench.report.study_plan import CLASSES, Column, kind_name
 from ctxbench.report.tables import Entry, Line, Table
 
 FEWEST = 5  # rows; below, an interval would say nothing

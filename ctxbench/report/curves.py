@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ctxbench.core.protocol import Row
 from ctxbench.report.estimates import estimate
 from ctxbench.report.numbers import Measure, Numbers
-from ctxbench.report.records import Record
-from ctxbench.report.study_plan import Row
+from ctxbench.report.samples import Sample
 from ctxbench.report.tables import ordered
 
 _STEP = 2**0.25 - 1  # of a position, to the next point: four points a doubling
@@ -50,7 +50,7 @@ def by_position(numbers: Numbers) -> list[Curve]:
     return [curve for curve in curves if curve.points]
 
 
-def _buckets(records: Sequence[Record], length: int | None) -> tuple:
+def _buckets(records: Sequence[Sample], length: int | None) -> tuple:
     count = min(len(record.positions) for record in records)
     size = records[0].bucket or (length or count) / count
     points, first = [], 0
@@ -65,10 +65,10 @@ def _buckets(records: Sequence[Record], length: int | None) -> tuple:
     return tuple(points)
 
 
-def _part(record: Record, first: int, last: int) -> Record:
+def _part(record: Sample, first: int, last: int) -> Sample:
     """Return a record's loss in the buckets from `first` to before `last`."""
     total, weight = (math.fsum(b[i] for b in record.positions[first:last]) for i in (0, 1))
-    return Record(record.document, record.unit, total, weight)
+    return Sample(record.document, record.unit, total, weight)
 
 
 def _logs(*values: float) -> tuple[float, ...]:

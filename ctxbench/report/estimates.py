@@ -17,14 +17,14 @@ from functools import cache
 from statistics import NormalDist, fmean
 
 from ctxbench.core.intervals import wilson_of_mean
-from ctxbench.report.records import Record
+from ctxbench.report.samples import Sample
 
 LEVEL = 0.05
 _SMALLEST = 1e-15  # p; below, rounding
 _DRAWS = 9999
 _EXACT = 12  # units up to which every assignment of signs is tried
 
-Leaves = Mapping[str, Sequence[Record]]
+Leaves = Mapping[str, Sequence[Sample]]
 """Samples by leaf task."""
 
 Shares = Mapping[str, float]
@@ -75,9 +75,9 @@ def student(freedom: int) -> float:
     return (low + high) / 2
 
 
-def over_seeds(seeds: Iterable[Leaves]) -> dict[str, tuple[Record, ...]]:
+def over_seeds(seeds: Iterable[Leaves]) -> dict[str, tuple[Sample, ...]]:
     """Return samples averaged over seeds (or rows), per document, as far as all have it."""
-    together: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    together: dict[str, dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     count = 0
     for leaves in seeds:
         count += 1
@@ -90,14 +90,14 @@ def over_seeds(seeds: Iterable[Leaves]) -> dict[str, tuple[Record, ...]]:
     }
 
 
-def _mean(same: list[Record]) -> Record:
+def _mean(same: list[Sample]) -> Sample:
     first = same[0]
     totals, weights = fmean(r.total for r in same), fmean(r.weight for r in same)
     positions = tuple(
         (fmean(nll for nll, _ in parts), fmean(tokens for _, tokens in parts))
         for parts in zip(*(r.positions for r in same), strict=True)
     )
-    return Record(
+    return Sample(
         first.document,
         first.unit,
         totals,
@@ -149,7 +149,7 @@ def _student_spread(residuals: Sequence[float]) -> float:
     return student(units - 1) * math.sqrt(variance * units / (units - 1))
 
 
-def _leaf_mean(records: Sequence[Record]) -> float:
+def _leaf_mean(records: Sequence[Sample]) -> float:
     return math.fsum(r.total for r in records) / math.fsum(r.weight for r in records)
 
 
@@ -291,7 +291,7 @@ def correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
     return math.fsum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / spread
 
 
-def _common(one: Leaves, other: Leaves) -> dict[str, list[tuple[Record, Record]]]:
+def _common(one: Leaves, other: Leaves) -> dict[str, list[tuple[Sample, Sample]]]:
     pairs = {}
     for leaf in one:
         theirs = {record.document: record for record in other.get(leaf, ())}

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ctxbench.core.lengths import length_name
+from ctxbench.core.protocol import CLASSES
 from ctxbench.report.correlation import Panel, scopes
 from ctxbench.report.curves import Curve, by_position, many_shot
 from ctxbench.report.numbers import Numbers
-from ctxbench.report.study_plan import CLASSES
 
 COLOURS = {
     "ink": "#1b1e23",

@@ -11,13 +11,14 @@ import math
 from collections.abc import Iterable, Sequence
 
 from ctxbench.core.lengths import length_name
+from ctxbench.core.protocol import Column, Row
 from ctxbench.report.claims import CLAIMS, HARD, LOSS, NEEDLE, Claim, Test, is_exact
 from ctxbench.report.correlation import panels, scopes
 from ctxbench.report.estimates import Contrast, difference, estimate
 from ctxbench.report.group_order import same_order
+from ctxbench.report.labels import kind_name
 from ctxbench.report.numbers import Measure, Number, Numbers, show, show_interval
-from ctxbench.report.study_files import Study
-from ctxbench.report.study_plan import Column, Row, kind_name
+from ctxbench.report.study_results import StudyResults
 from ctxbench.report.verdicts import Finding, Part, all_of, over_rows, with_seeds
 
 
@@ -43,7 +44,7 @@ def _judged(numbers: Numbers) -> list[Finding]:
     ]
 
 
-def _at_reference(study: Study, kinds: Iterable[tuple[str, ...]]) -> list[Measure]:
+def _at_reference(study: StudyResults, kinds: Iterable[tuple[str, ...]]) -> list[Measure]:
     """Return the first family of each of some kinds at the reference length."""
     found = []
     for names in kinds:
@@ -126,7 +127,7 @@ def _points(found: Contrast) -> str:
     return told.replace("-", "\u2212")
 
 
-def _column(study: Study, columns: Sequence[Column], row: Row, at: str) -> Column | None:
+def _column(study: StudyResults, columns: Sequence[Column], row: Row, at: str) -> Column | None:
     """Return the column of the first family at a length, None where it was not measured."""
     first = [c for c in columns if c.length and c.family == columns[0].family]
     if not first:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from itertools import combinations
 from statistics import fmean
 
+from ctxbench.core.protocol import CLASSES, Row
 from ctxbench.report.estimates import difference
 from ctxbench.report.numbers import Measure, Numbers, show
-from ctxbench.report.study_plan import CLASSES, Row
 from ctxbench.report.verdicts import ABSENT, FAILS, HOLDS, Finding
 
 _COUNTS = {2: "two", 3: "three", 4: "four", 5: "five"}

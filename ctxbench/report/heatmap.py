@@ -7,7 +7,6 @@ outside; here it stands between the last trained length and the next.
 """
 
 import csv
-import re
 import textwrap
 from bisect import bisect_right
 from collections import defaultdict
@@ -15,11 +14,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from ctxbench.core.intervals import wilson
-from ctxbench.core.lengths import length_name
-from ctxbench.report.result_files import Run, read_samples
+from ctxbench.core.lengths import length_name, task_family
+from ctxbench.report.old_samples import divisor
+from ctxbench.report.result_files import Run
+from ctxbench.report.samples import TaskSamples, read_samples
 
 COLOURS = ("#F0496E", "#EBB839", "#0CD79F")
 _MISSING = "#D9D9D9"
@@ -95,49 +95,39 @@ def heat_maps(
     Raises:
         ValueError: no record has a length, a depth and the metric.
     """
-    newest = {}
-    for run in runs:
-        for task, path in run.samples.items():
-            newest[task, run.model, run.method, run.options] = (run, path)
-    maps: dict[tuple[str, ...], HeatMap] = {}
-    families = set()
-    for (task, model, method, options), (run, path) in newest.items():
-        name = task_family(task)
-        scores = _cells(path, metric)
-        families |= {name} if scores else set()
-        if not scores or family not in (None, name):
-            continue
-        trained = trained_length or run.trained_length
-        empty = HeatMap(name, model, method, options, trained)
-        maps.setdefault((name, model, method, options), empty).scores.update(scores)
+    newest = {(task, r.model, r.method, r.options): r for r in runs for task in r.samples}
+    parts: dict[tuple[str, str, str, str], list[tuple[Run, TaskSamples]]] = defaultdict(list)
+    for (task, *_), run in newest.items():
+        if (found := read_samples(run, task, metric, needle=True)).samples:
+            parts[task_family(task), run.model, run.method, run.options].append((run, found))
+    maps = [
+        HeatMap(*who, trained_length or members[0][0].trained_length, scores=_cells(members))
+        for who, members in sorted(parts.items(), key=lambda part: part[0][0])
+        if family in (None, who[0])
+    ]
     if not maps:
+        families = sorted({who[0] for who in parts})
         raise ValueError(
             f"No record with a length, a depth and the metric {metric!r}"
             + (f" of the task family {family!r}" if family else "")
-            + f"; families that have them: {', '.join(sorted(families)) or 'none'}. Needle tasks "
+            + f"; families that have them: {', '.join(families) or 'none'}. Needle tasks "
             "(niah, niah_lceg, passkey, mini_needle, ruler) have them when lm_eval was run with "
             "--log_samples."
         )
-    for found in maps.values():
-        found.scores = _to_unit(_few_depths(found.scores))
-    return sorted(maps.values(), key=lambda found: found.family)
+    return maps
 
 
-def task_family(task: str) -> str:
-    """Return a task's name without its length: `niah_32k` is `niah`."""
-    return re.sub(r"_\d+k(?=_|$)|_\d{3,}$", "", task)
-
-
-def _cells(path: Path, metric: str) -> dict[tuple[int, float], list[float]]:
-    """Return the scores of the records that have a length, a depth and the metric."""
+def _cells(members: Iterable[tuple[Run, TaskSamples]]) -> dict[tuple[int, float], list[float]]:
+    """Return the scores of some tasks by length and depth."""
+    tasks = [found for _, found in members]
+    largest = max((s.total for task in tasks if not task.scaled for s in task.samples), default=0)
     cells = defaultdict(list)
-    for record in read_samples(path):
-        doc = record.get("doc") or {}
-        numbers: list[Any] = [doc.get("length"), doc.get("depth"), record.get(metric)]
-        if all(isinstance(number, (int, float)) for number in numbers):
-            length, depth, score = numbers
-            cells[length, round(100 * depth, 1)].append(float(score))
-    return dict(cells)
+    for task in tasks:
+        for sample in task.divided(divisor(largest)).samples:
+            assert sample.length is not None
+            assert sample.depth is not None
+            cells[sample.length, round(100 * sample.depth, 1)].append(sample.total)
+    return _few_depths(cells)
 
 
 def _few_depths(scores: dict[tuple[int, float], list[float]]):
@@ -148,12 +138,6 @@ def _few_depths(scores: dict[tuple[int, float], list[float]]):
     for (length, depth), values in scores.items():
         tenths[length, min(depth // 10, 9) * 10 + 5].extend(values)
     return dict(tenths)
-
-
-def _to_unit(scores: dict[tuple[int, float], list[float]]):
-    """Bring scores from 0 to 100 (RULER's) to 0 to 1; such a scale has scores over 1, or only 0."""
-    scale = 100 if max(max(values) for values in scores.values()) > 1 else 1
-    return {cell: [value / scale for value in values] for cell, values in scores.items()}
 
 
 def titles(maps: Sequence[HeatMap]) -> list[str]:

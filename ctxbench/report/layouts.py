@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ctxbench.report.study_files import Study
-from ctxbench.report.study_plan import Row
+from ctxbench.core.protocol import Row
+from ctxbench.report.study_results import StudyResults
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Setting:
     """
 
     label: str
-    read: Callable[[Study, Row], str]
+    read: Callable[[StudyResults, Row], str]
 
 
 @dataclass(frozen=True)
@@ -82,28 +82,28 @@ class Layout:
     absent: str = "No row of this study has it."
 
 
-def _length(study: Study, row: Row) -> str:
+def _length(study: StudyResults, row: Row) -> str:
     return f"{row.trained_length or study.window:,}"
 
 
-def _trained_with(key: str) -> Callable[[Study, Row], str]:
-    def read(study: Study, row: Row) -> str:
+def _trained_with(key: str) -> Callable[[StudyResults, Row], str]:
+    def read(study: StudyResults, row: Row) -> str:
         value = study.training(row).get(key, "")
         return f"{value:,}" if isinstance(value, int) else str(value)
 
     return read
 
 
-def _scale(study: Study, row: Row) -> str:
+def _scale(study: StudyResults, row: Row) -> str:
     scale = scale_at(study, row, row.trained_length or study.window)
     return "" if scale is None else f"{scale:g}"
 
 
-def _options(study: Study, row: Row) -> str:
+def _options(study: StudyResults, row: Row) -> str:
     return " ".join(f"{key}={value}" for key, value in sorted(row.options.items()))
 
 
-def _schedule(study: Study, row: Row) -> str:
+def _schedule(study: StudyResults, row: Row) -> str:
     if row.own_budget:
         return f"its own: {row.own_budget}"
     return "common" if row.trained else "none"
@@ -124,11 +124,11 @@ SCALES: dict[str, Callable[[dict[str, Any], int, int], float]] = {
 `yarn` and `longlora`, the alpha of the rotary base for the NTK methods."""
 
 
-def scale_at(study: Study, row: Row, length: int) -> float | None:
+def scale_at(study: StudyResults, row: Row, length: int) -> float | None:
     """Return a row's scale factor at a length; None if it has none or its options are open."""
     options = row.options
     try:
-        return float(SCALES[row.method](options, study.window, length))
+        return float(SCALES[row.method or ""](options, study.window, length))
     except (KeyError, TypeError):
         return None
 
@@ -228,7 +228,7 @@ LAYOUTS = (
         "Training",
         "The common budget is the same for every method; a row with its own schedule says so.",
         settings=(
-            Setting("Method", lambda study, row: row.method),
+            Setting("Method", lambda study, row: row.method or ""),
             Setting("Options", _options),
             Setting("Len", _length),
             Setting("Tokens", _trained_with("tokens")),

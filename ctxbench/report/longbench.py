@@ -6,10 +6,10 @@ Lu et al. 2024 the plain mean of 16 data sets, all but the five Chinese ones.
 
 from collections.abc import Sequence
 
+from ctxbench.core.lengths import task_family
 from ctxbench.core.longbench_sets import ALL, CATEGORIES, CHINESE, LABELS, PAPER, E
-from ctxbench.report.heatmap import task_family
+from ctxbench.core.protocol import Column
 from ctxbench.report.numbers import Measure
-from ctxbench.report.study_plan import Column
 
 
 def data_set(leaf: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from ctxbench.core.lengths import length_name
+from ctxbench.core.protocol import Column, Row
 from ctxbench.report.estimates import (
     LEVEL,
     Contrast,
@@ -22,9 +23,9 @@ from ctxbench.report.estimates import (
     holm,
     over_seeds,
 )
-from ctxbench.report.records import Record, bucket_size
-from ctxbench.report.study_files import LEFT_OUT, Cell, Study
-from ctxbench.report.study_plan import Column, Row, kind_name
+from ctxbench.report.labels import kind_name
+from ctxbench.report.samples import Sample, bucket_size
+from ctxbench.report.study_results import LEFT_OUT, Cell, StudyResults
 
 EFFECTIVE_SHARE = 0.85
 """Of the base model's score at its own window, which a length must reach to be effective.
@@ -149,7 +150,7 @@ class EffectiveLength:
 class Numbers:
     """The numbers of a study."""
 
-    study: Study
+    study: StudyResults
     _memory: dict = field(default_factory=dict, hash=False, compare=False)
 
     def number(self, row: Row, measure: Measure) -> Number:
@@ -295,7 +296,7 @@ class Numbers:
         return next(rows, None)
 
 
-def _within(records: Sequence[Record], span: tuple[int, int] | None) -> Sequence[Record]:
+def _within(records: Sequence[Sample], span: tuple[int, int] | None) -> Sequence[Sample]:
     """Return samples as if only positions of a span had been scored."""
     if span is None:
         return records

@@ -18,7 +18,7 @@ from ctxbench.report.figures import Plot
 from ctxbench.report.formats import grouped, problems
 from ctxbench.report.numbers import Number, problem, show
 from ctxbench.report.paper import beside
-from ctxbench.report.study_files import LEFT_OUT, Cell
+from ctxbench.report.study_results import LEFT_OUT, Cell
 from ctxbench.report.tables import Entry, Line, Table
 from ctxbench.report.text import ABOUT, facts
 from ctxbench.report.verdicts import APPEARS, FAILS, HOLDS, NOT, PARTLY, Finding
@@ -62,7 +62,7 @@ class Page:
 def page(contents: Contents, plots: Sequence[Plot]) -> str:
     """Return the page."""
     made = Page(contents)
-    title = str(contents.study.plan.get("title") or contents.study.plan.get("name"))
+    title = contents.study.protocol.title
     body = [
         _findings(contents.findings),
         *(_section(made, section) for section in contents.sections),

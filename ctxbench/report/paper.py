@@ -1,4 +1,4 @@
-"""The paper's own tables, beside ours: results/paper/*.json.
+"""The paper's own tables, beside ours: results/paper/tables.json.
 
 A row of ours is matched with a row of the paper by method and by whether it was trained; of several
 trained ones (NTK-32K, NTK-64K) in the order of their trained lengths; a control has no match.
@@ -13,9 +13,9 @@ from typing import Any
 
 from ctxbench.core.assets import PACKAGE
 from ctxbench.core.lengths import length_name
+from ctxbench.core.protocol import Row
 from ctxbench.report.numbers import Number
-from ctxbench.report.study_files import Study
-from ctxbench.report.study_plan import Row
+from ctxbench.report.study_results import StudyResults
 from ctxbench.report.tables import Entry, Line, Table
 
 
@@ -36,10 +36,14 @@ def paper_folder() -> Path:
 
 
 @cache
+def read_tables() -> list[dict[str, Any]]:
+    """Return the paper's tables as their file has them, from Table 1 on."""
+    return json.loads((paper_folder() / "tables.json").read_text(encoding="utf-8"))
+
+
 def read_table(number: int) -> dict[str, Any]:
-    """Return a table of the paper as its file has it."""
-    file = paper_folder() / f"table-{number:02d}.json"
-    return json.loads(file.read_text(encoding="utf-8"))
+    """Return a table of the paper."""
+    return read_tables()[number - 1]
 
 
 def companion(number: int) -> Table:
@@ -96,7 +100,7 @@ _BESIDE = {
 }
 
 
-def beside(number: Number, study: Study) -> str:
+def beside(number: Number, study: StudyResults) -> str:
     """Return the paper's number at the same multiple of the window, in words; empty if none."""
     length = number.measure.length
     if number.measure.kind not in _BESIDE or not length or number.measure.leaves:
@@ -118,7 +122,7 @@ def _part(data: dict[str, Any], family: str) -> dict[str, Any]:
     return data["parts"]["proof" in family]
 
 
-def _match(row: Row, study: Study, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _match(row: Row, study: StudyResults, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     theirs = {
         r["trained_length"] or 0: r
         for r in rows
@@ -135,4 +139,4 @@ def _match(row: Row, study: Study, rows: list[dict[str, Any]]) -> dict[str, Any]
 
 def _method(row: Row) -> str:
     """Return the method as the paper's tables name it: a fixed alpha is its NTK, too."""
-    return "dynamic_ntk" if row.method == "ntk" else row.method
+    return "dynamic_ntk" if row.method == "ntk" else row.method or ""

@@ -1,13 +1,17 @@
-"""What lm-eval wrote: results files, and the samples files of `--log_samples` beside them."""
+"""What lm-eval wrote: results files, and the samples files of `--log_samples` beside them.
+
+They are read where they lie, or from an archive of them (`archive.py`).
+"""
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ctxbench.core.lengths import length_name
+from ctxbench.report.archive import NAME, read_archive
 
 _HARNESS_ARGUMENTS = ("method", "length", "max_length", "batch_size", "device", "cache")
 """Model arguments that the label says already, or that do not change an answer."""
@@ -18,16 +22,16 @@ class Run:
     """One run of lm-eval.
 
     Attributes:
-        path: of its results file.
+        path: of its results file; of one in an archive, as if it were unpacked there.
         date: as in the file names; later ones sort after earlier ones.
         content: of the results file.
-        samples: samples file by task.
+        samples: records by task.
     """
 
     path: Path
     date: str
     content: dict[str, Any]
-    samples: dict[str, Path]
+    samples: dict[str, Iterable[dict[str, Any]]]
 
     @property
     def _config(self) -> dict[str, Any]:
@@ -70,27 +74,95 @@ class Run:
         return self._ours.get("trained_length") or self._ours.get("original_length")
 
 
+@dataclass(frozen=True)
+class ResultFolder:
+    """A folder with runs of lm-eval: a cell of a study, or a loose one.
+
+    Attributes:
+        path: of the folder; of one in an archive, as if it were unpacked there.
+        cell: content of cell.json, as far as there is one.
+        runs: reads its runs, oldest first.
+    """
+
+    path: Path
+    cell: dict[str, Any] | None
+    runs: Callable[[], list[Run]]
+
+    def newest_run(self) -> Run:
+        """Return the newest run.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        if not (runs := self.runs()):
+            raise FileNotFoundError(
+                f"No results_*.json in {self.path}. Give the folder that lm_eval wrote with "
+                "--output_path."
+            )
+        return runs[-1]
+
+
+def result_folders(path: Path) -> Iterator[ResultFolder]:
+    """Yield the folders of results in a folder (searched to any depth), an archive, a results file.
+
+    Raises:
+        FileNotFoundError: there is no such path.
+        ValueError: a cell.json or an archive is damaged.
+    """
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist. Give a folder that lm_eval wrote with --output_path, or "
+            "results files."
+        )
+    if path.name.endswith(".jsonl.xz"):
+        folders = read_archive(path)
+        next(folders)
+        yield from (archived_folder(found, path.parent) for found in folders)
+        return
+    if path.is_file():
+        yield ResultFolder(path.parent, None, lambda: [read_run(path)])
+        return
+    files = [file for name in ("results_*.json", "cell.json") for file in path.rglob(name)]
+    for folder in sorted({file.parent for file in files}):
+        yield ResultFolder(folder, _read_cell(folder), lambda at=folder: _runs_in(at))
+    for archive in sorted(path.rglob(NAME)):
+        yield from result_folders(archive)
+
+
+def archived_folder(found: dict[str, Any], root: Path) -> ResultFolder:
+    """Return a folder of an archive as it would be, unpacked in `root`."""
+    path = root / found["folder"]
+    runs = [
+        Run(path / f"results_{run['date']}.json", run["date"], run["results"], run["samples"])
+        for run in found["runs"]
+    ]
+    return ResultFolder(path, found.get("cell"), lambda: runs)
+
+
+def _runs_in(folder: Path) -> list[Run]:
+    return [read_run(file) for file in sorted(folder.glob("results_*.json"))]
+
+
+def _read_cell(folder: Path) -> dict[str, Any] | None:
+    file = folder / "cell.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
 def find_runs(paths: Iterable[Path]) -> list[Run]:
-    """Return the runs in folders (searched to any depth) and results files, oldest first.
+    """Return the runs in folders, archives and results files, oldest first.
 
     Raises:
         FileNotFoundError: a path does not exist, or there is no results file.
-        ValueError: a results file is damaged.
+        ValueError: a results file or an archive is damaged.
     """
-    files: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{path} does not exist. Give a folder that lm_eval wrote with --output_path, or "
-                "results files."
-            )
-        files += path.rglob("results_*.json") if path.is_dir() else [path]
-    if not files:
+    folders = (folder for path in paths for folder in result_folders(path))
+    runs = {run.path: run for folder in folders for run in folder.runs()}
+    if not runs:
         raise FileNotFoundError(
             f"No results_*.json in {', '.join(map(str, paths))}. Give the folder that lm_eval "
             "wrote with --output_path."
         )
-    return sorted((read_run(file) for file in set(files)), key=lambda run: (run.date, run.path))
+    return sorted(runs.values(), key=lambda run: (run.date, run.path))
 
 
 def read_run(path: Path) -> Run:
@@ -101,32 +173,38 @@ def read_run(path: Path) -> Run:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        content["results"]
-    except (ValueError, KeyError, TypeError) as damage:
+        for part in (content["results"], content.get("group_subtasks") or {}):
+            part.items()
+    except (ValueError, KeyError, TypeError, AttributeError) as damage:
         raise ValueError(
             f"{path} is not a results file of lm_eval ({type(damage).__name__}: {damage}). Give "
             "results_DATE.json, or the folder it is in."
         ) from damage
     date = path.stem.removeprefix("results_")
-    samples = {
-        file.name.removeprefix("samples_").removesuffix(f"_{date}.jsonl"): file
+    samples: dict[str, Iterable[dict[str, Any]]] = {
+        file.name.removeprefix("samples_").removesuffix(f"_{date}.jsonl"): SamplesFile(file)
         for file in sorted(path.parent.glob(f"samples_*_{date}.jsonl"))
     }
     return Run(path, date, content, samples)
 
 
-def read_samples(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a samples file.
+@dataclass(frozen=True)
+class SamplesFile:
+    """The records of a samples file, read each time they are asked for.
 
     Raises:
         ValueError: a line is damaged.
     """
-    with open(path, encoding="utf-8", newline="\n") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield json.loads(line)
-            except ValueError as damage:
-                raise ValueError(
-                    f"{path}, line {number} is damaged ({damage}). Run the task again, or leave "
-                    "the file out."
-                ) from damage
+
+    path: Path
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        with open(self.path, encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield {**json.loads(line)}
+                except (ValueError, TypeError) as damage:
+                    raise ValueError(
+                        f"{self.path}, line {number} is damaged ({damage}). Run the task again, "
+                        "or leave the file out."
+                    ) from damage

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ctxbench.core.lengths import length_name
-from ctxbench.report.heatmap import task_family
+from ctxbench.core.lengths import length_name, task_family
+from ctxbench.core.protocol import CLASSES, Column, Row
+from ctxbench.report.labels import kind_name
 from ctxbench.report.layouts import Layout, Pick, scale_at
 from ctxbench.report.longbench import summaries
 from ctxbench.report.numbers import EffectiveLength, Measure, Number, Numbers, show, show_interval
-from ctxbench.report.study_files import LEFT_OUT, Study
-from ctxbench.report.study_plan import CLASSES, Column, Row, kind_name
+from ctxbench.report.study_results import LEFT_OUT, StudyResults
 
 LEFT_OUT_MARK = "\u2013"
 
@@ -137,7 +137,7 @@ def ordered(rows: Sequence[Row]) -> list[Row]:
 # -------------------------------------------------------------------- measures
 
 
-def _measures(pick: Pick, study: Study, length: int | None) -> tuple[list[Measure], str]:
+def _measures(pick: Pick, study: StudyResults, length: int | None) -> tuple[list[Measure], str]:
     """Return the measures of a pick, and what a reader must know about them."""
     columns = study.of_kind(*pick.kinds)
     wanted = kind_name(pick.kinds[0])
@@ -188,7 +188,7 @@ def family_name(family: str) -> str:
     return named.get(family, family.replace("_", " "))
 
 
-def _leaf_measures(study: Study, columns: Sequence[Column]) -> list[Measure]:
+def _leaf_measures(study: StudyResults, columns: Sequence[Column]) -> list[Measure]:
     """Return one measure per leaf task of some columns, as they first appear in the cells."""
     leaves: dict[str, Column] = {}
     for column in columns:
@@ -222,7 +222,7 @@ def _place(leaf: str) -> tuple:
     return (known[0] if known else len(_ORDER), leaf)
 
 
-def _position_measures(study: Study, columns: Sequence[Column]) -> list[Measure]:
+def _position_measures(study: StudyResults, columns: Sequence[Column]) -> list[Measure]:
     """Return one measure per stretch of positions: the window, the common length, doublings."""
     column = max(columns, key=lambda c: c.length or 0)
     last = column.length or 0
@@ -285,7 +285,7 @@ def entry(number: Number) -> Entry:
     )
 
 
-def _add_settings(layout: Layout, study: Study, rows, heads, entries) -> None:
+def _add_settings(layout: Layout, study: StudyResults, rows, heads, entries) -> None:
     settings = [
         (setting, [setting.read(study, row) for row in rows]) for setting in layout.settings
     ]
@@ -300,7 +300,7 @@ def _sortable(text: str) -> float | str | None:
     return float(plain) if plain.replace(".", "", 1).isdigit() else (text or None)
 
 
-def _add_scales(layout: Layout, study: Study, rows, heads, entries) -> None:
+def _add_scales(layout: Layout, study: StudyResults, rows, heads, entries) -> None:
     if not layout.scales:
         return
     lengths = sorted({c.length for c in study.of_kind("perplexity", "needle") if c.length})

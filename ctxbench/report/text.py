@@ -31,24 +31,23 @@ _BUDGET = {
 
 def facts(contents: Contents) -> list[tuple[str, str]]:
     """Return what a study is, as (name, text)."""
-    study, plan = contents.study, contents.study.plan
-    budget = plan.get("budget") or {}
+    study, protocol = contents.study, contents.study.protocol
+    budget = protocol.budget
     shown = [(word, budget[key]) for key, word in _BUDGET.items() if key in budget]
     told = ", ".join(
         f"{word} {value:,}" if isinstance(value, int) else f"{word} {value}".strip()
         for word, value in shown
     )
-    seeds = [str(seed) for seed in plan.get("seeds") or []]
     done = len(study.planned) - len(study.unfinished)
     found = [
-        ("Model", str(plan.get("model_name") or plan.get("model") or "")),
+        ("Model", protocol.model_name),
         ("Window", f"{study.window:,} tokens"),
         ("Compared at", f"{length_name(study.reference_length)} tokens"),
         ("Common budget", told),
-        ("Seeds", ", ".join(seeds)),
+        ("Seeds", ", ".join(map(str, protocol.seeds))),
         ("Cells", f"{done} of {len(study.planned)} done"),
     ]
-    found += [("Note", str(note)) for note in plan.get("notes") or []]
+    found += [("Note", note) for note in protocol.notes]
     own = [row for row in study.rows if row.own_budget]
     found += [("Own schedule", f"{row.label}: {row.own_budget}") for row in own]
     return [(name, text) for name, text in found if text]

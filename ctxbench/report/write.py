@@ -75,8 +75,7 @@ def _pictures(contents: Contents, drawn: Iterable[Plot], folder: Path) -> list[P
 
 def report_markdown(contents: Contents, drawn: Iterable[Plot]) -> str:
     """Return the report as Markdown."""
-    plan = contents.study.plan
-    parts = [f"# {plan.get('title') or plan.get('name')}\n"]
+    parts = [f"# {contents.study.protocol.title}\n"]
     parts.append("".join(f"- {name}: {text}\n" for name, text in facts(contents)))
     parts.append("## Which findings of the paper appear\n")
     for found in contents.findings:

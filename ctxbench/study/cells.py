@@ -14,18 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ctxbench.core.atomic_file import sync, write_atomically
-from ctxbench.study.commands import seed_folder
-from ctxbench.study.config import StudyColumn, StudyRow
+from ctxbench.core.protocol import CellNote, Column, as_json, cell_folder, read_note
+from ctxbench.core.samples import short_fields
 
 _PER_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples",
              "task_hashes", "groups", "group_subtasks")  # fmt: skip
 """Parts of lm-eval's results file that are mappings by task or group."""
-_LONGEST = 200  # characters of a text in a record that is kept
-
-
-def cell_folder(root: Path, row: StudyRow, seed: int | None, column: StudyColumn) -> Path:
-    """Return the folder of a cell."""
-    return root / "cells" / row.name / seed_folder(seed) / column.name
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -33,27 +27,34 @@ def read_json(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def read_note(folder: Path) -> dict[str, Any] | None:
-    """Return a cell's `cell.json`, None where the cell is missing."""
+def note_of(folder: Path) -> CellNote | None:
+    """Return what is said of a cell, None where it is missing.
+
+    Raises:
+        ValueError: its cell.json is damaged.
+    """
     file = folder / "cell.json"
-    return read_json(file) if file.is_file() else None
+    return read_note(read_json(file), str(file)) if file.is_file() else None
 
 
-def write_cell(folder: Path, note: dict[str, Any], files: dict[str, str]) -> None:
-    """Make a cell of its note and its files' texts, replacing one that is there."""
+def write_cell(root: Path, note: CellNote, files: dict[str, str]) -> None:
+    """Make a cell of what is said of it and its files' texts, replacing one that is there."""
+    folder = root / cell_folder(note.row, note.seed, note.column)
     building = partial(folder)
     if building.is_dir():
         shutil.rmtree(building)
-    for name, text in {**files, "cell.json": _json(note)}.items():
+    for name, text in files.items():
         write_atomically(building / name, text.encode())
+    write_json(building / "cell.json", as_json(note))
     if folder.exists():  # a failed one
         shutil.rmtree(folder)
     commit(building, folder)
 
 
-def write_note(file: Path, note: dict[str, Any]) -> None:
+def write_json(file: Path, content: dict[str, Any]) -> None:
     """Write one JSON file, whole or not at all."""
-    write_atomically(file, _json(note).encode())
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(file, text.encode())
 
 
 def commit(building: Path, folder: Path) -> None:
@@ -77,7 +78,7 @@ def partial(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.partial")
 
 
-def divide(run: Path, columns: Sequence[StudyColumn]) -> dict[str, dict[str, str]]:
+def divide(run: Path, columns: Sequence[Column]) -> dict[str, dict[str, str]]:
     """Return the files of every column's cell out of a run of lm_eval, without prompts.
 
     Args:
@@ -140,13 +141,5 @@ def _lean(line: str) -> str:
     """
     sample = json.loads(line)
     kept = {k: v for k, v in sample.items() if k not in ("arguments", "resps")}
-    kept["doc"] = {
-        key: value
-        for key, value in (sample.get("doc") or {}).items()
-        if len(json.dumps(value)) <= _LONGEST
-    }
+    kept["doc"] = short_fields(sample)
     return json.dumps(kept, ensure_ascii=False) + "\n"
-
-
-def _json(note: dict[str, Any]) -> str:
-    return json.dumps(note, indent=1, ensure_ascii=False) + "\n"

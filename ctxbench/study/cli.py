@@ -59,7 +59,7 @@ def _load(options: argparse.Namespace):
 
 
 def _list() -> int:
-    from ctxbench.study.fields import read_yaml
+    from ctxbench.core.text_files import read_yaml
     from ctxbench.study.loading import FOLDER, list_studies
 
     for name in list_studies():

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ctxbench.study.config import Study, StudyColumn, StudyRow, document_numbers, training_values
+from ctxbench.core.protocol import Column, Row, training_folder
+from ctxbench.study.config import Study, document_numbers, training_values
 
 TRAIN, EVALUATE = "ctxbench.train", "lm_eval"
 """Modules behind the commands `ctxbench-train` and `lm_eval`."""
@@ -27,20 +28,10 @@ class Command:
         return shlex.join([shown, *self.arguments])
 
 
-def seed_folder(seed: int | None) -> str:
-    """Return the name of the folder of a seed."""
-    return f"seed-{'none' if seed is None else seed}"
-
-
-def training_folder(row: StudyRow, seed: int | None) -> str:
-    """Return where a row's training writes, relative to the study's folder."""
-    return f"train/{row.name}/{seed_folder(seed)}"
-
-
-def train_command(study: Study, row: StudyRow, seed: int) -> Command:
+def train_command(study: Study, row: Row, seed: int) -> Command:
     """Return the training of a row under one seed."""
     arguments = []
-    for name, value in training_values(study, row, seed, training_folder(row, seed)).items():
+    for name, value in training_values(study, row, seed, training_folder(row.name, seed)).items():
         flag = "--" + name.replace("_", "-")
         if name == "options":
             for option, given in value.items():
@@ -56,9 +47,9 @@ def train_command(study: Study, row: StudyRow, seed: int) -> Command:
 
 def evaluate_command(
     study: Study,
-    row: StudyRow,
+    row: Row,
     seed: int | None,
-    columns: Sequence[StudyColumn],
+    columns: Sequence[Column],
     output: str | None = None,
 ) -> Command:
     """Return the measurement of a row in columns that can share a run of lm_eval.
@@ -88,13 +79,13 @@ def evaluate_command(
     return Command(EVALUATE, (*arguments, "--log_samples"))
 
 
-def groups(study: Study, row: StudyRow) -> list[tuple[StudyColumn, ...]]:
+def groups(study: Study, row: Row) -> list[tuple[Column, ...]]:
     """Return a row's columns in groups that one run of lm_eval measures together.
 
     Columns of different metadata never share a run, nor do two that read different documents of
     one task.
     """
-    found: dict[Any, list[StudyColumn]] = {}
+    found: dict[Any, list[Column]] = {}
     for column in study.columns_of(row):
         together = {"row": "", "kind": column.kind, "column": column.name}[study.together]
         key = (together, json.dumps(column.metadata, sort_keys=True))
@@ -103,7 +94,7 @@ def groups(study: Study, row: StudyRow) -> list[tuple[StudyColumn, ...]]:
     return [tuple(group) for group in found.values()]
 
 
-def _documents_key(found: dict[Any, list[StudyColumn]], key: tuple, column: StudyColumn) -> int:
+def _documents_key(found: dict[Any, list[Column]], key: tuple, column: Column) -> int:
     """Return the number of the first group of this key whose tasks' documents agree."""
     number = 0
     while any(
@@ -114,11 +105,11 @@ def _documents_key(found: dict[Any, list[StudyColumn]], key: tuple, column: Stud
     return number
 
 
-def _model_args(study: Study, row: StudyRow, seed: int | None) -> dict[str, Any]:
+def _model_args(study: Study, row: Row, seed: int | None) -> dict[str, Any]:
     """Return the model arguments of a row: a trained checkpoint carries its method itself."""
     arguments: dict[str, Any] = {"length": study.length, **study.model_args, **row.model_args}
     if row.train is not None:
-        return {"pretrained": training_folder(row, seed), **arguments}
+        return {"pretrained": training_folder(row.name, seed), **arguments}
     arguments = {"pretrained": row.checkpoint or study.model, **arguments}
     if row.method is not None:
         arguments |= {"method": row.method, **row.options}

@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
+from ctxbench.core.protocol import CellNote, Column, Row, as_json, cell_folder, read_protocol
 from ctxbench.study import cells
-from ctxbench.study.commands import seed_folder
-from ctxbench.study.config import BUDGET, Study, StudyRow
-from ctxbench.train.config import make_config
+from ctxbench.study.config import Study
 
 
 def describe(study: Study) -> dict[str, Any]:
     """Return `study.json`: what the report reads, and every setting that decides a number."""
-    budget: dict[str, Any] = {}
-    if study.train and any(row.train is not None for row in study.rows):
-        values = {"model": study.model, **study.train, "output": "x"}
-        config = make_config(values.pop("recipe", None), values)
-        settings = {name: getattr(config, name) for name in BUDGET}
-        budget = {"name": study.train.get("recipe") or "defaults", **settings}
-    found = {
-        "name": study.name,
-        "title": study.title,
-        "model": _shown(study.model),
-        "model_name": study.model_name,
-        "window": study.window,
-        "length": study.length,
-        "budget": budget,
-        "seeds": study.seeds,
-        "notes": study.notes,
-        "model_args": study.model_args,
-        "rows": [_row(study, row) for row in study.rows],
-        "columns": [
-            {k: v for k, v in dataclasses.asdict(column).items() if k not in ("requests", "needs")}
-            for column in study.columns
-        ],
-    }
-    return json.loads(json.dumps(found))
+    found = as_json(study)
+    for row, kept in zip(study.rows, found["rows"], strict=True):
+        recipe = (row.train or {}).get("recipe", study.train.get("recipe"))
+        kept |= {"trained": row.trained, "recipe": None if row.train is None else recipe}
+    return json.loads(json.dumps({**found, "model": _shown(study.model)}))
 
 
 def prepare(study: Study, root: Path) -> None:
@@ -49,19 +29,18 @@ def prepare(study: Study, root: Path) -> None:
     """
     file, ours = root / "study.json", describe(study)
     if file.is_file():
-        theirs = cells.read_json(file)
-        if different := _differences(theirs, ours):
+        theirs = as_json(read_protocol(cells.read_json(file), str(file)))
+        if different := _differences(theirs, as_json(read_protocol(ours, str(file)))):
             raise ValueError(
                 f"{root} was begun with other settings: {'; '.join(different[:5])}. One folder "
                 "holds one study, whose cells compare. Give the same settings, to go on, or "
                 "another --output."
             )
     else:
-        cells.write_note(file, ours)
+        cells.write_json(file, ours)
     for row in study.rows:
-        measured = study.columns_of(row)
-        for column in study.columns:
-            for seed in study.seeds_of(row) if column not in measured else ():
+        for column in itertools.filterfalse(row.has, study.columns):
+            for seed in row.seeds:
                 _leave_out(root, row, seed, column)
 
 
@@ -80,40 +59,25 @@ def count(study: Study, root: Path) -> dict[str, list[str]]:
     """Return names of cells by status: done, failed (with reasons), missing."""
     found: dict[str, list[str]] = {"done": [], "failed": [], "missing": []}
     for row in study.rows:
-        for seed in study.seeds_of(row):
+        for seed in row.seeds:
             for column in study.columns_of(row):
-                note = cells.read_note(cells.cell_folder(root, row, seed, column))
-                status = note["status"] if note else "missing"
-                reason = f": {note['reason']}" if note and note["reason"] else ""
-                name = f"{row.name}/{seed_folder(seed)}/{column.name}{reason}"
-                found[status].append(name)
+                folder = cell_folder(row.name, seed, column.name)
+                note = cells.note_of(root / folder)
+                reason = f": {note.reason}" if note and note.reason else ""
+                name = folder.removeprefix("cells/") + reason
+                found[note.status if note else "missing"].append(name)
     return found
 
 
-def _leave_out(root: Path, row: StudyRow, seed: int | None, column: Any) -> None:
+def _leave_out(root: Path, row: Row, seed: int | None, column: Column) -> None:
     """Note why a cell is not measured."""
-    folder = cells.cell_folder(root, row, seed, column)
-    if cells.read_note(folder) is None:
-        kinds = ", ".join(row.columns or ())
-        note = {"row": row.name, "seed": seed, "column": column.name, "status": "missing"}
-        note |= {"reason": f"this row is measured in {kinds} only", "command": None, "seconds": 0.0}
-        cells.write_cell(folder, note, {})
-
-
-def _row(study: Study, row: StudyRow) -> dict[str, Any]:
-    given = dataclasses.asdict(row)
-    kept = ("name", "label", "options", "own_budget", "checkpoint", "model_args", "metadata")
-    return {
-        **{key: given[key] for key in kept},
-        "class": row.group,
-        "method": row.method,
-        "trained": row.train is not None or row.trained_length is not None,
-        "trained_length": row.trained_length,
-        "recipe": None if row.train is None else row.train.get("recipe", study.train.get("recipe")),
-        "train": row.train,
-        "columns": row.columns,
-        "seeds": study.seeds_of(row),
-    }
+    if cells.note_of(root / cell_folder(row.name, seed, column.name)) is None:
+        reason = f"this row is measured in {', '.join(row.kinds or ())} only"
+        note = CellNote(
+            row=row.name, seed=seed, column=column.name, status="missing", reason=reason,
+            command=None,
+        )  # fmt: skip
+        cells.write_cell(root, note, {})
 
 
 def _shown(model: str) -> str:

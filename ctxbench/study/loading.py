@@ -18,9 +18,11 @@ from typing import Any, Literal
 from ctxbench.core.assets import BUNDLED_MODELS, resolve_model
 from ctxbench.core.errors import near_names
 from ctxbench.core.lengths import length_name
+from ctxbench.core.protocol import Column, Row
+from ctxbench.core.settings import Length, check_keys, read_settings
+from ctxbench.core.text_files import read_yaml
 from ctxbench.methods.registry import get_method
-from ctxbench.study.config import BUDGET, Family, Study, StudyColumn, StudyRow
-from ctxbench.study.fields import build, check_keys, read_yaml
+from ctxbench.study.config import BUDGET, Family, Study
 from ctxbench.tasks.leaf_files import all_leaves, is_task
 from ctxbench.train.config import TrainConfig, make_config
 
@@ -37,9 +39,9 @@ class _File:
     model: str | None
     rows: dict
     columns: dict
-    length: int | None = field(default=None, metadata={"length": True})
+    length: Length | None = None
     model_name: str | None = None
-    window: int | None = field(default=None, metadata={"length": True})
+    window: Length | None = None
     train: dict = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
     notes: tuple[str, ...] = ()
@@ -82,7 +84,7 @@ def load_study(
         merged = _over(merged, changes)
     merged = _keep(_over(merged, dict(overrides or {})))
     where = f"Study {Path(name).stem}"
-    file = build(_File, merged, where)
+    file = read_settings(_File, merged, where)
     study = _resolve(file, Path(name).stem + ("-quick" if quick else ""), where)
     for row in study.rows:
         _check_row(study, row, f"{where}, row {row.name}")
@@ -102,7 +104,7 @@ def _read(name: str) -> dict[str, Any]:
             f"{', '.join(list_studies())}. Give one of these or a .yaml file (copy template.yaml)."
         )
     content = read_yaml(file)
-    known = [f.metadata.get("key", f.name) for f in dataclasses.fields(_File)]
+    known = [field.name for field in dataclasses.fields(_File)]
     check_keys(content, [*known, *_CHANGES], f"Study {file.name}")
     if not (base := content.pop("base", None)):
         return content
@@ -149,23 +151,24 @@ def _resolve(file: _File, name: str, where: str) -> Study:
     columns = [
         column
         for family, given in file.columns.items()
-        for column in _columns(family, build(Family, given, f"{where}, columns {family}"))
+        for column in _columns(family, read_settings(Family, given, f"{where}, columns {family}"))
     ]
-    rows: list[StudyRow] = []
+    rows: list[Row] = []
     for key, given in file.rows.items():
         at = f"{where}, row {key}"
-        row = build(StudyRow, {"name": key, **given} if isinstance(given, Mapping) else given, at)
-        rows.append(_trained(row, file, at))
+        named = {"name": key, **given} if isinstance(given, Mapping) else given
+        row = read_settings(Row, named, at)
+        rows.append(_trained(row, file, at) if row.train is not None else _untrained(row))
     controls = [
         dataclasses.replace(
-            row,
+            _untrained(row),
             name=f"{row.name}-untrained",
             label=f"{row.label} untrained",
             group="control",
             train=None,
             own_budget=None,
             trained_length=None,
-            columns=file.untrained_columns,
+            kinds=file.untrained_columns,
         )
         for row in rows
         if row.train is not None and row.untrained and file.untrained and row.group != "control"
@@ -173,34 +176,40 @@ def _resolve(file: _File, name: str, where: str) -> Study:
     window = file.window or _window(file.model)
     longest = max((column.length or 0 for column in columns), default=0)
     model = file.model
+    same = ("title", "train", "seeds", "notes", "together", "cache", "model_args", "other_tasks")
     return Study(
         name=name,
-        title=file.title,
         model=model,
         model_name=file.model_name or (model if model in BUNDLED_MODELS else Path(model).name),
         window=window,
         length=file.length or max(longest, window),
+        budget=_budget(file) if any(row.train is not None for row in rows) else {},
         rows=(*rows, *controls),
         columns=tuple(columns),
-        train=file.train,
-        seeds=file.seeds,
-        notes=file.notes,
-        together=file.together,
-        cache=file.cache,
-        model_args=file.model_args,
-        other_tasks=file.other_tasks,
         shape=file.shape,
+        **{field: getattr(file, field) for field in same},
     )
 
 
-def _trained(row: StudyRow, file: _File, where: str) -> StudyRow:
+def _budget(file: _File) -> dict[str, Any]:
+    config = _config(file, {})
+    return {
+        "name": file.train.get("recipe") or "defaults",
+        **{name: getattr(config, name) for name in BUDGET},
+    }
+
+
+def _untrained(row: Row) -> Row:
+    return dataclasses.replace(row, seeds=(None,))
+
+
+def _trained(row: Row, file: _File, where: str) -> Row:
     """Return the row with what its recipe says: method, options, length.
 
     Raises:
         ValueError: its training is not the common one and it does not say why.
     """
-    if row.train is None:
-        return row
+    assert row.train is not None
     own: dict[str, Any] = {} if row.method is None else {"method": row.method}
     own |= {"options": row.options} if row.options else {}
     try:
@@ -215,7 +224,11 @@ def _trained(row: StudyRow, file: _File, where: str) -> StudyRow:
             "row says why with own_budget, which the report shows. Add it or leave the change out."
         )
     return dataclasses.replace(
-        row, method=config.method, options=config.options, trained_length=config.length
+        row,
+        method=config.method,
+        options=config.options,
+        trained_length=config.length,
+        seeds=file.seeds if row.seeds == (None,) else row.seeds,
     )
 
 
@@ -224,7 +237,7 @@ def _config(file: _File, own: Mapping[str, Any]) -> TrainConfig:
     return make_config(values.pop("recipe", None), values)
 
 
-def _columns(name: str, family: Family) -> list[StudyColumn]:
+def _columns(name: str, family: Family) -> list[Column]:
     points: list[tuple[str, int | None, int | None]] = [
         *((length_name(length), length, None) for length in family.lengths if not family.shots),
         *((f"{shots}shot", None, shots) for shots in family.shots),
@@ -233,7 +246,7 @@ def _columns(name: str, family: Family) -> list[StudyColumn]:
         points = [(f"{shots}shot", family.lengths[0], shots) for shots in family.shots]
     many = len(points) > 1 or "{" in family.task
     return [
-        StudyColumn(
+        Column(
             name=f"{name}_{suffix}" if many else name,
             kind=family.kind,
             length=length,
@@ -269,7 +282,7 @@ def _window(model: str) -> int:
 # -------------------------------------------------------------------- checking
 
 
-def _check_row(study: Study, row: StudyRow, where: str) -> None:
+def _check_row(study: Study, row: Row, where: str) -> None:
     try:
         get_method(row.method or "none", **(row.options if row.method else {}))
     except ValueError as error:
@@ -280,7 +293,7 @@ def _check_row(study: Study, row: StudyRow, where: str) -> None:
             "out one."
         )
     kinds = {column.kind for column in study.columns}
-    check_keys(dict.fromkeys(row.columns or ()), kinds, f"{where}, columns")
+    check_keys(row.kinds or (), kinds, f"{where}, columns")
 
 
 def _check_tasks(study: Study, where: str) -> None:

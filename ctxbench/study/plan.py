@@ -18,7 +18,8 @@ from pathlib import Path
 from ctxbench.core.assets import BUNDLED_MODELS, find_data
 from ctxbench.core.errors import near_names
 from ctxbench.core.hardware import CORE_GIGAFLOPS, PEAK_TERAFLOPS
-from ctxbench.study.config import Study, StudyRow
+from ctxbench.core.protocol import Row
+from ctxbench.study.config import Study
 from ctxbench.train.config import TrainConfig, as_dict, make_config
 from ctxbench.train.estimate import Estimate, estimate
 
@@ -101,7 +102,7 @@ def make_plan(study: Study, *, gpu: str = "A100", mfu: float = 0.4) -> StudyPlan
 def describe_plan(plan: StudyPlan, *, gpus: int, price: float | None) -> list[str]:
     """Return the plan as lines of text."""
     study = plan.study
-    number = sum(len(study.columns_of(row)) * len(study.seeds_of(row)) for row in study.rows)
+    number = sum(len(study.columns_of(row)) * len(row.seeds) for row in study.rows)
     trained = sum(part.tokens * part.times for part in plan.parts if part.what == "train")
     read = sum(part.tokens * part.times for part in plan.parts if part.what != "train")
     lines = [
@@ -180,8 +181,8 @@ class _Costs:
         return self.of(make_config(None, {**values, "batch_size": 1})).flops / 3
 
 
-def _parts(study: Study, row: StudyRow, costs: _Costs) -> Iterator[Part]:
-    seeds = study.seeds_of(row)
+def _parts(study: Study, row: Row, costs: _Costs) -> Iterator[Part]:
+    seeds = row.seeds
     if row.train is not None:
         config = study.training(row, seeds[0] or 0, "x")
         config = dataclasses.replace(config, model=costs.model)

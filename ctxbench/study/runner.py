@@ -14,18 +14,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+from ctxbench.core.protocol import (
+    CellNote,
+    Column,
+    Row,
+    cell_folder,
+    seed_folder,
+    training_folder,
+)
 from ctxbench.study import cells
 from ctxbench.study.commands import (
     EVALUATE,
     Command,
     evaluate_command,
     groups,
-    seed_folder,
     train_command,
-    training_folder,
 )
-from ctxbench.study.config import Study, StudyColumn, StudyRow
+from ctxbench.study.config import Study
 from ctxbench.study.launcher import Launcher
 
 _KILLED_TIMES = 3  # starts of a command that was killed, before its cells count as failed
@@ -46,9 +53,9 @@ class Job:
         devices: GPUs or cores it needs.
     """
 
-    row: StudyRow
+    row: Row
     seed: int | None
-    columns: tuple[StudyColumn, ...]
+    columns: tuple[Column, ...]
     name: str
     command: Command
     devices: int = 1
@@ -110,22 +117,23 @@ class Runner:
 
     # ----------------------------------------------------------------- planning
 
-    def _pairs(self) -> Iterator[tuple[StudyRow, int | None]]:
+    def _pairs(self) -> Iterator[tuple[Row, int | None]]:
         for row in self.study.rows:
             if not self.rows or row.name in self.rows:
-                for seed in self.study.seeds_of(row):
+                for seed in row.seeds:
                     yield row, seed
 
-    def _places(self) -> Iterator[tuple[StudyRow, int | None, StudyColumn]]:
+    def _places(self) -> Iterator[tuple[Row, int | None, Column]]:
         """Yield every cell of the chosen rows."""
         for row, seed in self._pairs():
             for column in self.study.columns_of(row):
                 yield row, seed, column
 
-    def _jobs(self, row: StudyRow, seed: int | None) -> list[Job]:
+    def _jobs(self, row: Row, seed: int | None) -> list[Job]:
         """Return what can be started for a row and seed: its training, or its measurements."""
         missing = [c for c in self.study.columns_of(row) if self._note(row, seed, c) is None]
-        if not missing:
+        if not missing:  # a kill may have left what the last cells were made of
+            shutil.rmtree(self._run_folder(row, seed, "any").parent, ignore_errors=True)
             return []
         if row.train is None or self._trained(row, seed).is_file():
             return self._measurements(row, seed)
@@ -133,7 +141,7 @@ class Runner:
         devices = int(self.study.train.get("processes") or row.train.get("processes") or 1)
         return [Job(row, seed, (), "train", train_command(self.study, row, seed), devices)]
 
-    def _measurements(self, row: StudyRow, seed: int | None) -> list[Job]:
+    def _measurements(self, row: Row, seed: int | None) -> list[Job]:
         jobs = []
         for number, group in enumerate(groups(self.study, row)):
             whole = self._measurement(row, seed, group, f"group-{number}")
@@ -146,14 +154,12 @@ class Runner:
                 jobs += self._one_by_one(row, seed, missing)
         return jobs
 
-    def _one_by_one(
-        self, row: StudyRow, seed: int | None, columns: Sequence[StudyColumn]
-    ) -> list[Job]:
+    def _one_by_one(self, row: Row, seed: int | None, columns: Sequence[Column]) -> list[Job]:
         jobs = [self._measurement(row, seed, (c,), f"column-{c.name}") for c in columns]
         return [job for job in jobs if not self._collect(job)]
 
     def _measurement(
-        self, row: StudyRow, seed: int | None, columns: tuple[StudyColumn, ...], name: str
+        self, row: Row, seed: int | None, columns: tuple[Column, ...], name: str
     ) -> Job:
         output = cells.partial(self._run_folder(row, seed, name)).relative_to(self.root)
         command = evaluate_command(self.study, row, seed, columns, str(output))
@@ -196,7 +202,7 @@ class Runner:
             except (ValueError, KeyError) as error:
                 reason = f"{error} {self._reason(job, status)}"
         if reason is None:
-            cells.write_note(cells.partial(run) / "seconds.json", {"seconds": seconds})
+            cells.write_json(cells.partial(run) / "seconds.json", {"seconds": seconds})
             cells.commit(cells.partial(run), run)
             assert self._collect(job)
             return []
@@ -213,7 +219,7 @@ class Runner:
             self._fail(row, seed, self.study.columns_of(row), reason, seconds)
             return []
         marker = self._trained(row, seed)
-        cells.write_note(marker, {"command": str(job.command), "seconds": seconds})
+        cells.write_json(marker, {"command": str(job.command), "seconds": seconds})
         shutil.rmtree(marker.parent / "checkpoints", ignore_errors=True)
         return self._measurements(row, seed)
 
@@ -225,49 +231,42 @@ class Runner:
         seconds = cells.read_json(run / "seconds.json")["seconds"]
         files = cells.divide(run, job.columns)
         for column in job.columns:
-            if self._note(job.row, job.seed, column) is None:
-                note = self._new_note(job.row, job.seed, column, "done", None, seconds)
-                folder = cells.cell_folder(self.root, job.row, job.seed, column)
-                cells.write_cell(folder, note, files[column.name])
+            self._write(job.row, job.seed, column, "done", None, seconds, files[column.name])
         shutil.rmtree(run)
         return True
 
     def _fail(
-        self,
-        row: StudyRow,
-        seed: int | None,
-        columns: Sequence[StudyColumn],
-        reason: str,
-        seconds: float,
+        self, row: Row, seed: int | None, columns: Sequence[Column], reason: str, seconds: float
     ) -> None:
         for column in columns:
-            if self._note(row, seed, column) is None:
-                note = self._new_note(row, seed, column, "failed", reason, seconds)
-                cells.write_cell(cells.cell_folder(self.root, row, seed, column), note, {})
+            self._write(row, seed, column, "failed", reason, seconds, {})
+
+    def _write(
+        self, row: Row, seed: int | None, column: Column, status: Literal["done", "failed"],
+        reason: str | None, seconds: float, files: dict[str, str],
+    ) -> None:  # fmt: skip
+        """Write a cell unless it is there."""
+        if self._note(row, seed, column) is None:
+            note = CellNote(
+                row=row.name,
+                seed=seed,
+                column=column.name,
+                status=status,
+                reason=reason,
+                command=str(evaluate_command(self.study, row, seed, [column])),
+                seconds=round(seconds, 1),
+            )
+            cells.write_cell(self.root, note, files)
 
     # ------------------------------------------------------------------- places
 
-    def _new_note(
-        self, row: StudyRow, seed: int | None, column: StudyColumn, status: str, reason: str | None,
-        seconds: float,
-    ) -> dict:  # fmt: skip
-        return {
-            "row": row.name,
-            "seed": seed,
-            "column": column.name,
-            "status": status,
-            "reason": reason,
-            "command": str(evaluate_command(self.study, row, seed, [column])),
-            "seconds": round(seconds, 1),
-        }
+    def _note(self, row: Row, seed: int | None, column: Column) -> CellNote | None:
+        return cells.note_of(self.root / cell_folder(row.name, seed, column.name))
 
-    def _note(self, row: StudyRow, seed: int | None, column: StudyColumn) -> dict | None:
-        return cells.read_note(cells.cell_folder(self.root, row, seed, column))
+    def _trained(self, row: Row, seed: int | None) -> Path:
+        return self.root / training_folder(row.name, seed) / "trained.json"
 
-    def _trained(self, row: StudyRow, seed: int | None) -> Path:
-        return self.root / training_folder(row, seed) / "trained.json"
-
-    def _run_folder(self, row: StudyRow, seed: int | None, name: str) -> Path:
+    def _run_folder(self, row: Row, seed: int | None, name: str) -> Path:
         return self.root / "runs" / row.name / seed_folder(seed) / name
 
     def _log(self, job: Job) -> Path:

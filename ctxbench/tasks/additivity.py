@@ -37,6 +37,7 @@ from ctxbench.tasks.split_pattern import (
     Pieces,
     read_pattern,
 )
+from ctxbench.tasks.tokenizer import plain_backend
 
 CUT = re.compile(r"(?<=[^\s▁]) ")
 """SentencePiece writes a space as ▁, so a ▁ in a text is no visible character."""
@@ -92,9 +93,9 @@ class _Unproven(Exception):
 
 def additivity(tokenizer: Any) -> Additivity:
     """Return what is proven of a tokenizer."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    backend = plain_backend(tokenizer)
     if backend is None:
-        return Additivity("it has no `tokenizers` backend to read its rules from")
+        return Additivity("it is not a fast tokenizer of transformers, whose rules can be read")
     try:
         if getattr(backend.model, "dropout", None):
             raise _Unproven("it drops merges at random")

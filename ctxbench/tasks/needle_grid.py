@@ -15,13 +15,21 @@ import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from ctxbench.core.lengths import length_name
+from ctxbench.core.settings import Range, Whole, read_settings
 from ctxbench.tasks import recipes
 from ctxbench.tasks.chat import chat_texts
 from ctxbench.tasks.model_window import check_task_length
-from ctxbench.tasks.token_count import PromptPart, TokenCounter, fingerprint, render, word_run
+from ctxbench.tasks.token_count import (
+    PromptPart,
+    TokenCounter,
+    fingerprint,
+    make_recounted,
+    render,
+    word_run,
+)
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
 DEPTHS = tuple(round(100 * i / 9) for i in range(10))
@@ -78,6 +86,25 @@ class Frame:
     separator: str
     new_tokens: int
     buffer: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a user may choose in `--metadata`.
+
+    Attributes:
+        samples: one per depth and run.
+        seed: of needles and stretches.
+        chat: count and place the tokenizer's chat template (give --apply_chat_template too).
+        fidelity: lceg puts tokens where LCEG's code leaves them, in its own grid.
+        data_dir: searched for local data before `CTXBENCH_DATA`.
+    """
+
+    samples: Annotated[int, Range(least=len(DEPTHS), multiple_of=len(DEPTHS))] = 50
+    seed: Whole = 42
+    chat: bool = False
+    fidelity: Literal["nvidia", "lceg", "strict"] = "nvidia"
+    data_dir: str | None = None
 
 
 @dataclass(frozen=True)
@@ -224,34 +251,11 @@ def settings_of(grid: Grid, metadata: dict[str, Any]) -> GridSettings:
     Raises:
         ValueError: a value is not allowed.
     """
-    samples, seed = (
-        metadata.get("samples", GridSettings.samples),
-        metadata.get("seed", GridSettings.seed),
-    )
-    if not _whole(samples, 1) or samples % len(DEPTHS):
-        raise ValueError(
-            f"Metadata samples={samples!r} is not allowed for {grid.name}: there is one sample per "
-            f"depth and run, so it is a multiple of {len(DEPTHS)} (default {GridSettings.samples}: "
-            "five runs). Mend --metadata."
-        )
-    if not _whole(seed, 0):
-        raise ValueError(
-            f"Metadata seed={seed!r} is not allowed; it is a whole number from 0 on. "
-            "Mend --metadata."
-        )
-    chat = metadata.get("chat", False)
-    if chat not in (False, True):
-        raise ValueError(
-            f"Metadata chat={chat!r} is not allowed; it is true or false. Mend --metadata."
-        )
-    settings = GridSettings(samples=grid.samples or samples, seed=seed)
-    if chat:
+    options = read_settings(Options, metadata, "Metadata", strict=False)
+    settings = GridSettings(samples=grid.samples or options.samples, seed=options.seed)
+    if options.chat:
         settings = replace(settings, chat=chat_texts(load_tokenizer(tokenizer_name(**metadata))))
     return settings
-
-
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def get_recipes(
@@ -275,15 +279,18 @@ def get_recipes(
         "data": haystack.digest,
     }
 
-    def make() -> tuple[list[recipes.Row], dict[str, Any]]:
+    def make(counter: TokenCounter) -> tuple[list[recipes.Row], dict[str, Any]]:
         rows = []
         for run in range(settings.samples // len(DEPTHS)):
-            for row in make_run(grid, settings, length, run, haystack, _counter(name, True)):
+            for row in make_run(grid, settings, length, run, haystack, counter):
                 rows.append(row)
                 progress()
         return rows, {"tokenizer_name": name}
 
-    return recipes.get(key, make)
+    def count(counter: TokenCounter, row: recipes.Row) -> int:
+        return counter.count(prompt_parts(grid.frame, settings, haystack.words_to(row["end"]), row))
+
+    return recipes.get(key, lambda: make_recounted(make, count, _counter(name, True)))
 
 
 @functools.lru_cache(maxsize=4)
@@ -300,8 +307,6 @@ def load(
         ValueError: the model's window is too short, or the needle does not fit.
         FileNotFoundError: local data are missing; the message says how to get them.
     """
-    import datasets
-
     check_task_length(length, grid.leaf(length), metadata)
     found = get_recipes(grid, length, metadata, settings)
     common = {
@@ -310,7 +315,8 @@ def load(
         "setting": json.dumps(asdict(settings)),
         "data_dir": metadata.get("data_dir"),
     }
-    return {"test": datasets.Dataset.from_list([common | row for row in found.rows])}
+    rows = [common | row for row in found.rows]
+    return recipes.test_split(rows, found.report.get("counted", "not recorded"))
 
 
 def prompt(grid: Grid, doc: dict[str, Any]) -> str:

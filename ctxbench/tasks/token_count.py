@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -104,7 +104,6 @@ class TokenCounter:
         self.special_tokens = special_tokens
         self._proven = additivity(tokenizer)
         self.whole = self._proven.why_not if additive else "that was asked for"
-        logger.info("Prompt lengths: %s.", self.how)
         self._cost: dict[str, int] = {}
         self._heads: dict[str, int] = {}
         self._tails: dict[str, int] = {}
@@ -134,7 +133,6 @@ class TokenCounter:
                 return summed()
             except _Joined:
                 self.whole = "they hold an added token that changes how the text beside it is read"
-                logger.info("Prompt lengths: %s.", self.how)
         return None
 
     def _sum(self, parts: Sequence[PromptPart]) -> int:
@@ -246,6 +244,38 @@ class TokenCounter:
         return self.exact("a") - count_tokens(self.tokenizer, "a")
 
 
+Rows = list[dict[str, Any]]
+
+
+def make_recounted(
+    make: Callable[[TokenCounter], tuple[Rows, dict[str, Any]]],
+    recount: Callable[[TokenCounter, dict[str, Any]], int],
+    counter: TokenCounter,
+) -> tuple[Rows, dict[str, Any]]:
+    """Make samples, and tokenize the fullest of them whole, though sums are proven exact.
+
+    Were its tokens not those recorded, all samples would be made again by whole prompts.
+
+    Args:
+        make: returns rows with their `tokens`, and a report.
+        recount: counts the tokens of a row.
+        counter: counts while they are made.
+
+    Returns:
+        The rows, and the report with how they were `counted`.
+    """
+    rows, report = make(counter)
+    whole = TokenCounter(counter.tokenizer, counter.special_tokens, additive=False)
+    fullest = max(rows, key=lambda row: row["tokens"])
+    if counter.whole is None and recount(whole, fullest) != fullest["tokens"]:
+        whole.whole = "its sums were proven and yet wrong (please report this)"
+        logger.warning("Prompt lengths: %s.", whole.how)
+        rows, report = make(whole)
+        counter = whole
+    logger.info("Prompt lengths: %s.", counter.how)
+    return rows, report | {"counted": counter.how}
+
+
 def _before_inner_cut(piece: str) -> str:
     """Return a character that an inner cut can follow before a piece that begins at one."""
     return "1" if piece[0].isalpha() else "a"
@@ -253,6 +283,7 @@ def _before_inner_cut(piece: str) -> str:
 
 def fingerprint(tokenizer) -> str:
     """Return 16 hexadecimal digits that change when the tokenizer's tokens change."""
+    plain_backend(tokenizer)  # cutting and padding are no part of it, whoever has set them
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = (
         backend.to_str()

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import inspect
 import os
 import re
 import shlex
 import sys
-import types
-import typing
-from typing import Any, Literal, NoReturn
+from typing import NoReturn
 
 from ctxbench.core.errors import near_names, user_message
-from ctxbench.core.options import parse_pairs
+from ctxbench.core.settings import add_arguments, parse_pairs
 from ctxbench.methods.registry import list_methods, list_presets
 from ctxbench.train.config import TrainConfig, as_dict, config_hash, make_config
 from ctxbench.train.recipes import list_recipes
@@ -49,17 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--option", action="append", metavar="NAME=VALUE", help="an option of the method"
     )
-    texts, hints = _field_texts(), typing.get_type_hints(TrainConfig)
-    for field in dataclasses.fields(TrainConfig):
-        if field.name in _NOT_ON_COMMAND_LINE:
-            continue
-        text = texts[field.name]
-        if field.name == "method":
-            text += f": {', '.join([*list_methods(), *list_presets()])}"
-        elif field.default not in ("", (), None):
-            text += f" (default {field.default})"
-        flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, help=text.replace("%", "%%"), **_kind(hints[field.name]))
+    methods = f": {', '.join([*list_methods(), *list_presets()])}"
+    add_arguments(parser, TrainConfig, _NOT_ON_COMMAND_LINE, method=methods)
     return parser
 
 
@@ -159,19 +146,3 @@ def _memory_advice(config: TrainConfig, error: BaseException) -> str:
         f"Out of memory: {str(error).splitlines()[0]} What helps, in this order: "
         f"{'; '.join(filter(None, knobs))}. --dry-run says where the memory goes."
     )
-
-
-def _field_texts() -> dict[str, str]:
-    """Return field -> description, from the docstring of `TrainConfig`."""
-    text = inspect.getdoc(TrainConfig) or ""
-    return dict(re.findall(r"^    (\w+): (.+)$", text.partition("Attributes:")[2], re.MULTILINE))
-
-
-def _kind(hint: Any) -> dict[str, Any]:
-    """Return argparse's keywords for a field; conversion is the config's."""
-    if hint is bool:
-        return {"action": argparse.BooleanOptionalAction}
-    inner = typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
-    if typing.get_origin(inner) is Literal:
-        return {"choices": typing.get_args(inner)}
-    return {"nargs": "+"} if typing.get_origin(inner) is tuple else {}

@@ -13,14 +13,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ctxbench.core.errors import near_names
-from ctxbench.core.lengths import parse_length
-from ctxbench.train.convert import convert, items, parse_tokens, scalar
+from ctxbench.core.settings import Count, Length, NotNegative, Share, Tokens, Whole, read_values
+from ctxbench.methods.base import Method
+from ctxbench.methods.registry import method_and_options, method_class
 from ctxbench.train.recipes import read_recipe
 
 
@@ -34,8 +33,8 @@ class Stage:
         data: sources of this stage.
     """
 
-    length: int
-    steps: int
+    length: Length
+    steps: Count
     data: tuple[str, ...]
 
 
@@ -98,49 +97,49 @@ class TrainConfig:
     options: dict[str, Any] = field(default_factory=dict)
     init: Literal["pretrained", "random", "induction"] = "pretrained"
 
-    length: int = 32768
-    tokens: int = 30774 * 32768
-    batch_size: int = 32
-    micro_batch_size: int = 1
+    length: Length = 32768
+    tokens: Tokens = 30774 * 32768
+    batch_size: Count = 32
+    micro_batch_size: Count = 1
     stages: tuple[Stage, ...] = ()
-    seed: int = 0
+    seed: Whole = 0
 
     optimizer: Literal["adamw", "muon"] = "adamw"
-    lr: float = 2e-5
-    own_lr: float = 1.0
+    lr: NotNegative = 2e-5
+    own_lr: NotNegative = 1.0
     betas: tuple[float, ...] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip: float = 1.0
+    eps: NotNegative = 1e-8
+    weight_decay: NotNegative = 0.0
+    clip: NotNegative = 1.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup: int = 20
+    warmup: Whole = 20
     warmup_shape: Literal["linear", "log"] = "linear"
-    hold: float = 0.0
-    final_lr: float = 0.0
+    hold: Share = 0.0
+    final_lr: Share = 0.0
     # The paper says EMA but gives no decay, and its code has none. At its code's 120 updates a
     # decay of 0.999 would leave 89 % of the base model's weights in the average.
-    ema_decay: float = 0.0
+    ema_decay: Share = 0.0
 
     dtype: Literal["bf16", "fp32"] = "bf16"
     attention: str | None = None
     activation_checkpointing: Literal["full", "selective", "none"] = "full"
     activation_offload: bool = False
-    lora_rank: int = 0
+    lora_rank: Whole = 0
     lora_alpha: float = 16.0
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     lora_also: tuple[str, ...] = ()
     document_mask: bool = False
 
-    shard: int = 1
-    sequence_parallel: int = 1
-    processes: int | None = None
-    save_every: int = 100
-    keep_checkpoints: int = 2
+    shard: Count = 1
+    sequence_parallel: Count = 1
+    processes: Count | None = None
+    save_every: Whole = 100
+    keep_checkpoints: Count = 2
     resume: Literal["auto", "never"] = "auto"
     eval_data: tuple[str, ...] = ()
-    eval_lengths: tuple[int, ...] = ()
-    eval_every: int = 0
-    eval_rows: int = 16
+    eval_lengths: tuple[Length, ...] = ()
+    eval_every: Whole = 0
+    eval_rows: Count = 16
     trackers: tuple[str, ...] = ()
 
     @property
@@ -223,48 +222,17 @@ def make_config(recipe: str | None = None, values: Mapping[str, Any] | None = No
         ValueError: unknown, ignored or impossible values.
         FileNotFoundError: no such recipe.
     """
-    values = dict(values or {})
-    from_recipe = read_recipe(recipe) if recipe else {}
-    _check_names(from_recipe, f"recipe {recipe}")
-    _check_names(values, "the command line")
+    from_recipe = read_values(
+        TrainConfig, read_recipe(recipe) if recipe else {}, f"recipe {recipe}", text=True
+    )
+    values = read_values(TrainConfig, values or {}, text=True)
     merged = {**from_recipe, **values}
     if "options" in from_recipe and "options" in values and "method" not in values:
         merged["options"] = {**from_recipe["options"], **values["options"]}
-    hints = typing.get_type_hints(TrainConfig)
-    config = TrainConfig(
-        **{
-            name: _SPECIAL[name](value) if name in _SPECIAL else convert(name, value, hints[name])
-            for name, value in merged.items()
-        }
-    )
+    config = TrainConfig(**merged)
     _check_ignored(config, set(from_recipe), set(values))
     _check_values(config)
     return config
-
-
-# ----------------------------------------------------------------- converting
-
-
-def _stage(item: Any) -> Stage:
-    if not isinstance(item, dict) or set(item) != {"length", "steps", "data"}:
-        raise ValueError(
-            f"stages: {item!r} is not a stage. A stage has exactly length, steps and data. "
-            "Write for example {length: 64, steps: 50, data: stdlib}."
-        )
-    return Stage(
-        length=parse_length(item["length"]),
-        steps=scalar(item["steps"], int),
-        data=tuple(items(item["data"])),
-    )
-
-
-_SPECIAL: dict[str, Callable[[Any], Any]] = {
-    "length": parse_length,
-    "tokens": parse_tokens,
-    "eval_lengths": lambda value: tuple(parse_length(item) for item in items(value)),
-    "stages": lambda value: tuple(_stage(item) for item in value),
-    "options": lambda value: dict(value),
-}
 
 
 # ------------------------------------------------------------------- checking
@@ -274,6 +242,16 @@ def _keeps_activations(config: TrainConfig) -> bool:
     return config.activation_checkpointing == "none"
 
 
+def _has_no_tensors(config: TrainConfig) -> bool:
+    cls = method_class(method_and_options(config.method)[0])
+    return cls.state_tensors is Method.state_tensors
+
+
+def _selects_nothing(config: TrainConfig) -> bool:
+    """Only the output of a fused attention kernel is worth keeping."""
+    return config.activation_checkpointing == "selective" and config.attention == "eager"
+
+
 _IGNORED: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
     ("lora_alpha", "lora_rank", lambda c: c.lora_rank == 0),
     ("lora_targets", "lora_rank", lambda c: c.lora_rank == 0),
@@ -281,6 +259,9 @@ _IGNORED: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
     ("warmup_shape", "warmup", lambda c: c.warmup == 0),
     ("hold", "schedule", lambda c: c.schedule == "constant"),
     ("final_lr", "schedule", lambda c: c.schedule == "constant"),
+    ("final_lr", "hold", lambda c: c.hold == 1),
+    ("own_lr", "method", _has_no_tensors),
+    ("activation_checkpointing", "attention", _selects_nothing),
     ("activation_offload", "activation_checkpointing", _keeps_activations),
     ("keep_checkpoints", "save_every", lambda c: c.save_every == 0),
     ("eval_lengths", "eval_data", lambda c: not c.eval_data),
@@ -290,23 +271,15 @@ _IGNORED: tuple[tuple[str, str, Callable[[TrainConfig], bool]], ...] = (
 """(field, the field that switches it off, when)."""
 
 
-def _check_names(given: Mapping[str, Any], where: str) -> None:
-    known = [f.name for f in fields(TrainConfig)]
-    for name in given:
-        if name not in known:
-            raise ValueError(
-                f"{where} gives {name!r}, which is not a setting{near_names(name, known)} "
-                f"Settings: {', '.join(known)}."
-            )
-
-
 def _check_ignored(config: TrainConfig, in_recipe: set[str], in_values: set[str]) -> None:
     defaults = TrainConfig()
     for name, switch, is_off in _IGNORED:
         # A recipe may state a default (a saved config states all) or be switched off by the user.
         differs = getattr(config, name) != getattr(defaults, name)
-        told = name in in_values or (name in in_recipe and switch not in in_values and differs)
-        if told and is_off(config):
+        by_recipe = name in in_recipe and switch not in in_values and differs
+        # and recipes serve every method
+        is_given = name in in_values or (by_recipe and switch != "method")
+        if is_given and is_off(config):
             raise ValueError(
                 f"{name}={getattr(config, name)!r} would be ignored, because "
                 f"{switch}={getattr(config, switch)!r}. Change {switch} or leave out {name}."
@@ -321,16 +294,6 @@ def _check_values(config: TrainConfig) -> None:
     ):
         if not getattr(config, name):
             raise ValueError(f"No {name} was given. Every run needs one. Add {how}.")
-    ones = ("batch_size", "micro_batch_size", "keep_checkpoints", "eval_rows", "shard")
-    low = dict.fromkeys((*ones, "sequence_parallel"), 1)
-    low |= dict.fromkeys(("seed", "warmup", "save_every", "eval_every", "clip", "weight_decay"), 0)
-    low |= dict.fromkeys(("hold", "final_lr", "ema_decay", "lora_rank", "lr", "own_lr"), 0)
-    high = {"hold": 1, "final_lr": 1, "ema_decay": 1}
-    for name, least in low.items():
-        value = getattr(config, name)
-        if not least <= value <= high.get(name, float("inf")):
-            allowed = f"at least {least}" + (f" and at most {high[name]}" if name in high else "")
-            raise ValueError(f"{name}={value} is not allowed; it must be {allowed}. Change {name}.")
     if config.optimizer == "muon" and config.shard > 1:
         raise ValueError(
             f"optimizer=muon with shard={config.shard}: Muon needs whole matrices, and sharding "

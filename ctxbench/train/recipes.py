@@ -8,6 +8,7 @@ from typing import Any
 
 from ctxbench.core.assets import PACKAGE
 from ctxbench.core.errors import near_names
+from ctxbench.core.text_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,8 @@ class PaperRow:
 @cache
 def paper_rows() -> dict[str, PaperRow]:
     """Return the rows of the paper, by name."""
-    import yaml
-
-    file = shipped_folder() / "rows.yaml"
-    found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return {name: PaperRow(name, **row) for name, row in found.items()}
+    rows = read_yaml(shipped_folder() / "rows.yaml")
+    return {name: PaperRow(name, **row) for name, row in rows.items()}
 
 
 def shipped_folder() -> Path:
@@ -66,8 +64,6 @@ def read_recipe(recipe: str) -> dict[str, Any]:
         FileNotFoundError: neither a shipped recipe or row nor a file.
         ValueError: not a mapping.
     """
-    import yaml
-
     if row := paper_rows().get(recipe):
         return {**read_recipe(row.recipe), **row.fields}
     known = list_recipes()
@@ -80,14 +76,4 @@ def read_recipe(recipe: str) -> dict[str, Any]:
             f"Recipes: {', '.join(known)}, and the rows of `ctxbench ls rows`. Give one of these "
             "or a .yaml file."
         )
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).split())
-        raise ValueError(
-            f"{file} is not plain YAML: {problem}. A recipe holds names, numbers and texts; tags "
-            "that make Python objects are refused. Mend it."
-        ) from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} is not a mapping of fields to values. Write `lr: 2e-5` lines.")
-    return found
+    return read_yaml(file)

@@ -9,18 +9,26 @@ induction head forms on first.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
+from ctxbench.core.settings import Parsed, Share
 from ctxbench.core.stdlib_corpus import NOUNS, is_held_out, stdlib_files
-from ctxbench.train.sources import Source, TokenStream, cached_stream, encoder, take_options
+from ctxbench.train.sources import Source, TokenStream, cached_stream, encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ANSWER_WEIGHT = 2.0
 COPY_WEIGHT = 1.5
+
+
+def _low_and_high(text: str) -> list[int]:
+    low, high = map(int, text.split("-"))
+    if not 1 <= low <= high:
+        raise ValueError
+    return [low, high]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,33 +43,11 @@ class RetrievalOptions:
         far: share of nouns stated in the first half and asked for in the last quarter.
     """
 
-    split: str = "train"
-    keys: tuple[int, int] = (4, 24)
-    text: float = 0.2
-    copy: float = 0.0
-    far: float = 0.5
-
-
-def retrieval_options(source: Source) -> RetrievalOptions:
-    """Return the typed options of a `stdlib` source.
-
-    Raises:
-        ValueError: an unknown option or an impossible value.
-    """
-    given = take_options(source, split="train", keys="4-24", text="0.2", copy="0", far="0.5")
-    try:
-        low, high = map(int, given["keys"].split("-"))
-        shares = {name: float(given[name]) for name in ("text", "copy", "far")}
-        if not 1 <= low <= high or not all(0 <= share <= 1 for share in shares.values()):
-            raise ValueError
-        if given["split"] not in ("train", "held_out"):
-            raise ValueError
-    except ValueError:
-        raise ValueError(
-            f"data stdlib: {source.options} is not allowed. keys is LOW-HIGH such as 4-24; text, "
-            "copy and far are shares from 0 to 1; split is train or held_out. Mend the value."
-        ) from None
-    return RetrievalOptions(split=given["split"], keys=(low, high), **shares)
+    split: Literal["train", "held_out"] = "train"
+    keys: Annotated[tuple[int, ...], Parsed(_low_and_high, "LOW-HIGH such as 4-24")] = (4, 24)
+    text: Share = 0.2
+    copy: Share = 0.0
+    far: Share = 0.5
 
 
 def stdlib_stream(split: str, tokenizer: PreTrainedTokenizerBase) -> TokenStream:
@@ -96,7 +82,7 @@ class RetrievalRows:
     """Rows of retrieval documents, made from their index."""
 
     def __init__(self, source: Source, tokenizer: PreTrainedTokenizerBase, seed: int):
-        self.options = retrieval_options(source)
+        self.options = source.read_options(RetrievalOptions)
         self.stream = stdlib_stream(self.options.split, tokenizer)
         self.fingerprint = self.stream.fingerprint
         self.seed = seed

@@ -17,13 +17,13 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from ctxbench.core.assets import cache_dir
 from ctxbench.core.compat.datasets import fingerprint
-from ctxbench.core.errors import near_names
+from ctxbench.core.settings import read_settings
 from ctxbench.train.files import ARRAY_FILES, data_files, read_records
 from ctxbench.train.tokens.check import check_array, check_ids, explain_texts
 from ctxbench.train.tokens.store import TokenShards, TokenStore, is_store
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+Options = TypeVar("Options")
 
 _BLOCK_CHARACTERS = 250_000
 _STORE_VERSION = 2
@@ -52,6 +54,14 @@ class Source:
     name: str
     options: dict[str, str]
     weight: float = 1.0
+
+    def read_options(self, cls: type[Options]) -> Options:
+        """Return the typed options.
+
+        Raises:
+            ValueError: one that sources of this kind do not have, or a value that is not allowed.
+        """
+        return read_settings(cls, self.options, f"data {self.name!r}", text=True)
 
 
 def parse_source(text: str) -> Source:
@@ -79,19 +89,41 @@ def parse_source(text: str) -> Source:
     return Source(name=name, options=options, weight=share)
 
 
-def take_options(source: Source, **defaults: str) -> dict[str, str]:
-    """Return the options of a source over their defaults.
+@dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """Of a token store, or a .npy file."""
 
-    Raises:
-        ValueError: an option it does not have.
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """Of files with records.
+
+    Attributes:
+        column: of the text.
     """
-    for name in source.options:
-        if name not in defaults:
-            raise ValueError(
-                f"data {source.name!r} has no option {name!r}{near_names(name, defaults)} "
-                f"Its options: {', '.join(defaults) or 'none'}. Leave it out."
-            )
-    return {**defaults, **source.options}
+
+    column: str = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayOptions:
+    """Of a .bin file.
+
+    Attributes:
+        dtype: it was written with.
+    """
+
+    dtype: Literal["uint16", "uint32", "int32", "int64"] = "uint16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """Of a dataset; the first two also of one that was saved to a folder."""
+
+    split: str = "train"
+    column: str = "text"
+    revision: str | None = None
+    subset: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,12 +152,12 @@ def open_stream(source: Source, tokenizer: PreTrainedTokenizerBase) -> TokenStre
     if path.suffix in ARRAY_FILES and path.is_file():
         return _open_array(path, source, len(tokenizer))
     if is_store(path):
-        take_options(source)
+        source.read_options(NoOptions)
         store = TokenStore(path)
         store.check_tokenizer(tokenizer_stamp(encoder(tokenizer)), source.name)
         return TokenStream(store.tokens, store.documents["offset"], store.fingerprint)
     if path.is_file() or (path.is_dir() and not _is_saved_dataset(path)):
-        column = take_options(source, column="text")["column"]
+        column = source.read_options(FileOptions).column
         files = data_files(path)
         stamp = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
         documents = (record for file in files for record in _text_or_ids(file, column))
@@ -288,7 +320,7 @@ def _text_or_ids(file: Path, column: str) -> Iterator[str | list[int] | None]:
 
 def _open_array(path: Path, source: Source, vocabulary: int) -> TokenStream:
     if path.suffix == ".npy":
-        take_options(source)
+        source.read_options(NoOptions)
         try:
             tokens = np.load(path, mmap_mode="r", allow_pickle=False)
         except ValueError as error:
@@ -297,12 +329,7 @@ def _open_array(path: Path, source: Source, vocabulary: int) -> TokenStream:
                 "token ids. Write it again with numpy.save."
             ) from error
     else:
-        dtype = take_options(source, dtype="uint16")["dtype"]
-        if dtype not in ("uint16", "uint32", "int32", "int64"):
-            raise ValueError(
-                f"data {source.name!r}: dtype={dtype} is not allowed; it must be uint16, uint32, "
-                "int32 or int64. Give the one the file was written with."
-            )
+        dtype = source.read_options(ArrayOptions).dtype
         if path.stat().st_size % np.dtype(dtype).itemsize or not path.stat().st_size:
             raise ValueError(
                 f"{path} has {path.stat().st_size} bytes, which is no whole number of {dtype} "
@@ -325,12 +352,12 @@ def _open_dataset(path: Path, source: Source) -> tuple[Any, str]:
     """Return a datasets.Dataset and its text column."""
     import datasets
 
-    options = take_options(source, split="train", column="text", revision="", subset="")
+    options = source.read_options(DatasetOptions)
     if path.is_dir():
         found = datasets.load_from_disk(str(path))
         if isinstance(found, datasets.DatasetDict):
-            found = found[options["split"]]
-        return found, options["column"]
+            found = found[options.split]
+        return found, options.column
     if path.suffix or source.name.startswith((".", "/", "~")) or source.name.count("/") > 1:
         raise FileNotFoundError(
             f"There is no file or folder {source.name}. Give an existing one, the id of a dataset, "
@@ -339,13 +366,13 @@ def _open_dataset(path: Path, source: Source) -> tuple[Any, str]:
     try:
         found = datasets.load_dataset(
             source.name,
-            options["subset"] or None,
-            split=options["split"],
-            revision=options["revision"] or None,
+            options.subset,
+            split=options.split,
+            revision=options.revision,
         )
     except (FileNotFoundError, ConnectionError, OSError) as error:
         raise FileNotFoundError(
             f"{source.name} is neither a file or folder here nor a dataset that can be had: "
             f"{str(error).splitlines()[0]} Give an existing one, or stdlib."
         ) from error
-    return found, options["column"]
+    return found, options.column

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxbench.core.errors import near_names
-from ctxbench.core.options import parse_pairs
+from ctxbench.core.settings import parse_pairs
 from ctxbench.methods.registry import add_method_folder, list_methods, list_presets, methods_in
 from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.validate.checks import FAILED, Checks, place_of, report, run_checks

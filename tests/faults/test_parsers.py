@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxbench.core.lengths import parse_length
+from ctxbench.core.lengths import parse_length, parse_tokens
 from ctxbench.methods.registry import get_method, list_methods
 from ctxbench.models.answers import AnswerCache
-from ctxbench.train.convert import parse_tokens
 from ctxbench.train.recipes import read_recipe
 from ctxbench.train.sources import parse_source
 
@@ -54,8 +53,8 @@ def test_any_option_is_taken_or_refused_in_three_parts(name, data):
     try:
         get_method(name, **{option: data.draw(VALUES)})
     except (ValueError, FileNotFoundError) as error:
-        says(error, "is not allowed|has no option|is not a length|cannot be read")
-        says(error, "Give|Its options|Allowed")
+        says(error, "is not allowed|is not a setting|cannot be read")
+        says(error, "Give|Change it|Allowed")
 
 
 @given(st.one_of(st.text(max_size=20), st.text("a/.@0123456789e+-:=,", max_size=20)))

@@ -260,10 +260,15 @@ def test_result_files_give_their_heat_map(tmp_path, folder, capsys):
 
 
 def test_results_become_compact_to_the_byte(tmp_path, capsys):
+    """Copies were folders; they are archives, which hold the same files."""
     unpack("results", tmp_path)
-    again = tmp_path / "again"
-    assert main(["report", "compact", str(tmp_path / "results"), "--out", str(again)]) == 0
-    assert files(again, "*.*") == files(tmp_path / "compact", "*.*")
+    before = list(files(tmp_path / "compact", "*.*").values())
+    for folder in ("results", "compact"):
+        archive, again = tmp_path / f"{folder}-archive", tmp_path / f"{folder}-again"
+        assert main(["report", "compact", str(tmp_path / folder), "--out", str(archive)]) == 0
+        kept = str(archive / "cells.jsonl.xz")
+        assert main(["report", "unpack", kept, "--out", str(again)]) == 0
+        assert list(files(again, "*.*").values()) == before
 
 
 # ------------------------------------------------------------------------- study

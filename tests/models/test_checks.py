@@ -158,7 +158,7 @@ def test_a_record_of_a_method_that_is_not_installed(tmp_path):
             {**saved["ctxbench"], "method": "pj"},
             "no method 'pj'; did you mean pi.*CTXBENCH_METHODS",
         ),
-        ({**saved["ctxbench"], "options": {"alpha": 2}}, "method=pi has no option 'alpha'"),
+        ({**saved["ctxbench"], "options": {"alpha": 2}}, "method=pi: 'alpha' is not a setting"),
         ({**saved["ctxbench"], "version": 99}, "reads up to 1. Install a newer"),
         ({"made_by": "someone else"}, "damaged ctxbench record"),
     ):

@@ -85,6 +85,7 @@ def plan(columns, window, model, seeds=(0, 1), **more):
         "model": model,
         "model_name": model,
         "window": window,
+        "length": 16 * window,
         "budget": {
             "name": "common",
             "tokens": 655360,

@@ -18,14 +18,14 @@ from ctxbench.report.estimates import (
     student,
     student_p,
 )
-from ctxbench.report.records import Record
+from ctxbench.report.samples import Sample
 
 
 def records(values, units=None, weights=None):
     units = units or [f"u{n}" for n in range(len(values))]
     weights = weights or [1.0] * len(values)
     return tuple(
-        Record(f"d{n}", unit, value * weight, weight)
+        Sample(f"d{n}", unit, value * weight, weight)
         for n, (value, unit, weight) in enumerate(zip(values, units, weights, strict=True))
     )
 

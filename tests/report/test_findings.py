@@ -7,7 +7,7 @@ import pytest
 from ctxbench.report.claims import CLAIMS
 from ctxbench.report.findings import findings
 from ctxbench.report.numbers import Measure, Numbers
-from ctxbench.report.study_files import load_study
+from ctxbench.report.study_results import load_study
 from ctxbench.report.verdicts import ABSENT, APPEARS, FAILS, HOLDS, NOT, OPEN, PARTLY
 from tests.report.synthetic import mini_plan, write_study
 

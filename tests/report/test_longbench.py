@@ -10,7 +10,7 @@ from ctxbench.report.formats import markdown
 from ctxbench.report.layouts import LAYOUTS
 from ctxbench.report.longbench import data_set
 from ctxbench.report.numbers import Measure, Numbers
-from ctxbench.report.study_files import load_study
+from ctxbench.report.study_results import load_study
 from ctxbench.report.tables import fill
 from tests.report.synthetic import column, paper_plan, write_study
 

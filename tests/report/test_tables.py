@@ -11,7 +11,7 @@ from ctxbench.report.formats import markdown, problems
 from ctxbench.report.layouts import LAYOUTS, SCALES
 from ctxbench.report.numbers import Measure, Numbers, problem
 from ctxbench.report.paper import beside
-from ctxbench.report.study_files import load_study
+from ctxbench.report.study_results import load_study
 from ctxbench.report.tables import fill
 from tests.report.synthetic import (
     LONGBENCH,

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from ctxbench.core.protocol import cell_folder
 from ctxbench.study import cells, folder
 from ctxbench.study.launcher import Launcher
 from ctxbench.study.loading import load_study
@@ -134,7 +135,7 @@ def test_half_written_cells_are_removed_and_finished_runs_are_divided(tmp_path):
     ]
     made = root / "runs" / "base" / "seed-none" / job.name
     run_again(runner, job)
-    first, second, third = (cells.cell_folder(root, row, None, c) for c in job.columns)
+    first, second, third = (root / cell_folder("base", None, c.name) for c in job.columns)
     assert made.is_dir()
     (second / "cell.json").unlink()
     second.rename(cells.partial(second))
@@ -158,7 +159,7 @@ def run_again(runner, job):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         check=True,
     )
-    cells.write_note(partial / "seconds.json", {"seconds": 1.0})
+    cells.write_json(partial / "seconds.json", {"seconds": 1.0})
     cells.commit(partial, partial.with_name(job.name))
 
 

@@ -65,8 +65,8 @@ def test_prompts_equal_the_published_format_in_all_runs(data_dir, bertsch):
 
 
 def test_shots_are_nested(data_dir):
-    few = build.trec_run("fine", 5, 3, 43, 2, str(data_dir))
-    many = build.trec_run("fine", 50, 3, 43, 2, str(data_dir))
+    options = build.Options(samples=2, data_dir=str(data_dir))
+    few, many = (build.trec_run("fine", shots, 3, options) for shots in (5, 50))
     assert many.shots[:5] == few.shots
     assert many.questions == few.questions
     assert len(few.labels) == len(set(few.labels)) == 50

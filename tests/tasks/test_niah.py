@@ -9,10 +9,11 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 from ctxbench.core.assets import resolve_model
+from ctxbench.core.lengths import LADDER
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks import needle_grid
 from ctxbench.tasks.leaf_files import constants_of, tasks_path
-from ctxbench.tasks.needle_grid import DEPTHS, LENGTHS, GridSettings
+from ctxbench.tasks.needle_grid import DEPTHS, GridSettings
 from ctxbench.tasks.needle_scores import overlap
 from ctxbench.tasks.niah import build, haystack, metrics
 from ctxbench.tasks.niah.needles import CLASSIC
@@ -94,8 +95,7 @@ def test_prompts_have_their_length(data, tokenizer, family, length):
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prompts_of_every_task_have_their_length(data, tokenizer, family):
-    lengths = build.LENGTHS.get(family, tuple(LENGTHS.values()))
-    for length in lengths:
+    for length in build.LCEG_LENGTHS if family == "niah_lceg" else LADDER:
         check_lengths(path_of(tokenizer, data), family, length, 50 if length <= 16384 else 10)
 
 
@@ -312,7 +312,10 @@ def test_the_passkey_prompt(data):
 @pytest.mark.parametrize(
     ("metadata", "words"),
     [
-        ({"samples": 55}, "samples=55 is not allowed for niah: .* multiple of 10"),
+        (
+            {"samples": 55},
+            "samples=55 is not allowed; it must be a whole number of .* multiple of 10",
+        ),
         ({"samples": True}, "samples=True is not allowed"),
         ({"seed": -1}, "seed=-1 is not allowed"),
         ({"chat": "yes"}, "chat='yes' is not allowed"),

@@ -313,6 +313,12 @@ def test_stock_hf_refuses_before_it_computes(tmp_path, tokenizer_path):
         )
 
 
+@pytest.mark.parametrize("window", [(0, 0, 2), (2, 1, 3), (1, 2, 2), (-1, 1, 2), (0, 1, 4)])
+def test_a_window_that_scores_nothing_or_leaves_the_text_is_named(window):
+    with pytest.raises(ValueError, match="of 3 tokens makes no sense"):
+        WindowedText([1, 2, 3], [(0, 1, 3), window])
+
+
 def test_requests_survive_pickling_and_differ():
     import pickle
 

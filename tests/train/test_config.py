@@ -6,6 +6,7 @@ import sys
 import pytest
 import yaml
 
+from ctxbench.core.lengths import parse_tokens
 from ctxbench.train import recipes as recipes_module
 from ctxbench.train.cli import make_parser, parse_arguments, run
 from ctxbench.train.config import (
@@ -13,7 +14,6 @@ from ctxbench.train.config import (
     as_dict,
     config_hash,
     make_config,
-    parse_tokens,
 )
 from ctxbench.train.recipes import list_recipes
 from ctxbench.train.schedule import learning_rate
@@ -99,23 +99,33 @@ def test_recipes_are_found_in_an_installed_wheel(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"lenght": 32}, "not a setting; did you mean length"),
-        ({"lr": "fast"}, "lr='fast' is not allowed; lr must be float"),
-        ({"schedule": "triangle"}, "constant or linear or cosine"),
+        ({"lenght": 32}, "'lenght' is not a setting; did you mean length"),
+        ({"lr": "fast"}, "lr='fast' is not allowed; it must be a number of at least 0"),
+        ({"schedule": "triangle"}, "'constant' or 'linear' or 'cosine'"),
         ({"batch_size": 1.5}, "batch_size=1.5 is not allowed"),
-        ({"activation_checkpointing": "yes"}, "full or selective or none"),
-        ({"document_mask": "yes"}, "must be bool"),
-        ({"tokens": "many"}, "not a number of tokens"),
+        ({"activation_checkpointing": "yes"}, "'full' or 'selective' or 'none'"),
+        ({"document_mask": "yes"}, "must be true or false"),
+        ({"tokens": "many"}, "tokens='many' is not allowed; it must be a number of tokens"),
         ({"tokens": 100}, "less than one update"),
         ({"model": ""}, "No model was given"),
         ({"warmup": 961}, "warmup=961 steps, but the run has 961"),
         ({"hold": 0.5}, "hold=0.5 would be ignored, because schedule='constant'"),
         ({"lora_alpha": 16}, "lora_alpha=16.0 would be ignored, because lora_rank=0"),
         ({"eval_every": 5}, "would be ignored, because eval_data"),
+        ({"own_lr": 0.5}, "own_lr=0.5 would be ignored, because method='none'"),
+        ({"own_lr": 0.5, "method": "pi"}, "own_lr=0.5 would be ignored, because method='pi'"),
+        (
+            {"hold": 1, "schedule": "linear", "final_lr": 0.1},
+            "final_lr=0.1 would be ignored, because hold=1",
+        ),
+        (
+            {"activation_checkpointing": "selective", "attention": "eager"},
+            "would be ignored, because attention='eager'",
+        ),
         ({"eval_data": "stdlib"}, "without eval_lengths"),
         ({"hold": 2, "schedule": "linear"}, "at least 0 and at most 1"),
         ({"stages": [{"length": 3, "steps": 1, "data": "stdlib"}]}, "does not divide"),
-        ({"stages": [{"length": 3}]}, "exactly length, steps and data"),
+        ({"stages": [{"length": 3}]}, "stages has no 'steps'\\. It needs length, steps, data"),
         ({"seed": -1}, "at least 0"),
     ],
     ids=str,
@@ -129,6 +139,11 @@ def test_switching_a_recipe_off_does_not_blame_the_recipe():
     assert make_config("mini", {**NEEDED, "schedule": "constant"}).hold == 0.5
     with pytest.raises(ValueError, match=r"hold=0\.2 would be ignored"):
         make_config("mini", {**NEEDED, "schedule": "constant", "hold": 0.2})
+
+
+def test_what_some_methods_ignore_is_allowed_in_a_recipe():
+    assert make_config("mini", {**NEEDED, "method": "pi"}).own_lr == 0.01
+    assert make_config("mini", {**NEEDED, "method": "clex", "own_lr": 0.5}).own_lr == 0.5
 
 
 def test_unknown_recipe_lists_near_names():

@@ -10,6 +10,7 @@ import pytest
 
 from ctxbench.cli import main
 from ctxbench.core.assets import resolve_model
+from ctxbench.core.settings import read_settings
 from ctxbench.models.loading import load_tokenizer
 from ctxbench.train.data import open_mixture
 from ctxbench.train.tokens import documents
@@ -221,15 +222,21 @@ def test_command(tmp_path, corpus, capsys):
         ),
         ({"mix": {"c5": 1}}, "no document is labelled so; did you mean c4"),
         ({"mix": None}, "per_source needs a mix"),
-        ({"keep_short": 0}, "keep_short=0"),
+        ({"keep_short": 0}, "keep_short=0 is not allowed; it must be a number of more than 0"),
+        ({"mode": "none", "mix": None, "long": 9}, "long=9 and keep_short=0.1 would be ignored"),
     ],
     ids=str,
 )
 def test_impossible_requests(tmp_path, corpus, tokenizer, values, message):
     values = {"tokens": TOKENS, "mix": PRESETS["llama1"], **values}
     files = sorted(corpus.iterdir())[:1]
+
+    def build():
+        request = read_settings(StoreRequest, values)
+        build_store(files, tokenizer, tmp_path / "store", request)
+
     with pytest.raises(ValueError, match=message):
-        build_store(files, tokenizer, tmp_path / "store", StoreRequest(**values))
+        build()
 
 
 def test_mix_texts():

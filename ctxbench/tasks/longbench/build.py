@@ -3,11 +3,14 @@
 import logging
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import datasets
 
 from ctxbench.core.assets import find_data
+from ctxbench.core.settings import read_settings
 from ctxbench.tasks.hub import HubFile
 from ctxbench.tasks.longbench import metrics
 from ctxbench.tasks.longbench.prompts import load_prompt
@@ -34,43 +37,44 @@ BUDGETS = {
 }
 
 
-def docs(
-    ctx_dataset: str,
-    ctx_length: int,
-    budget: str = "official",
-    data_dir: str | None = None,
-    templates: str = "checked",
-    **metadata,
-) -> dict[str, datasets.Dataset]:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a user may choose in `--metadata`.
+
+    Attributes:
+        budget: `official` leaves room for the answer, `lceg` does not, as the paper's runs: such a
+            prompt may pass the window, which the model `ctxext` is told is meant.
+        data_dir: searched before `CTXBENCH_DATA`.
+        templates: `unchecked` goes on with a prompt that is not the one that was checked.
+    """
+
+    budget: Literal["official", "lceg"] = "official"
+    data_dir: str | None = None
+    templates: Literal["checked", "unchecked"] = "checked"
+
+
+def docs(ctx_dataset: str, ctx_length: int, **metadata: Any) -> dict[str, datasets.Dataset]:
     """Build the prompts of one task (lm-eval calls this as `custom_dataset`).
 
     Args:
         ctx_dataset: a LongBench name, with `_e` for LongBench-E.
         ctx_length: the model's window, tokens.
-        budget: metadata; `official` leaves room for the answer, `lceg` does not, as the paper's
-            runs: such a prompt may pass the window, which the model `ctxext` is told is meant.
-        data_dir: metadata; searched before `CTXBENCH_DATA`.
-        templates: metadata; `unchecked` goes on with a prompt that is not the one checked.
-        metadata: names the tokenizer.
+        metadata: `Options`, and what names the tokenizer.
 
     Raises:
-        ValueError: unknown budget; wrong columns; nothing in the file.
+        ValueError: an option is not allowed; wrong columns; nothing in the file.
         FileNotFoundError: no data.
     """
-    if budget not in BUDGETS:
-        raise ValueError(
-            f"Metadata budget={budget!r} is unknown; it is 'official' (the prompt leaves room for "
-            "the answer) or 'lceg' (it may fill the window, as in the paper). Give one of them."
-        )
+    options = read_settings(Options, metadata, "Metadata", strict=False)
     tokenizer = load_tokenizer(tokenizer_name(**metadata))
-    prompt = load_prompt(ctx_dataset.removesuffix("_e"), templates)
+    prompt = load_prompt(ctx_dataset.removesuffix("_e"), options.templates)
     rows, skipped = [], 0
-    for row in read_rows(ctx_dataset, data_dir):
+    for row in read_rows(ctx_dataset, options.data_dir):
         if not row["context"].strip() or not row["answers"]:
             skipped += 1
             continue
         text, before, after = truncate_middle(
-            prompt.fill(row), tokenizer, BUDGETS[budget][ctx_length]
+            prompt.fill(row), tokenizer, BUDGETS[options.budget][ctx_length]
         )
         past = after + prompt.max_gen_toks > ctx_length
         rows.append(
@@ -84,7 +88,7 @@ def docs(
                 "full_tokens": before,
                 "truncated": after < before,
                 "past_window": past,
-                "may_pass_window": past and budget == "lceg",
+                "may_pass_window": past and options.budget == "lceg",
             }
         )
     if not rows:

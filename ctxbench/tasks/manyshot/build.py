@@ -5,9 +5,11 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import datasets
 
+from ctxbench.core.settings import Count, Whole, read_settings
 from ctxbench.tasks.longbench import metrics
 from ctxbench.tasks.longbench.prompts import load_prompt
 from ctxbench.tasks.longbench.truncation import truncate_middle
@@ -15,7 +17,6 @@ from ctxbench.tasks.manyshot import mini, trec
 from ctxbench.tasks.manyshot.labels import greedy_label, label_trie
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
-RUNS = 10
 LCEG_MAX_GEN = 64  # tokens; LCEG longbench/config/dataset2maxlen.json, as for LongBench's trec
 
 
@@ -49,29 +50,49 @@ class Run:
     questions: list[tuple[str, str]]
 
 
-def trec_run(
-    granularity: str, shots: int, run: int, seed: int, questions: int, data_dir: str | None
-) -> Run:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a user may choose in `--metadata`.
+
+    Attributes:
+        runs: orders of shots.
+        seed: draws the orders.
+        samples: questions per run.
+        lceg_window: tokens the paper's form is cut to, without room for the answer as in the paper,
+            which gave its base model 4096 and the extended ones 32768.
+        data_dir: searched before `CTXBENCH_DATA`.
+        templates: `unchecked` goes on with a prompt that is not the one that was checked.
+    """
+
+    runs: Count = 10
+    seed: Whole = trec.SEED
+    samples: Count = trec.TEST_QUESTIONS
+    lceg_window: Count = 32768
+    data_dir: str | None = None
+    templates: Literal["checked", "unchecked"] = "checked"
+
+
+def trec_run(granularity: str, shots: int, run: int, options: Options) -> Run:
     """Return a run of TREC: training questions as shots, test questions asked.
 
     Raises:
         ValueError: more questions than the 250 that Bertsch et al. drew.
     """
-    if questions > trec.TEST_QUESTIONS:
+    if options.samples > trec.TEST_QUESTIONS:
         raise ValueError(
-            f"Metadata samples={questions}; allowed is up to {trec.TEST_QUESTIONS} questions a "
-            "run, those of the published runs. Give fewer samples, or more runs."
+            f"Metadata samples={options.samples}; allowed is up to {trec.TEST_QUESTIONS} "
+            "questions a run, those of the published runs. Give fewer samples, or more runs."
         )
-    train = trec.read_questions("train_5500.label", data_dir)
-    test = trec.read_questions("TREC_10.label", data_dir)
+    train = trec.read_questions("train_5500.label", options.data_dir)
+    test = trec.read_questions("TREC_10.label", options.data_dir)
 
     def pair(code: str, question: str) -> tuple[str, str]:
         return question, trec.label_of(code, granularity)
 
     return Run(
         labels=list((trec.COARSE if granularity == "coarse" else trec.FINE).values()),
-        shots=[pair(*train[line]) for line in trec.shot_lines(run, seed)[:shots]],
-        questions=[pair(*test[line]) for line in trec.asked_lines(questions)],
+        shots=[pair(*train[line]) for line in trec.shot_lines(run, options.seed)[:shots]],
+        questions=[pair(*test[line]) for line in trec.asked_lines(options.samples)],
     )
 
 
@@ -85,38 +106,26 @@ def mini_run(shots: int, run: int, seed: int, questions: int) -> Run:
     )
 
 
-def docs(
-    ctx_labels: str,
-    ctx_shots: int,
-    runs: int = RUNS,
-    seed: int = trec.SEED,
-    samples: int = trec.TEST_QUESTIONS,
-    data_dir: str | None = None,
-    **metadata,
-) -> dict:
+def docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict:
     """Build the questions of one task (lm-eval calls this as `custom_dataset`).
 
     Args:
         ctx_labels: `coarse` or `fine` (TREC), or `mini`.
         ctx_shots: shots in the prompt.
-        runs: metadata; orders of shots.
-        seed: metadata; draws the orders.
-        samples: metadata; questions per run.
-        data_dir: metadata; searched before `CTXBENCH_DATA`.
-        metadata: names the tokenizer, by whose tokens the label trie is made.
+        metadata: `Options`, and what names the tokenizer, by whose tokens the label trie is made.
 
     Returns:
         `{"test": questions, "shots": the shots of every run as text, "query": their format}`.
     """
-    _check_counts(runs=runs, samples=samples)
+    options = read_settings(Options, metadata, "Metadata", strict=False)
     tokenizer = load_tokenizer(tokenizer_name(**metadata))
     written = MINI if ctx_labels == "mini" else BERTSCH
     rows, prompts = [], []
-    for number in range(runs):
+    for number in range(options.runs):
         if ctx_labels == "mini":
-            run = mini_run(ctx_shots, number, seed, samples)
+            run = mini_run(ctx_shots, number, options.seed, options.samples)
         else:
-            run = trec_run(ctx_labels, ctx_shots, number, seed, samples, data_dir)
+            run = trec_run(ctx_labels, ctx_shots, number, options)
         prompts.append(written.shots(run.shots))
         trie = asdict(label_trie(run.labels, tokenizer, written.query.format("x")))
         rows += [
@@ -126,41 +135,24 @@ def docs(
     return {"test": datasets.Dataset.from_list(rows), "shots": prompts, "query": written.query}
 
 
-def lceg_docs(
-    ctx_labels: str,
-    ctx_shots: int,
-    runs: int = 1,
-    seed: int = trec.SEED,
-    samples: int = trec.TEST_QUESTIONS,
-    lceg_window: int = 32768,
-    data_dir: str | None = None,
-    templates: str = "checked",
-    **metadata,
-) -> dict[str, datasets.Dataset]:
+def lceg_docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict[str, datasets.Dataset]:
     """Build the paper's form of the task: LongBench's trec prompt, generated and cut.
 
     Args:
         ctx_labels: `coarse` or `fine`. The paper does not say which it used.
         ctx_shots: shots in the prompt, before the middle is cut out.
-        runs: metadata; orders of shots (the paper has one).
-        seed: metadata; draws the orders.
-        samples: metadata; questions per run.
-        lceg_window: metadata; tokens the prompt is cut to, without room for the answer as in the
-            paper, which gave its base model 4096 and the extended ones 32768.
-        data_dir: metadata; searched before `CTXBENCH_DATA`.
-        templates: metadata; `unchecked` goes on with a prompt that is not the one checked.
-        metadata: names the tokenizer.
+        metadata: `Options` (the paper has one run), and what names the tokenizer.
     """
-    _check_counts(runs=runs, samples=samples)
+    options = read_settings(Options, {"runs": 1, **metadata}, "Metadata", strict=False)
     tokenizer = load_tokenizer(tokenizer_name(**metadata))
-    prompt = load_prompt("trec", templates)
+    prompt = load_prompt("trec", options.templates)
     rows = []
-    for number in range(runs):
-        run = trec_run(ctx_labels, ctx_shots, number, seed, samples, data_dir)
+    for number in range(options.runs):
+        run = trec_run(ctx_labels, ctx_shots, number, options)
         context = LCEG.shots(run.shots).removesuffix(LCEG.separator)
         for question, label in run.questions:
             full = prompt.fill({"context": context, "input": LCEG.query.format(question)})
-            text, before, after = truncate_middle(full, tokenizer, lceg_window)
+            text, before, after = truncate_middle(full, tokenizer, options.lceg_window)
             rows.append(
                 {
                     "dataset": "trec",
@@ -170,7 +162,7 @@ def lceg_docs(
                     "all_classes": run.labels,
                     "prompt_tokens": after,
                     "truncated": after < before,
-                    "may_pass_window": after + LCEG_MAX_GEN > lceg_window,
+                    "may_pass_window": after + LCEG_MAX_GEN > options.lceg_window,
                 }
             )
     return {"test": datasets.Dataset.from_list(rows)}
@@ -213,11 +205,3 @@ def spread(items: Sequence[tuple[int, float]]) -> float:
     if len(runs) < 2:
         return math.nan
     return statistics.stdev(statistics.fmean(values) for values in runs.values())
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"Metadata {name}={value!r}; allowed is a whole number from 1. Change it."
-            )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from ctxbench.core.settings import Count, Whole, read_settings
 from ctxbench.core.stdlib_corpus import NOUNS, held_out_files
 from ctxbench.tasks.tokenizer import count_tokens, load_tokenizer, tokenizer_name
 
@@ -146,23 +147,38 @@ def fit(sample: Draw, question: str, budget: int, encode: Any) -> tuple[str, int
 # ------------------------------------------------------------------ data sets
 
 
-def needle(
-    *, ctx_length: int, ctx_distractors: int = 3, samples: int = 50, seed: int = 1, **metadata: Any
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a user may choose in `--metadata`, beside the `tokenizer`.
+
+    Attributes:
+        samples: documents; of a windows task modules, at most all that are long enough.
+        seed: of the draws.
+    """
+
+    samples: Count = 50
+    seed: Whole = 1
+
+
+def _options(metadata: dict[str, Any], **defaults: int) -> tuple[Options, str]:
+    """Return the options, and the name of the tokenizer."""
+    options = read_settings(Options, {**defaults, **metadata}, "Metadata", strict=False)
+    return options, tokenizer_name(**{"pretrained": "mini", **metadata})
+
+
+def needle(*, ctx_length: int, ctx_distractors: int = 3, **metadata: Any) -> dict[str, Any]:
     """Return the documents of a needle task.
 
     Args:
         ctx_length: prompt and answer together, tokens.
         ctx_distractors: further hidden lines with other keys.
-        samples: how many.
-        seed: of the draws.
-        metadata: `tokenizer` or `pretrained` names the tokenizer.
+        metadata: `Options`; `tokenizer` or `pretrained` names the tokenizer.
     """
-    name = tokenizer_name(**{"pretrained": "mini", **metadata})
+    options, name = _options(metadata)
     encode = load_tokenizer(name)
     docs = []
-    for number in range(samples):
-        sample = draw(name, number, ctx_distractors + 1, 1, seed)
+    for number in range(options.samples):
+        sample = draw(name, number, ctx_distractors + 1, 1, options.seed)
         key, value = sample.facts[0]
         prompt, tokens = fit(sample, f"\n# {key}", ctx_length - ANSWER, encode)
         docs.append(
@@ -181,23 +197,17 @@ def needle(
 
 
 def multiquery(
-    *,
-    ctx_length: int,
-    ctx_keys: int = 8,
-    ctx_asked: int = 4,
-    samples: int = 40,
-    seed: int = 1,
-    **metadata: Any,
+    *, ctx_length: int, ctx_keys: int = 8, ctx_asked: int = 4, **metadata: Any
 ) -> dict[str, Any]:
     """Return the documents of a multi-query task: several keys, some asked in a row.
 
     Each question comes after the right answers to those before it.
     """
-    name = tokenizer_name(**{"pretrained": "mini", **metadata})
+    options, name = _options(metadata, samples=40)
     encode = load_tokenizer(name)
     docs = []
-    for number in range(samples):
-        sample = draw(name, number, ctx_keys, ctx_asked, seed)
+    for number in range(options.samples):
+        sample = draw(name, number, ctx_keys, ctx_asked, options.seed)
         asked = sample.facts[:ctx_asked]
         lines = [f"\n# {key} {value}" for key, value in asked]
         text, tokens = fit(sample, "".join(lines), ctx_length, encode)
@@ -216,15 +226,13 @@ def multiquery(
     return _test_split(docs)
 
 
-def perplexity(
-    *, ctx_length: int, samples: int = 50, seed: int = 1, **metadata: Any
-) -> dict[str, Any]:
+def perplexity(*, ctx_length: int, **metadata: Any) -> dict[str, Any]:
     """Return the documents of a perplexity task: the same target text at every length."""
-    name = tokenizer_name(**{"pretrained": "mini", **metadata})
+    options, name = _options(metadata)
     encode = load_tokenizer(name)
     docs = []
-    for number in range(samples):
-        sample = draw(name, number, 1, 1, seed)
+    for number in range(options.samples):
+        sample = draw(name, number, 1, 1, options.seed)
         document = sample.document
         split, last = sample.end, document.token_at(sample.end)
         end = document.starts[min(last + TAIL, len(document.starts) - 1)]
@@ -250,15 +258,14 @@ def perplexity(
     return _test_split(docs)
 
 
-def windows(*, ctx_length: int, samples: int = 12, **metadata: Any) -> dict[str, Any]:
+def windows(*, ctx_length: int, **metadata: Any) -> dict[str, Any]:
     """Return the shards of a windows task: one per module, disjoint windows over its middle.
 
     The same tokens are scored at every length, all but the first of each window.
 
     Args:
         ctx_length: tokens per window; divides `LONGEST`.
-        samples: modules, at most all that are long enough.
-        metadata: `tokenizer` or `pretrained` names the tokenizer.
+        metadata: `Options`; `tokenizer` or `pretrained` names the tokenizer.
 
     Returns:
         `{"test": shards, "ids": all token ids}`, as `ctxbench.tasks.perplexity.build.shards`.
@@ -268,10 +275,10 @@ def windows(*, ctx_length: int, samples: int = 12, **metadata: Any) -> dict[str,
 
     from ctxbench.tasks.perplexity.build import bytes_per_token
 
-    name = tokenizer_name(**{"pretrained": "mini", **metadata})
+    options, name = _options(metadata, samples=12)
     encode = load_tokenizer(name)
     rows, parts = [], []
-    for number, document in enumerate(documents(name)[:samples]):
+    for number, document in enumerate(documents(name)[: options.samples]):
         ids = encode(document.text, add_special_tokens=False).input_ids
         middle = (len(ids) - LONGEST) // 2
         parts.append(np.asarray(ids[middle : middle + LONGEST], dtype=np.int64))

@@ -7,10 +7,12 @@ shards out to processes, so windows are split over them whatever the number of t
 import logging
 from dataclasses import dataclass
 from itertools import islice
+from typing import Annotated, Any, Literal
 
 import datasets
 import numpy as np
 
+from ctxbench.core.settings import Count, Range, Whole, read_settings
 from ctxbench.core.windows import Window
 from ctxbench.tasks.perplexity.protocols import OVER_DOCUMENTS, PROTOCOLS
 from ctxbench.tasks.perplexity.texts import SOURCES, Documents, locate, read_documents
@@ -18,8 +20,6 @@ from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
 log = logging.getLogger(__name__)
 
-STRIDE = 256  # tokens; the paper, section 4.1, and every published sliding-window evaluation since
-DOCUMENTS = 10  # the reference code's cut, for PG19 and proof-pile alike
 BUCKET = 256  # tokens per point of the loss by position (Figure 3)
 WINDOWS_PER_SHARD = 16
 
@@ -83,62 +83,62 @@ def lay_windows(documents: Documents, protocol: str, length: int, stride: int) -
     )
 
 
-def shards(
-    ctx_source: str,
-    ctx_protocol: str,
-    ctx_length: int,
-    ctx_stride: int = STRIDE,
-    ctx_documents: int = DOCUMENTS,
-    ctx_chunk: int = 0,
-    ppl_stride: int | None = None,
-    ppl_documents: int | None = None,
-    ppl_chunk: int | None = None,
-    text_path: str | None = None,
-    data_dir: str | None = None,
-    bin_dtype: str | None = None,
-    **metadata,
-) -> dict:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a user may choose in `--metadata`.
+
+    Attributes:
+        ppl_stride: tokens between windows.
+        ppl_documents: how many documents are read, 0 for all.
+        ppl_chunk: cut every window into parts of so many tokens that do not see each other (the
+            base model of Figure 3). 0: do not.
+        text_path: measure this file (tasks `text_ppl_*` need it).
+        data_dir: searched before `CTXBENCH_DATA`.
+        bin_dtype: of a token file; None: by the size of the vocabulary.
+    """
+
+    ppl_stride: Count = 256  # the paper, section 4.1, and every sliding-window evaluation since
+    ppl_documents: Whole = 10  # the reference code's cut, for PG19 and proof-pile alike
+    ppl_chunk: Annotated[int, Range(least=0, multiple_of=BUCKET)] = 0
+    text_path: str | None = None
+    data_dir: str | None = None
+    bin_dtype: Literal["uint16", "uint32"] | None = None
+
+
+def shards(ctx_source: str, ctx_protocol: str, ctx_length: int, **metadata: Any) -> dict:
     """Build the shards of one task (lm-eval calls this as `custom_dataset`).
 
     Args:
         ctx_source: a key of `SOURCES`.
         ctx_protocol: a key of `PROTOCOLS`.
         ctx_length: tokens per window.
-        ctx_stride: tokens between windows, unless metadata says otherwise.
-        ctx_documents: how many documents are read, unless metadata says otherwise.
-        ctx_chunk: as `ppl_chunk`, unless metadata says otherwise.
-        ppl_stride: metadata; tokens between windows.
-        ppl_documents: metadata; how many documents, 0 for all.
-        ppl_chunk: metadata; cut every window into parts of so many tokens that do not see each
-            other (the base model of Figure 3). 0: do not.
-        text_path: metadata; measure this file (tasks `text_ppl_*` need it).
-        data_dir: metadata; searched before `CTXBENCH_DATA`.
-        bin_dtype: metadata; `uint16` or `uint32` token file.
-        metadata: names the tokenizer.
+        metadata: `Options`, which the task's own `ctx_stride`, `ctx_documents` and `ctx_chunk` give
+            other defaults, and what names the tokenizer.
 
     Returns:
         `{"test": shards, "ids": all token ids}`.
 
     Raises:
-        ValueError: a knob out of range; no window fits.
+        ValueError: an option is not allowed; no window fits.
         FileNotFoundError: no data.
     """
-    stride = ctx_stride if ppl_stride is None else ppl_stride
-    _whole_number("ppl_stride", stride, least=1)
-    bucket = 0 if ctx_protocol == "sliding" else BUCKET
-    chunk = ctx_chunk if ppl_chunk is None else ppl_chunk
-    if chunk and (chunk % BUCKET or ctx_protocol == "sliding"):
+    own = {f"ppl_{k[4:]}": v for k, v in metadata.items() if k.startswith("ctx_")}
+    options = read_settings(Options, {**own, **metadata}, "Metadata", strict=False)
+    stride, chunk = options.ppl_stride, options.ppl_chunk
+    if chunk and ctx_protocol == "sliding":
         raise ValueError(
-            f"Metadata ppl_chunk={chunk} with protocol {ctx_protocol!r}; allowed is a multiple "
-            f"of {BUCKET}, with any protocol but 'sliding'. Change it or leave it out."
+            f"Metadata ppl_chunk={chunk} with protocol 'sliding'; it goes with any other protocol. "
+            "Leave it out."
         )
-    limit = ctx_documents if ppl_documents is None else ppl_documents
-    _whole_number("ppl_documents", limit, least=0)
     source = SOURCES[ctx_source]
-    path = locate(source, text_path if ctx_source == "text" else None, data_dir)
+    path = locate(source, options.text_path if ctx_source == "text" else None, options.data_dir)
     tokenizer = load_tokenizer(tokenizer_name(**metadata))
     documents = read_documents(
-        path, tokenizer, limit=limit, min_tokens=source.min_tokens, bin_dtype=bin_dtype
+        path,
+        tokenizer,
+        limit=options.ppl_documents,
+        min_tokens=source.min_tokens,
+        bin_dtype=options.bin_dtype,
     )
     stream = lay_windows(documents, ctx_protocol, ctx_length, stride)
     log.info("%s_ppl %s %d: %s", ctx_source, ctx_protocol, ctx_length, stream.cost())
@@ -150,7 +150,7 @@ def shards(
         "protocol": ctx_protocol,
         "stride": stride,
         "chunk": chunk,
-        "bucket": bucket,
+        "bucket": 0 if ctx_protocol == "sliding" else BUCKET,
         "bytes_per_token": bytes_per_token(stream.ids, tokenizer),
         "skipped": stream.skipped,
     }
@@ -175,10 +175,3 @@ def _shard(stream: TokenWindows):
         rest = iter(windows)
         while part := list(islice(rest, WINDOWS_PER_SHARD)):
             yield document, part
-
-
-def _whole_number(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        raise ValueError(
-            f"Metadata {name}={value!r}; allowed is a whole number from {least}. Change it."
-        )

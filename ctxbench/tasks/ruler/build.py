@@ -6,10 +6,11 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ctxbench.core.compat.templates import RULER, check_templates
 from ctxbench.core.lengths import LADDER, length_name
+from ctxbench.core.settings import Count, Whole, read_settings
 from ctxbench.tasks import recipes
 from ctxbench.tasks.chat import chat_texts
 from ctxbench.tasks.essays import load_essays
@@ -18,14 +19,12 @@ from ctxbench.tasks.ruler import templates, words
 from ctxbench.tasks.ruler.family import DoesNotFit, Family, Recipe, RulerSettings, Sample
 from ctxbench.tasks.ruler.qa import load_corpus
 from ctxbench.tasks.ruler.subtasks import SUBTASKS
-from ctxbench.tasks.token_count import TokenCounter, fingerprint, render
+from ctxbench.tasks.token_count import TokenCounter, fingerprint, make_recounted, render
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1  # of the generator: raise it when the same options give other samples
-FIDELITIES = ("nvidia", "lceg", "strict")
-UNFIT = ("skip", "error")
 
 
 @dataclass(frozen=True)
@@ -42,41 +41,20 @@ class Options:
         templates: `unchecked` goes on with prompt texts that are not those that were checked.
     """
 
-    samples: int = 500
-    seed: int = 42
-    fidelity: str = "nvidia"
-    unfit: str = "skip"
+    samples: Count = 500
+    seed: Whole = 42
+    fidelity: Literal["nvidia", "lceg", "strict"] = "nvidia"
+    unfit: Literal["skip", "error"] = "skip"
     chat: bool = False
     data_dir: str | None = None
-    templates: str = "checked"
+    templates: Literal["checked", "unchecked"] = "checked"
 
-    @classmethod
-    def of(cls, metadata: dict[str, Any]) -> "Options":
-        """Take the options out of lm-eval's metadata, which holds the model's arguments too.
-
-        Raises:
-            ValueError: a value is not allowed.
-        """
-        options = cls(**{k: metadata[k] for k in cls.__dataclass_fields__ if k in metadata})
-        for name, allowed in (("fidelity", FIDELITIES), ("unfit", UNFIT), ("chat", (False, True))):
-            if getattr(options, name) not in allowed:
-                raise ValueError(
-                    f"Metadata {name}={getattr(options, name)!r} is not allowed; it is one of "
-                    f"{', '.join(map(str, allowed))}. Mend --metadata."
-                )
-        for name, least in (("samples", 1), ("seed", 0)):
-            value = getattr(options, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(
-                    f"Metadata {name}={value!r} is not allowed; it is a whole number from {least} "
-                    "on. Mend --metadata."
-                )
-        if options.chat and options.fidelity == "lceg":
+    def __post_init__(self):
+        if self.chat and self.fidelity == "lceg":
             raise ValueError(
                 "Metadata chat=true was given with fidelity='lceg', but that study evaluated base "
                 "models without a chat template. Leave one of them out."
             )
-        return options
 
 
 def leaf_name(subtask: str, length: int) -> str:
@@ -91,12 +69,10 @@ def load(ctx_subtask: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
         ValueError: an option is not allowed, the model's window is too short, or no sample fits.
         FileNotFoundError: local data are missing; the message says how to get them.
     """
-    import datasets
-
     check_task_length(ctx_length, leaf_name(ctx_subtask, ctx_length), metadata)
     found = get_recipes(ctx_subtask, ctx_length, metadata)
     report_skips(found)
-    options = Options.of(metadata)
+    options = read_settings(Options, metadata, "Metadata", strict=False)
     settings = json.dumps(asdict(_settings(ctx_length, options, tokenizer_name(**metadata))))
     rows = [
         {
@@ -108,7 +84,7 @@ def load(ctx_subtask: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
         }
         for row in found.rows
     ]
-    return {"test": datasets.Dataset.from_list(rows)}
+    return recipes.test_split(rows, found.report.get("counted", "not recorded"))
 
 
 def report_skips(found: recipes.RecipeFile) -> None:
@@ -164,7 +140,7 @@ def get_recipes(
         metadata: `Options`, and `tokenizer` or `pretrained`; other keys are not ours.
         progress: called after every sample that is made.
     """
-    options = Options.of(metadata)
+    options = read_settings(Options, metadata, "Metadata", strict=False)
     check_templates(RULER.values(), options.templates)
     name = tokenizer_name(**metadata)
     settings = _settings(length, options, name)
@@ -183,8 +159,11 @@ def get_recipes(
     counter = _counter(name, options.fidelity == "strict" and not options.chat)
 
     def make() -> tuple[list[recipes.Row], dict[str, Any]]:
-        rows, report = make_rows(
-            leaf_name(subtask, length), SUBTASKS[subtask].make(settings), counter, options, progress
+        leaf = leaf_name(subtask, length)
+        rows, report = make_recounted(
+            lambda how: make_rows(leaf, SUBTASKS[subtask].make(settings), how, options, progress),
+            lambda how, row: _recount(SUBTASKS[subtask].make(settings), how, row),
+            counter,
         )
         return rows, report | {"tokenizer_name": name}
 
@@ -283,6 +262,10 @@ def _cannot_fit(leaf: str, family: Family, needed: list[int], unfit: str) -> Val
     )
 
 
+def _recount(family: Family, counter: TokenCounter, row: recipes.Row) -> int:
+    return family.count(counter, family.sample(row["recipe"]))
+
+
 def recount(found: recipes.RecipeFile, tokenizer: str | None = None) -> None:
     """Write every prompt of a recipe file and compare its tokens with those recorded.
 
@@ -303,7 +286,7 @@ def recount(found: recipes.RecipeFile, tokenizer: str | None = None) -> None:
         load_tokenizer(name), key["fidelity"] == "strict" and not any(key["chat"]), additive=False
     )
     for row in found.rows:
-        tokens = family.count(counter, family.sample(row["recipe"]))
+        tokens = _recount(family, counter, row)
         if tokens != row["tokens"]:
             raise ValueError(
                 f"Sample {row['index']} has {tokens} tokens, but {row['tokens']} were recorded: "

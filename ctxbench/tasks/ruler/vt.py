@@ -138,7 +138,9 @@ class VariableTracking(Family):
         """Count a sample; LCEG counts chain and example apart."""
         if not self._lceg or self.is_example:
             return super().count(counter, sample)
-        return counter.count([*sample.parts[1:], sample.prefix]) + self.overhead
+        example, *chain_parts = sample.parts
+        shown = counter.count([render([example])[1:-2]])  # without what stands around it
+        return counter.count([*chain_parts, sample.prefix]) + shown + self.new_tokens
 
     def shrink(self, size: int) -> int:
         """Return the size to try after one that was too long; LCEG tries the same again."""

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
+
+from ctxbench.core.settings import add_arguments, read_settings
+from ctxbench.train.tokens.request import StoreRequest, parse_mix
+
+_REQUEST = {field.name for field in dataclasses.fields(StoreRequest)}
 
 
 def add_parser(commands) -> None:
@@ -17,17 +23,10 @@ def add_parser(commands) -> None:
     parser.add_argument("inputs", nargs="+", help="files, folders, or the id of a hub dataset")
     parser.add_argument("--tokenizer", required=True, help="checkpoint folder, hub id, or mini")
     parser.add_argument("--output", required=True, type=Path, help="folder of the store")
-    parser.add_argument("--tokens", required=True, help="to make, such as 1B")
-    parser.add_argument(
-        "--mode", choices=["per_source", "global", "none"], default="per_source",
-        help="thin out short documents within a mix of sources (default), in all, or not at all",
-    )  # fmt: skip
+    add_arguments(parser, StoreRequest, leave_out=["mix"])
     parser.add_argument(
         "--mix", help="of per_source: slimpajama-fu (default), llama1, or NAME=SHARE,..."
     )
-    parser.add_argument("--long", type=int, default=4096, help="tokens of a long document (4096)")
-    parser.add_argument("--keep-short", type=float, default=0.1, help="share of shorter ones (0.1)")
-    parser.add_argument("--seed", type=int, default=42, help="of the choice (42)")
     parser.add_argument("--workers", type=int, default=1, help="processes, one core each (1)")
     parser.add_argument("--text", default="text", help="column of the text (text)")
     parser.add_argument(
@@ -44,20 +43,13 @@ def _tokenize(options: argparse.Namespace) -> int:
 
     from ctxbench.core.assets import resolve_model
     from ctxbench.models.loading import load_tokenizer
-    from ctxbench.train.config import parse_tokens
     from ctxbench.train.tokens.build import build_store
-    from ctxbench.train.tokens.request import StoreRequest, parse_mix
 
-    default = "slimpajama-fu" if options.mode == "per_source" else None
+    given = {name: value for name, value in vars(options).items() if name in _REQUEST}
+    default = "slimpajama-fu" if given.get("mode", "per_source") == "per_source" else None
     mix = options.mix or default
-    request = StoreRequest(
-        tokens=parse_tokens(options.tokens),
-        mode=options.mode,
-        mix=parse_mix(mix) if mix else None,
-        long=options.long,
-        keep_short=options.keep_short,
-        seed=options.seed,
-    )
+    given["mix"] = parse_mix(mix) if mix else None
+    request = read_settings(StoreRequest, given, text=True)
     tokenizer = load_tokenizer(resolve_model(options.tokenizer))
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as bar:
@@ -88,7 +80,7 @@ def _tokenize(options: argparse.Namespace) -> int:
     return 0
 
 
-def _files(options: argparse.Namespace, request) -> list[Path]:
+def _files(options: argparse.Namespace, request: StoreRequest) -> list[Path]:
     from ctxbench.train.files import data_files
     from ctxbench.train.tokens.stream import open_hub_stream, spool
 

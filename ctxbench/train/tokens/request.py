@@ -17,9 +17,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from ctxbench.core.errors import near_names
+from ctxbench.core.settings import Range, Tokens, Whole
 
 CHARACTERS_PER_TOKEN = 3.68
 """Fu et al.'s estimate, by which a document counts as short before it is tokenised."""
@@ -53,20 +54,19 @@ class StoreRequest:
     """Everything that decides the content of a store, but for text and tokenizer.
 
     Attributes:
-        tokens: in all, real ones.
-        mode: `per_source`: short documents thinned out, sources in the shares of `mix`; `global`:
-            short documents thinned out, sources as they come; `none`: documents as they come.
-        mix: share of each source, normalised; only with `per_source`.
-        long: documents of fewer estimated tokens are short.
-        keep_short: probability to keep a short one.
-        seed: decides which documents are taken.
+        tokens: to make, such as 1B
+        mode: thin out short documents within a mix of sources, in all, or not at all
+        mix: share of each source, normalised; only with per_source
+        long: documents of fewer estimated tokens are short
+        keep_short: share of the short ones that is kept
+        seed: decides which documents are taken
     """
 
-    tokens: int
+    tokens: Tokens
     mode: Literal["per_source", "global", "none"] = "per_source"
     mix: Mapping[str, float] | None = None
-    long: int = 4096
-    keep_short: float = 0.1
+    long: Whole = 4096
+    keep_short: Annotated[float, Range(above=0, most=1)] = 0.1
     seed: int = 42
 
     def __post_init__(self):
@@ -76,10 +76,10 @@ class StoreRequest:
                 f"take sources as they come. Give --mix PRESET ({', '.join(PRESETS)}) or "
                 "NAME=SHARE,..., or leave it out."
             )
-        if not (self.tokens > 0 and self.long >= 0 and 0 < self.keep_short <= 1):
+        if self.mode == "none" and (self.long, self.keep_short) != (4096, 0.1):
             raise ValueError(
-                f"tokens={self.tokens}, long={self.long}, keep_short={self.keep_short}; allowed "
-                "are tokens above 0, long from 0, 0 < keep_short <= 1. Change the odd one."
+                f"long={self.long} and keep_short={self.keep_short} would be ignored, because "
+                "mode='none' keeps every document. Leave them out, or give --mode global."
             )
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,0 +1,113 @@
+"""An archive of results: one line of JSON a folder, compressed, nothing lost in silence.
+
+    {"format": "ctxbench results 1", "study": {...}, "train": {"ROW/seed-K": "..."}}
+    {"folder": "cells/ROW/seed-K/COLUMN", "cell": {...}, "runs": [{"date", "results", "samples"}]}
+    {"folders": 440}
+
+`study` is study.json, `train` the text of each train.yaml, `cell` is cell.json, a run is a results
+file of lm-eval and its samples by task; loose results have no study, train and cell. Lines are in
+the order of their folders, so equal results give equal bytes. `xzcat` shows an archive.
+"""
+
+import io
+import json
+import lzma
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ctxbench.core.atomic_file import write_atomically
+
+NAME = "cells.jsonl.xz"
+_FORMAT = "ctxbench results 1"
+
+
+def write_archive(path: Path, head: dict[str, Any], folders: Iterable[dict[str, Any]]) -> None:
+    """Write an archive, whole or not at all.
+
+    Raises:
+        ValueError: there is one with other content.
+    """
+    made, count = io.BytesIO(), 0
+    with lzma.open(made, "wb", preset=6 | lzma.PRESET_EXTREME) as lines:
+        lines.write(_line({"format": _FORMAT, **head}))
+        for folder in folders:
+            lines.write(_line(folder))
+            count += 1
+        lines.write(_line({"folders": count}))
+    if path.exists() and path.read_bytes() != made.getvalue():
+        raise ValueError(
+            f"{path} is there and holds other results, which would be lost. Give another --out, or "
+            "move it away."
+        )
+    write_atomically(path, made.getvalue())
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def read_archive(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the head of an archive, then its folders, line by line; all is checked at the end.
+
+    Raises:
+        ValueError: it is damaged or cut; it names the line.
+    """
+    number, names = 1, set()
+    try:
+        with lzma.open(path, "rt", encoding="utf-8", newline="\n") as lines:
+            value = json.loads(lines.readline())
+            if value["format"] != _FORMAT:
+                raise ValueError(f"the format is {value['format']!r}, not {_FORMAT!r}")
+            yield value
+            for line in lines:
+                number += 1
+                value = json.loads(line)
+                if "folders" in value:
+                    continue
+                if value["folder"] in names:
+                    raise ValueError(f"{value['folder']} is there twice")
+                names.add(value["folder"])
+                yield value
+        if value.get("folders") != len(names):
+            raise ValueError(f"the last line does not say that there are {len(names)} folders")
+    except (lzma.LZMAError, EOFError, ValueError, KeyError, TypeError) as damage:
+        raise ValueError(
+            f"{path}, line {number} is damaged ({type(damage).__name__}: {damage}). Fetch the "
+            "archive again, or make it again with `ctxbench report compact`."
+        ) from damage
+
+
+def unpack(path: Path, folder: Path) -> int:
+    """Write an archive's files into a folder, as `ctxbench study` and lm-eval have them.
+
+    Returns:
+        The number of folders of results.
+
+    Raises:
+        ValueError: the archive is damaged or names a file outside, or the folder is not empty.
+    """
+    head, *folders = read_archive(path)
+    files = {"study.json": _text(head["study"])} if "study" in head else {}
+    files |= {f"train/{name}/train.yaml": text for name, text in head.get("train", {}).items()}
+    for found in folders:
+        where = found["folder"]
+        if found.get("cell"):
+            files[f"{where}/cell.json"] = _text(found["cell"])
+        for run in found["runs"]:
+            files[f"{where}/results_{run['date']}.json"] = _text(run["results"])
+            for task, samples in run["samples"].items():
+                lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
+                files[f"{where}/samples_{task}_{run['date']}.jsonl"] = "".join(lines)
+    if outside := [n for n in files if n.startswith("/") or ".." in PurePosixPath(n).parts]:
+        raise ValueError(f"{path} names {outside[0]!r}, outside {folder}. Nothing was written.")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty. Give --out a new folder.")
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    return len(folders)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
