@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 MARK = "claim: "
 
@@ -32,3 +33,13 @@ def claim(
     if at_least is not None:
         found |= {"aim": f"at least {at_least:g}", "met": value >= at_least}
     print(MARK + json.dumps(found), flush=True)
+
+
+def save_numbered_words(folder: Path, vocabulary: int) -> None:
+    """Save a tokenizer of the words w0, w1, ... into a checkpoint whose data are ids already."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = {f"w{number}": number for number in range(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)

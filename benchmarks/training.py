@@ -23,8 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from claims import claim
-from numbered_words import save_tokenizer
+from claims import claim, save_numbered_words
 
 VOCABULARY = 32000
 WARM = 1
@@ -46,7 +45,7 @@ def make_inputs(folder: Path, length: int, rows: int) -> None:
             max_position_embeddings=length,
         )
     ).save_pretrained(folder / "model")
-    save_tokenizer(folder / "model", VOCABULARY)
+    save_numbered_words(folder / "model", VOCABULARY)
     random = np.random.default_rng(0)
     tokens = random.zipf(1.3, length * rows) % VOCABULARY
     np.save(folder / "tokens.npy", tokens.astype(np.int64))

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 import torch
-from numbered_words import save_tokenizer
+from claims import save_numbered_words
 
 VOCABULARY = 32000
 WARM = 2
@@ -51,7 +51,7 @@ def write_model(folder: Path, shape: str, length: int) -> None:
         num_hidden_layers=layers, num_attention_heads=heads, max_position_embeddings=4096,
         architectures=["LlamaForCausalLM"],
     ).save_pretrained(folder)  # fmt: skip
-    save_tokenizer(folder, VOCABULARY)
+    save_numbered_words(folder, VOCABULARY)
 
 
 def make_config(folder: Path, kind: str, length: int, steps: int):

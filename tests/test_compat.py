@@ -172,7 +172,7 @@ def test_the_model_checks_its_hooks(monkeypatch):
 
 
 def test_a_method_checks_what_it_uses_before_it_is_installed(monkeypatch):
-    from tests.methods.tiny import tiny_model
+    from ctxbench.validate.tiny import tiny_model
 
     crop = next(entry for entry in transformers.OF_METHODS if "crop" in entry.name)
     monkeypatch.setattr(transformers, "OF_METHODS", (replace(crop, parameters="max_length"),))

@@ -111,6 +111,8 @@ class CtxExt(ExtendedHFLM):
         """Return HFLM's entries and the method, options, lengths, device and counts of this run."""
         devices = sorted({str(parameter.device) for parameter in self.hf_model.parameters()})
         ours = {**self.identity(), "device": ", ".join(devices), **self.window.counts()}
+        if self.ctx_method.needs_training and not ours.get("trained_length"):
+            ours["untrained"] = True
         return {**super().get_model_info(), "ctxbench": ours}
 
     def set_cache_hook(self, cache_hook) -> None:

@@ -164,6 +164,4 @@ class ExtendedHFLM(_HFLM):
             found["trained_length"] = record.trained_length
             found["adopted"] = record.adopted
             found["overridden"] = record.overridden
-            if self.ctx_method.needs_training and not record.trained_length:
-                found["untrained"] = True
         return found

@@ -40,15 +40,15 @@ def extended(
     tensors = before.method.state_tensors(model) if before else {}
     kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     fields = copy.deepcopy(vars(model.config))
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = _embedding_rows(model)
     try:
         yield extend(model, method, **options)
     finally:
         found = find_extension(model)
-        changed = found is not None and found is not before
-        if changed:
+        changed = found is not before
+        if changed and found is not None:
             found.method.release_model(model)
-        if model.get_input_embeddings().weight.shape[0] != rows:
+        if _embedding_rows(model) != rows:
             model.resize_token_embeddings(rows)
         vars(model.config).clear()
         vars(model.config).update(fields)
@@ -59,3 +59,8 @@ def extended(
             with torch.no_grad():
                 for name, tensor in before.method.state_tensors(model).items():
                     tensor.copy_(kept[name])
+
+
+def _embedding_rows(model: PreTrainedModel) -> int:
+    embedding: Any = model.get_input_embeddings()
+    return int(embedding.weight.shape[0])

@@ -20,7 +20,6 @@ from typing import Annotated, Any, Literal, Protocol
 from ctxbench.core.lengths import length_name
 from ctxbench.core.settings import Range, Whole, read_settings
 from ctxbench.tasks import recipes
-from ctxbench.tasks.chat import chat_texts
 from ctxbench.tasks.model_window import check_task_length
 from ctxbench.tasks.token_count import (
     PromptPart,
@@ -30,7 +29,7 @@ from ctxbench.tasks.token_count import (
     render,
     word_run,
 )
-from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
+from ctxbench.tasks.tokenizer import chat_texts, load_tokenizer, tokenizer_name
 
 DEPTHS = tuple(round(100 * i / 9) for i in range(10))
 """Percent of the haystack's tokens before the needle: 0 11 22 33 44 56 67 78 89 100."""

@@ -103,7 +103,7 @@ def _method(what: str, options: dict[str, Any], architecture: str) -> tuple[Chec
             f"{what} is neither a method nor a task folder{near_names(what, known)} Give a name of "
             "`ctxbench ls`, a method's .py file, or a folder of task files."
         )
-    from ctxbench.validate import method_checks, tiny
+    from ctxbench.validate import method_requests, tiny
     from ctxbench.validate.method_subject import Subject
 
     kinds = list(tiny.ARCHITECTURES)
@@ -113,7 +113,7 @@ def _method(what: str, options: dict[str, Any], architecture: str) -> tuple[Chec
             f"Give one of {', '.join(kinds)}."
         )
     subject = Subject(name, options, architecture)
-    return method_checks.CHECKS, subject
+    return method_requests.CHECKS, subject
 
 
 def _title(subject: Any, what: str) -> str:

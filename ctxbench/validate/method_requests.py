@@ -12,11 +12,13 @@ import torch
 
 from ctxbench.methods.record import base_config
 from ctxbench.models.loading import load_model
+from ctxbench.validate import method_models
 from ctxbench.validate.checks import Broken, Checks, NotApplicable
 from ctxbench.validate.method_subject import Subject, compare, logits
 from ctxbench.validate.tiny import WINDOW, tiny_tokenizer, tokens
 
-CHECKS = Checks()
+CHECKS = Checks(method_models.CHECKS)
+"""Of a method: those of `method_models`, the basic ones, first."""
 
 
 # -------------------------------------------------------------------- serving

@@ -14,7 +14,7 @@ from ctxbench.methods.kernels.rope import Rope
 from ctxbench.methods.kernels.tiled import tiled
 from ctxbench.methods.registry import get_method
 from ctxbench.models.loading import extend
-from tests.methods.tiny import ARCHITECTURES, tiny_config, tiny_model, tokens
+from ctxbench.validate.tiny import ARCHITECTURES, tiny_config, tiny_model, tokens
 
 METHODS = {
     "lm_infinite": {"window": 12, "sinks": 3},

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ctxbench.methods.attach import method_of
+from ctxbench.validate.tiny import ARCHITECTURES, tokens
 from tests.methods.test_attention import ROUNDING, logits, with_method
-from tests.methods.tiny import ARCHITECTURES, tokens
 
 METHODS = {"lm_infinite": 12 + 3 - 1, "streaming_llm": 11 + 3}
 """Tokens that are kept."""

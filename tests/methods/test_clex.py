@@ -12,8 +12,8 @@ from ctxbench.methods.attach import method_of
 from ctxbench.methods.kernels.ode import solve, stage_times
 from ctxbench.methods.rotary import rotary_dim
 from ctxbench.models.loading import extend
+from ctxbench.validate.tiny import tiny_model, tokens
 from tests.methods.test_golden_rope import config_of
-from tests.methods.tiny import tiny_model, tokens
 
 FILES = ["clex_d16_silu", "clex_d128_tanh", "clex_phi2_d32_silu", "clex_zero_init_d16"]
 QUIRK = "clex_base_quirk_d16"

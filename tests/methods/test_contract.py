@@ -4,7 +4,7 @@ import pytest
 
 import ctxbench
 from ctxbench.validate.checks import FAILED, run_check
-from ctxbench.validate.method_checks import CHECKS
+from ctxbench.validate.method_requests import CHECKS
 from ctxbench.validate.method_subject import Subject
 from ctxbench.validate.tiny import ARCHITECTURES
 

@@ -9,7 +9,7 @@ from ctxbench.methods.attach import method_of
 from ctxbench.methods.landmark import Landmark
 from ctxbench.methods.registry import get_method
 from ctxbench.models.loading import extend
-from tests.methods.tiny import ARCHITECTURES, tiny_config, tiny_model, tokens
+from ctxbench.validate.tiny import ARCHITECTURES, tiny_config, tiny_model, tokens
 
 SMALL = {"block": 8, "top_k": 2, "trained_length": 40, "length": 512}
 ROUNDING = 5e-5

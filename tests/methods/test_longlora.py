@@ -8,7 +8,7 @@ import torch
 from ctxbench.methods.longlora import LongLoRA, grouped_attention
 from ctxbench.models.choosing import warn_untrained
 from ctxbench.models.loading import extend, load_model
-from tests.methods.tiny import ARCHITECTURES, tiny_config, tiny_model, tokens
+from ctxbench.validate.tiny import ARCHITECTURES, tiny_config, tiny_model, tokens
 
 
 def training_model(architecture="llama", **options):

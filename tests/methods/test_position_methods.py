@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 import ctxbench
 from ctxbench.methods.attach import method_of
 from ctxbench.methods.rotary import rotary_dim
-from tests.methods.tiny import tiny_config, tiny_model, tokens
+from ctxbench.validate.tiny import tiny_config, tiny_model, tokens
 
 LENGTH = 256  # four times the tiny models' window
 

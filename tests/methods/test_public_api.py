@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ctxbench
-from tests.methods.tiny import tiny_model, tokens
+from ctxbench.validate.tiny import tiny_model, tokens
 
 NEEDED = {"longrope": {"long_factor": [2.0] * 8}}
 BEFORE = [None, "clex", "self_extend", "dynamic_ntk"]

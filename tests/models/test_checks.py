@@ -15,7 +15,7 @@ from ctxbench.core.assets import resolve_model
 from ctxbench.methods.attach import method_of
 from ctxbench.models.checks import check_bos
 from ctxbench.models.ctxext import CtxExt
-from tests.methods.tiny import tiny_model
+from ctxbench.validate.tiny import tiny_model
 
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 

@@ -13,7 +13,7 @@ from ctxbench.core.assets import resolve_model
 from ctxbench.methods.attach import method_of
 from ctxbench.models.choosing import choose_method
 from ctxbench.models.export import FAR, PHASE_ERROR, export_checkpoint, standard_rope
-from tests.methods.tiny import tiny_config, tiny_model, tokens
+from ctxbench.validate.tiny import tiny_config, tiny_model, tokens
 
 CASES = {  # method, options, the stock type it becomes
     "pi": ("pi", {}, "linear"),

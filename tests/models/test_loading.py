@@ -18,7 +18,7 @@ from ctxbench.models.loading import extend, load_model, load_tokenizer
 from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.tasks.model_window import model_window
 from ctxbench.tasks.tokenizer import load_tokenizer as load_task_tokenizer
-from tests.methods.tiny import tiny_config, tiny_model
+from ctxbench.validate.tiny import tiny_config, tiny_model
 
 
 @pytest.fixture

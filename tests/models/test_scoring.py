@@ -13,7 +13,7 @@ from ctxbench.models.generating import Generator
 from ctxbench.models.requests import GenerationRequest, ScoringRequest
 from ctxbench.models.schedule import branch_points, common_prefix
 from ctxbench.models.scoring import Scorer
-from tests.methods.tiny import tiny_model, tokens
+from ctxbench.validate.tiny import tiny_model, tokens
 
 NEEDS = {"longrope": lambda config: {"long_factor": [2.0] * (rotary_dim(config) // 2)}}
 LANDMARK = {"landmark": {"token_id": 99}}

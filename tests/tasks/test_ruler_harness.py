@@ -11,7 +11,7 @@ from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.tasks.ruler import build
 from ctxbench.tasks.ruler.subtasks import SUBTASKS
-from tests.methods.tiny import tiny_model
+from ctxbench.validate.tiny import tiny_model
 
 
 @pytest.fixture(scope="module")

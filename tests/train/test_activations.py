@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ctxbench.train.activations import checkpoint_activations
 from ctxbench.train.loss import CausalLoss
-from tests.methods.tiny import tiny_model, tokens
+from ctxbench.validate.tiny import tiny_model, tokens
 
 
 class Counting(TorchDispatchMode):

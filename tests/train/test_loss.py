@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from ctxbench.train import loss as loss_module
 from ctxbench.train.loss import CausalLoss, chunked_linear_cross_entropy
-from tests.methods.tiny import tiny_model, tokens
+from ctxbench.validate.tiny import tiny_model, tokens
 
 
 def case(dtype=torch.float32, bias=False):

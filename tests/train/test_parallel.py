@@ -17,7 +17,7 @@ from ctxbench import load_model
 from ctxbench.train.export import gather_weights
 from ctxbench.train.loop import train
 from ctxbench.train.sequence import SequenceParallel
-from tests.methods.tiny import tiny_model
+from ctxbench.validate.tiny import tiny_model
 from tests.train.ranks import launch_ranks
 from tests.train.small import METHODS, losses, small_config, small_data, small_model
 

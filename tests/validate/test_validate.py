@@ -11,7 +11,7 @@ import pytest
 from ctxbench import listing
 from ctxbench.cli import main
 from ctxbench.methods import registry
-from ctxbench.validate import cli, method_checks, task_checks
+from ctxbench.validate import cli, method_requests, task_checks
 from ctxbench.validate.checks import (
     FAILED,
     NOT_APPLICABLE,
@@ -230,7 +230,7 @@ def test_our_task_families_pass(family):
 
 
 def test_every_check_says_what_it_checks_and_what_to_do():
-    for check in [*method_checks.CHECKS.values(), *task_checks.CHECKS.values()]:
+    for check in [*method_requests.CHECKS.values(), *task_checks.CHECKS.values()]:
         assert check.promise.endswith(".")
         assert check.remedy.endswith(".")
 

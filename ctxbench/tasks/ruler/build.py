@@ -12,7 +12,6 @@ from ctxbench.core.compat.templates import RULER, check_templates
 from ctxbench.core.lengths import LADDER, length_name
 from ctxbench.core.settings import Count, Whole, read_settings
 from ctxbench.tasks import recipes
-from ctxbench.tasks.chat import chat_texts
 from ctxbench.tasks.essays import load_essays
 from ctxbench.tasks.model_window import check_task_length
 from ctxbench.tasks.ruler import templates, words
@@ -20,7 +19,7 @@ from ctxbench.tasks.ruler.family import DoesNotFit, Family, Recipe, RulerSetting
 from ctxbench.tasks.ruler.qa import load_corpus
 from ctxbench.tasks.ruler.subtasks import SUBTASKS
 from ctxbench.tasks.token_count import TokenCounter, fingerprint, make_recounted, render
-from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
+from ctxbench.tasks.tokenizer import chat_texts, load_tokenizer, tokenizer_name
 
 logger = logging.getLogger(__name__)
 
