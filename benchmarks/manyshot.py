@@ -22,8 +22,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from ctxbench.core.assets import require_data, tasks_path
+from ctxbench.core.assets import require_data
 from ctxbench.models.ctxext import CtxExt
+from ctxbench.tasks.leaf_files import tasks_path
 
 MAX_LENGTH = 65536  # tokens
 

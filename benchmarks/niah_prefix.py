@@ -23,8 +23,9 @@ from claims import claim
 from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from ctxbench.core.assets import resolve_model, tasks_path
+from ctxbench.core.assets import resolve_model
 from ctxbench.models.ctxext import CtxExt
+from ctxbench.tasks.leaf_files import tasks_path
 
 METHODS = {
     "pi": {},

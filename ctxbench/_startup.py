@@ -3,12 +3,15 @@
 Releases up to 0.4.13 discover no plug-ins. `ctxbench_autoload.pth` (`.start` from Python 3.15 on,
 PEP 829) imports this file, which only puts a finder into `sys.meta_path`; it acts when, and only
 when, lm_eval's model list or task manager is imported, and then steps aside. Later releases read
-our entry points, and `ctxbench.plugin` does nothing there. `CTXBENCH_NO_AUTOLOAD=1` turns it off.
+our entry points, and `ctxbench.plugin` does nothing there: the finder answers for the package of
+task files, which is made in the cache. `CTXBENCH_NO_AUTOLOAD=1` turns all of it off.
 """
 
 import sys
 
 HOOKED = ("lm_eval.models", "lm_eval.tasks.manager")
+TASK_FILES = "ctxbench.task_files"
+"""The entry point of `lm_eval.tasks`: a package in the cache, not in ctxbench's folder."""
 
 
 class _AfterImport:
@@ -18,6 +21,10 @@ class _AfterImport:
         self.waiting = set(HOOKED)
 
     def find_spec(self, name, path=None, target=None):
+        if name == TASK_FILES:
+            from ctxbench.tasks.leaf_files import package_spec
+
+            return package_spec(name)
         if name not in self.waiting:
             return None
         self.waiting.discard(name)

@@ -79,7 +79,7 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _tasks_path(options: argparse.Namespace) -> None:
-    from ctxbench.core.assets import tasks_path
+    from ctxbench.tasks.leaf_files import tasks_path
 
     print(tasks_path())
 

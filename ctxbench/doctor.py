@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ctxbench.core.assets import cache_dir, data_dirs, find_data
+from ctxbench.core.compat import broken, lm_eval
 
 TESTED = {
     "torch": "2.13.0",
@@ -26,16 +27,6 @@ TESTED = {
     "datasets": "5.2.0",
 }
 """The versions the test suite runs with (constraints.txt); the lowest are the package's own."""
-
-_DISCOVERY = (
-    "import lm_eval.models\n"
-    "from lm_eval.api import registry\n"
-    "from lm_eval.tasks import manager\n"
-    "ours = 'ctxext' in registry.model_registry\n"
-    "tasks = getattr(manager.TaskManager.__init__, '_ctxbench', False)\n"
-    "reads = hasattr(registry, 'load_plugins')\n"
-    "print('found', (ours and tasks) or reads)\n"
-)
 
 
 @dataclass(frozen=True)
@@ -129,6 +120,7 @@ def examine() -> Iterator[Finding]:
     yield check_device()
     yield check_flash_attention()
     yield check_discovery()
+    yield check_foreign()
     yield check_cache()
     yield from map(check_data, DATA)
 
@@ -182,7 +174,7 @@ def check_discovery() -> Finding:
         return Finding("note", "discovery", "off (CTXBENCH_NO_AUTOLOAD=1); use `ctxbench lm-eval`")
     with tempfile.TemporaryDirectory() as elsewhere:
         done = subprocess.run(
-            [sys.executable, "-c", _DISCOVERY], cwd=elsewhere, capture_output=True, text=True
+            [sys.executable, "-c", lm_eval.IS_FOUND], cwd=elsewhere, capture_output=True, text=True
         )
     if "found True" in done.stdout:
         return Finding("ok", "discovery", "`lm_eval --model ctxext` and the tasks are found")
@@ -191,6 +183,16 @@ def check_discovery() -> Finding:
         "FAIL", "discovery", f"lm_eval does not find us ({problem}). Install ctxbench with pip "
         "into the environment of lm_eval, or run `ctxbench lm-eval ...`",
     )  # fmt: skip
+
+
+def check_foreign() -> Finding:
+    """Look at what is used of other libraries beyond what they promise."""
+    errors = [error for _, error in broken() if error]
+    if not errors:
+        return Finding("ok", "internals", "what is used inside other libraries is as checked")
+    return Finding(
+        "FAIL", "internals", f"{errors[0]} {len(errors)} in all: python -m ctxbench.core.compat"
+    )
 
 
 def check_cache() -> Finding:

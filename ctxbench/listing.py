@@ -6,12 +6,12 @@ import re
 import sys
 from pathlib import Path
 
-import yaml
-
-from ctxbench.core.assets import tasks_path
+from ctxbench.core.assets import PACKAGE
+from ctxbench.core.lengths import parse_length
 from ctxbench.methods.registry import list_methods, list_presets, method_summary
+from ctxbench.tasks.leaf_files import all_leaves
 
-_LENGTH = re.compile(r"_(\d+(?:k|shot)?)(?=_|$)")
+_LENGTH = re.compile(r"_(\d+(?:k|m|shot)?)(?=_|$)")
 
 
 def methods_table() -> list[tuple[str, str]]:
@@ -48,17 +48,12 @@ def task_names(*, members: bool = True) -> dict[str, list[str]]:
     families: dict[str, set[str]] = {}
     grouped: set[str] = set()
     groups: set[str] = set()
-    for file in sorted(tasks_path().rglob("*.yaml")):
-        if file.name.startswith("_"):
-            continue
-        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-        family = file.relative_to(tasks_path()).parts[0]
-        name = content.get("group") or content.get("task")
-        if isinstance(name, str):
-            families.setdefault(family, set()).add(name)
-        if "group" in content:
-            groups.add(str(content["group"]))
-            grouped |= {entry for entry in content["task"] if isinstance(entry, str)}
+    for family, leaves in all_leaves().items():
+        families[family] = set(leaves)
+        for name, content in leaves.items():
+            if "group" in content:
+                groups.add(name)
+                grouped.update(content["task"])
     if not members:
         ladders = {name for name in grouped if _LENGTH.sub("", name, count=1) in _all(families)}
         hidden = grouped - ladders - groups | {_LENGTH.sub("", name, count=1) for name in ladders}
@@ -81,7 +76,7 @@ def tasks_table() -> list[tuple[str, str]]:
         for (before, after), lengths in ladders.items():
             stem = f"{before}_{_ladder(lengths)}" if any(lengths) else before
             parts.setdefault((stem, str(lengths)), []).append(after)
-        summary = _family_summary(tasks_path() / family)
+        summary = _family_summary(PACKAGE / "tasks" / family)
         rows += [(stem + _choice(after), summary) for (stem, _), after in parts.items()]
     return rows
 
@@ -124,13 +119,8 @@ def _all(families: dict[str, set[str]]) -> set[str]:
 
 
 def _natural(name: str) -> list:
-    parts = re.split(r"(\d+k?)", name)
-    return [
-        (0, int(p.removesuffix("k")) * (1024 if p.endswith("k") else 1), "")
-        if re.fullmatch(r"\d+k?", p)
-        else (1, 0, p)
-        for p in parts
-    ]
+    parts = re.split(r"([1-9]\d*[km]?)", name)
+    return [(1, 0, p) if n % 2 == 0 else (0, parse_length(p), "") for n, p in enumerate(parts)]
 
 
 def refresh(readme: Path) -> None:
@@ -145,13 +135,6 @@ def refresh(readme: Path) -> None:
         head, _, rest = text.partition(begin)
         text = head + begin + table + end + rest.partition(end)[2]
     readme.write_text(text, encoding="utf-8")
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads task files without running their `!function` entries."""
-
-
-_Loader.add_constructor("!function", lambda loader, node: node.value)
 
 
 if __name__ == "__main__":

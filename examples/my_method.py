@@ -6,12 +6,11 @@ complete method, for CONTRIBUTING.md; a cruder YaRN (https://arxiv.org/abs/2309.
 
 from dataclasses import dataclass, replace
 
-from ctxbench.methods.base import check_positive, length_ratio
-from ctxbench.methods.rotary import PositionMethod, inverse_frequencies, rotary_base, rotary_dim
+import ctxbench
 
 
 @dataclass(frozen=True, kw_only=True)
-class MyMethod(PositionMethod):
+class MyMethod(ctxbench.PositionMethod, name="my_method"):
     """Divide the slower half of the frequencies by `factor`.
 
     Attributes:
@@ -23,11 +22,13 @@ class MyMethod(PositionMethod):
     def resolve(self, config):
         """Set the factor."""
         method = super().resolve(config)
-        check_positive(self, factor=1)
-        return replace(method, factor=self.factor or length_ratio(self, config, "factor"))
+        ctxbench.check_positive(self, factor=1)
+        return replace(method, factor=self.factor or ctxbench.length_ratio(self, config, "factor"))
 
     def scaled(self, config, current_length):
         """Return the frequencies, the slower half divided."""
-        theta = inverse_frequencies(rotary_dim(config), rotary_base(config))
+        theta = ctxbench.inverse_frequencies(
+            ctxbench.rotary_dim(config), ctxbench.rotary_base(config)
+        )
         theta[len(theta) // 2 :] /= self.factor
         return theta, 1.0

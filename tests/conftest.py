@@ -1,6 +1,8 @@
 """Where tests find reference data, and tiny models made in memory."""
 
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,12 @@ def offline_and_private_cache(tmp_path_factory):
     patch.setenv("TOKENIZERS_PARALLELISM", "false")
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def zoo_path(tmp_path_factory) -> Callable[[str], str]:
+    """Return where a tokenizer of the zoo is; it is made when it is first asked for."""
+    from tests import zoo
+
+    folder = tmp_path_factory.mktemp("zoo")
+    return cache(lambda name: zoo.save(name, folder))

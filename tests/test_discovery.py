@@ -70,8 +70,7 @@ def test_a_harness_with_discovery_of_its_own_is_left_alone(monkeypatch):
     original = Manager.__init__
     monkeypatch.setattr(manager, "TaskManager", Manager)
     monkeypatch.setattr(registry.model_registry, "register", lambda *a, **k: pytest.fail("did"))
-    plugin._register_model()
-    plugin._register_tasks(manager)
+    plugin.register_all()
     assert Manager.__init__ is original
 
 

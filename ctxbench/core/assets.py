@@ -1,4 +1,4 @@
-"""Where things are: the bundled model, the task folder, local data, the cache.
+"""Where things are: the bundled model, local data, the cache.
 
 Imports nothing of ours, so that every other part may import it.
 """
@@ -18,11 +18,6 @@ def resolve_model(name_or_path: str) -> str:
     """
     bundled = BUNDLED_MODELS.get(str(name_or_path))
     return str(bundled) if bundled else str(name_or_path)
-
-
-def tasks_path() -> Path:
-    """Return the folder to give to `lm_eval --include_path`."""
-    return PACKAGE / "tasks"
 
 
 def cache_dir() -> Path:

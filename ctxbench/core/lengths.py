@@ -6,9 +6,14 @@ import re
 _SUFFIX = {"k": 1024, "m": 1024**2}
 _DECIMAL_SUFFIX = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
+LADDER = tuple(k * 1024 for k in (1, 2, 4, 8, 16, 32, 64, 128))
+"""Lengths at which tasks without a ladder of their own are listed, tokens."""
+
 
 def length_name(tokens: int) -> str:
-    """Return a length as task names have it: 4096 is 4k, 1000 is 1000."""
+    """Return a length as task names have it: 4096 is 4k, 1048576 is 1m, 1000 is 1000."""
+    if tokens % 1024**2 == 0:
+        return f"{tokens // 1024**2}m"
     return f"{tokens // 1024}k" if tokens % 1024 == 0 else str(tokens)
 
 

@@ -11,7 +11,7 @@ from ctxbench.methods.rotary import PositionMethod, inverse_frequencies, rotary_
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdjustedBase(PositionMethod):
+class AdjustedBase(PositionMethod, name="abf"):
     """Use another rotary base.
 
     Attributes:

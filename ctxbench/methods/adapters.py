@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
+
+from ctxbench.core.compat.peft import old_name_asked
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -41,7 +41,7 @@ def add_adapters(
         target_modules=list(targets),
         task_type="CAUSAL_LM",
     )
-    with _old_name_asked():
+    with old_name_asked():
         adapted = peft.get_peft_model(model, config)
     for name, parameter in adapted.named_parameters():
         if any(part in name for part in also):
@@ -53,18 +53,8 @@ def load_adapters(model: PreTrainedModel, path: str, revision: str | None = None
     """Return the model with adapters from a folder or a hub id."""
     from peft import PeftModel
 
-    with _old_name_asked():
+    with old_name_asked():
         return PeftModel.from_pretrained(model, path, revision=revision)
-
-
-@contextmanager
-def _old_name_asked() -> Iterator[None]:
-    """Silence transformers, which peft up to 0.21 asks for a property by its old name."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
-        )
-        yield
 
 
 def attention_layers(model: nn.Module) -> list[str]:

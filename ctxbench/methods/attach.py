@@ -1,14 +1,13 @@
 """Binding a method to a model in memory."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from ctxbench.core.compat.transformers import check_for_methods
 from ctxbench.methods.base import Method
+from ctxbench.methods.extension import Extension, extension_of, find_extension, set_extension
 from ctxbench.methods.transparent import expands, make_transparent
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def attach(model: Any, method: Method) -> None:
@@ -17,34 +16,30 @@ def attach(model: Any, method: Method) -> None:
     A method installed before is taken out first; the same method with other options (a longer
     length) keeps its own tensors.
     """
-    before = getattr(model, "ctxbench_method", None)
+    check_for_methods()
+    before = find_extension(model)
     kept = {}
     if before is not None:
-        if before.name == method.name:
-            kept = {name: t.detach().clone() for name, t in before.state_tensors(model).items()}
-        before.release_model(model)
-        for handle in model.ctxbench_expansion:
-            handle.remove()
+        if before.method.name == method.name:
+            tensors = before.method.state_tensors(model)
+            kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        before.method.release_model(model)
+    extension = Extension(method)
+    set_extension(model, extension)
     method.edit_model(model)
     own = method.state_tensors(model) if kept else {}
     with torch.no_grad():
         for name, tensor in own.items():
             if name in kept and kept[name].shape == tensor.shape:
                 tensor.copy_(kept[name])
-    model.ctxbench_expansion = make_transparent(model, method) if expands(method) else []
-    model.ctxbench_method = method  # type: ignore[assignment]
+    if expands(method):
+        extension.hooks += make_transparent(model, method)
 
 
-def method_of(model: "PreTrainedModel") -> Method:
+def method_of(model: Any) -> Method:
     """Return the method installed in a model.
 
     Raises:
         ValueError: there is none.
     """
-    method = getattr(model, "ctxbench_method", None)
-    if method is None:
-        raise ValueError(
-            "This model was not extended by ctxbench. Extend it with ctxbench.extend(model, "
-            "METHOD, ...) or load it with ctxbench.load_model(PATH, METHOD, ...)."
-        )
-    return method
+    return extension_of(model).method

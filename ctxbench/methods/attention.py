@@ -9,6 +9,7 @@ mask and cache together, tells that function where each token of a row stands.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from ctxbench.methods.base import Method, default_length
 from ctxbench.methods.bounded import BoundedCache, place_in_row
 from ctxbench.methods.cache import KeptLayer, keep_rotated
+from ctxbench.methods.extension import extension_of
 from ctxbench.methods.kernels.attend import attend
 from ctxbench.methods.kernels.plan import AttentionPlan
 from ctxbench.methods.kernels.rope import Rope
@@ -39,6 +41,7 @@ class AttentionMethod(Method):
     """
 
     exact: ClassVar[bool] = False
+    own_attention: ClassVar[bool] = True
     own_scaling: ClassVar[bool] = False
 
     def plan(self, config) -> AttentionPlan:
@@ -70,18 +73,13 @@ class AttentionMethod(Method):
         """Install the seam."""
         base: Any = model.base_model
         seam = Seam(self, base.rotary_emb, model.config)
-        base.rotary_emb = Unrotated(seam)
-        seam.hook = base.register_forward_pre_hook(_begin_forward, with_kwargs=True)
-        seam.replaced = model.config._attn_implementation
-        model.set_attn_implementation(IMPLEMENTATION)
-
-    def release_model(self, model) -> None:
-        """Take the seam out again."""
-        base: Any = model.base_model
-        seam = base.rotary_emb.seam
-        seam.hook.remove()
-        base.rotary_emb = seam.rope.rotary
-        model.set_attn_implementation(seam.replaced)
+        extension = extension_of(model)
+        extension.replace_rotary(model, Unrotated(seam.rope.rotary))
+        begin = partial(_begin_forward, seam)
+        extension.hooks.append(base.register_forward_pre_hook(begin, with_kwargs=True))
+        AttentionInterface.register(IMPLEMENTATION, _attention)
+        AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
+        extension.replace_attention(model, IMPLEMENTATION)
 
 
 class Seam:
@@ -91,8 +89,6 @@ class Seam:
         self.method = method
         self.rope = Rope(rotary if isinstance(rotary, KeepFloat32) else KeepFloat32(rotary))
         self.plan = method.plan(config)
-        self.hook: Any = None
-        self.replaced: str | None = None
 
 
 @dataclass(frozen=True)
@@ -119,10 +115,9 @@ class Call:
 class Unrotated(nn.Module):
     """Stands in for the rotary module and rotates nothing; it keeps the real one for the method."""
 
-    def __init__(self, seam: Seam):
+    def __init__(self, rotary: nn.Module):
         super().__init__()
-        self.rotary = seam.rope.rotary
-        self.seam = seam
+        self.rotary = rotary
 
     def forward(self, x, position_ids, *args, **kwargs):
         """Return cos = 1 and sin = 0, `[batch, length, rotary_dim]` in the dtype of `x`."""
@@ -211,14 +206,9 @@ def _no_mask(*args, **kwargs) -> None:
     """Mask function: positions do what a mask would. See `AttentionMaskInterface`."""
 
 
-AttentionInterface.register(IMPLEMENTATION, _attention)
-AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
-
-
 @torch.compiler.disable
-def _begin_forward(base_model, args, kwargs):
+def _begin_forward(seam, base_model, args, kwargs):
     """Forward pre-hook: tell the layers where each token stands."""
-    seam = base_model.rotary_emb.seam
     given = kwargs.get("input_ids", args[0] if args else None)
     given = given if given is not None else kwargs["inputs_embeds"]
     mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)

@@ -1,21 +1,25 @@
 """The contract of a context-extension method.
 
-A method is one file in this folder: a frozen, keyword-only dataclass whose fields are its options.
+A method is a frozen, keyword-only dataclass whose fields are its options, in a file of its own.
 It overrides the hooks it needs and nothing else; no other code knows its name.
 """
 
+import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ctxbench.core.settings import Length
+from ctxbench.methods.extension import extension_of
 from ctxbench.methods.record import original_length
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_NAME = re.compile(r"[a-z0-9_-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +56,28 @@ class Method:
     length: Length | None = None
 
     name: ClassVar[str] = ""
-    """The file's name; set by the registry."""
+    """As users type it, from the class statement: `class YaRN(PositionMethod, name="yarn")`.
+
+    Empty for a class that is only a base of others.
+    """
     head_blocks: ClassVar[int] = 1
     """Equal blocks of query heads that are treated differently; processes share each of them."""
     exact: ClassVar[bool] = True
     """Whether every token attends to every earlier token."""
     needs_training: ClassVar[bool] = False
     """Whether the method is meaningless on a model that was not trained with it."""
+    own_attention: ClassVar[bool] = False
+    """Whether the method computes attention itself (then a kernel cannot be chosen beside it)."""
     own_scaling: ClassVar[bool] = True
     """Whether the method sets the rotary frequencies (then it refuses a model scaled already)."""
+
+    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+        """Take the name from the class statement; it is not inherited."""
+        super().__init_subclass__(**kwargs)
+        if name is not None:
+            cls.name = check_name(name, f"class {cls.__name__}: ")
+        elif "name" not in cls.__dict__:  # dataclass(slots=True) makes the class a second time
+            cls.name = ""
 
     # ---------------------------------------------------------------- options
 
@@ -97,7 +114,11 @@ class Method:
         """Install what the method needs in a loaded model: a rotary module, an attention."""
 
     def release_model(self, model: "PreTrainedModel") -> None:
-        """Undo `edit_model`, so that another method can be installed in the same model."""
+        """Undo `edit_model`, so that another method can be installed in the same model.
+
+        What was replaced through the model's `Extension` is put back here.
+        """
+        extension_of(model).undo(model)
 
     def state_tensors(self, model: "PreTrainedModel") -> dict[str, "torch.Tensor"]:
         """Return the method's own tensors by name; they are saved beside the weights.
@@ -197,6 +218,20 @@ class Method:
     def trainable(self, model: "PreTrainedModel") -> "nn.Module":
         """Return the model to train, with `requires_grad` set; wraps it by PEFT where that fits."""
         return model
+
+
+def check_name(name: object, place: str) -> str:
+    """Return a method's name.
+
+    Raises:
+        ValueError: it has other characters than a command line and a composition can carry.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{place}name={name!r} is no name of a method; allowed are small letters, digits, '_' "
+            "and '-'. Give such a name."
+        )
+    return name
 
 
 def default_length(config: "PreTrainedConfig") -> int:

@@ -29,7 +29,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ctxbench.core.compat.torch import times_written
 from ctxbench.methods.base import check_positive
+from ctxbench.methods.extension import extension_of
 from ctxbench.methods.kernels.ode import solve, stage_times
 from ctxbench.methods.record import original_length
 from ctxbench.methods.rotary import (
@@ -45,7 +47,7 @@ POSITIONS, STRETCH = "clex_positions", "clex_stretch"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CLEX(PositionMethod):
+class CLEX(PositionMethod, name="clex"):
     """Rotary frequencies from a neural differential equation in the window's stretch.
 
     Attributes:
@@ -150,14 +152,8 @@ class CLEX(PositionMethod):
     def edit_model(self, model: Any):
         """Install the module, and what hands it the positions of a training batch."""
         super().edit_model(model)
-        model.ctxbench_hook = model.base_model.register_forward_pre_hook(
-            _take_drawn, with_kwargs=True
-        )
-
-    def release_model(self, model: Any):
-        """Put the former module back."""
-        model.ctxbench_hook.remove()
-        super().release_model(model)
+        hook = model.base_model.register_forward_pre_hook(_take_drawn, with_kwargs=True)
+        extension_of(model).hooks.append(hook)
 
     def state_tensors(self, model: Any):
         """Return the two matrices of the hidden layer."""
@@ -251,7 +247,7 @@ class CLEXRotary(RequestRotary):
         if torch.is_grad_enabled() and (self.up.requires_grad or self.down.requires_grad):
             return self.method.solve(self.config, t, self.up, self.down)
         weights = (self.up, self.down)
-        now = tuple(v for w in weights for v in (w.data_ptr(), w._version))
+        now = tuple(v for w in weights for v in (w.data_ptr(), times_written(w)))
         if now != self._kept_for:
             self._kept, self._kept_for = {}, now
         if t not in self._kept:

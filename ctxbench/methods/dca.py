@@ -19,7 +19,7 @@ from ctxbench.methods.record import original_length
 
 
 @dataclass(frozen=True, kw_only=True)
-class DualChunk(AttentionMethod):
+class DualChunk(AttentionMethod, name="dca"):
     """Positions within chunks, distances kept where they are short.
 
     Attributes:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ctxbench.methods.base import check_positive
+from ctxbench.methods.extension import extension_of
 from ctxbench.methods.record import base_config, original_length
 from ctxbench.methods.rotary import (
     KeepFloat32,
@@ -28,7 +29,7 @@ from ctxbench.methods.rotary import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class DynamicNTK(PositionMethod):
+class DynamicNTK(PositionMethod, name="dynamic_ntk"):
     """NTK base that follows the length of the request.
 
     Attributes:
@@ -97,7 +98,8 @@ class DynamicNTK(PositionMethod):
         config.rope_parameters = {**config.rope_parameters, **scaling}
         old = model.base_model.rotary_emb
         stock = old.inner if isinstance(old, KeepFloat32) else old
-        model.base_model.rotary_emb = KeepFloat32(type(stock)(config=config)).to(model.device)
+        rotary = KeepFloat32(type(stock)(config=config)).to(model.device)
+        extension_of(model).replace_rotary(model, rotary)
 
     def reuse_key(self, config, length):
         """Return the frequencies of the pinned base; None where the base moves."""

@@ -33,7 +33,7 @@ IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Landmark(AttentionMethod):
+class Landmark(AttentionMethod, name="landmark"):
     """A token after every block stands for it, and blocks are retrieved by it.
 
     Attributes:

@@ -16,7 +16,7 @@ from ctxbench.methods.rotary import PositionMethod, inverse_frequencies, rotary_
 
 
 @dataclass(frozen=True, kw_only=True)
-class Llama3(PositionMethod):
+class Llama3(PositionMethod, name="llama3"):
     """Interpolate slow pairs by a factor, keep fast ones, blend between.
 
     Attributes:

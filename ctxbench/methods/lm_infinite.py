@@ -19,7 +19,7 @@ from ctxbench.methods.kernels.plan import AttentionPlan, Branch, constant, windo
 
 
 @dataclass(frozen=True, kw_only=True)
-class LMInfinite(AttentionMethod):
+class LMInfinite(AttentionMethod, name="lm_infinite"):
     """A window, and the first tokens at a fixed distance.
 
     Attributes:

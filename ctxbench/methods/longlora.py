@@ -24,7 +24,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from ctxbench.methods.adapters import add_adapters, attention_layers
-from ctxbench.methods.base import Method, check_positive
+from ctxbench.methods.base import check_positive
+from ctxbench.methods.extension import extension_of
 from ctxbench.methods.pi import PositionInterpolation
 
 IMPLEMENTATION = "ctxbench_longlora"
@@ -32,7 +33,7 @@ IMPLEMENTATION = "ctxbench_longlora"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongLoRA(PositionInterpolation, Method):
+class LongLoRA(PositionInterpolation, name="longlora"):
     """Shifted groups while training, full attention with Position Interpolation otherwise.
 
     Attributes:
@@ -49,6 +50,7 @@ class LongLoRA(PositionInterpolation, Method):
     also: tuple[str, ...] = ("embed", "norm")
 
     needs_training: ClassVar[bool] = True
+    own_attention: ClassVar[bool] = True
     head_blocks: ClassVar[int] = 2
 
     def resolve(self, config):
@@ -65,8 +67,12 @@ class LongLoRA(PositionInterpolation, Method):
         """Install the rotary module, and the groups for training mode."""
         super().edit_model(model)
         tell = partial(_tell_ratio, self.ratio)
-        model.ctxbench_hook = model.base_model.register_forward_pre_hook(tell, with_kwargs=True)
-        model.set_attn_implementation(IMPLEMENTATION)
+        extension = extension_of(model)
+        hook = model.base_model.register_forward_pre_hook(tell, with_kwargs=True)
+        extension.hooks.append(hook)
+        AttentionInterface.register(IMPLEMENTATION, _attention)
+        AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+        extension.replace_attention(model, IMPLEMENTATION)
 
     def training_span(self, length: int):
         """Return the length of a group."""
@@ -77,12 +83,6 @@ class LongLoRA(PositionInterpolation, Method):
         if not self.rank:
             return model
         return add_adapters(model, self.rank, self.alpha, attention_layers(model), self.also)
-
-    def release_model(self, model: Any):
-        """Put the stock attention back."""
-        super().release_model(model)
-        model.ctxbench_hook.remove()
-        model.set_attn_implementation("sdpa")
 
 
 def grouped_attention(query, key, value, group: int, scale: float, mask=None, dropout: float = 0.0):
@@ -143,7 +143,3 @@ def _attention(module, query, key, value, attention_mask, ctxbench=None, **kwarg
     dropout = kwargs.get("dropout", 0.0)
     output = grouped_attention(query, key, value, group, scale, attention_mask, dropout)
     return output.transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(IMPLEMENTATION, _attention)
-AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)

@@ -22,7 +22,7 @@ from ctxbench.methods.rotary import PositionMethod, inverse_frequencies, rotary_
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongRoPE(PositionMethod):
+class LongRoPE(PositionMethod, name="longrope"):
     """One divisor per rotary pair, one set within the original window, one beyond it.
 
     Attributes:

@@ -13,7 +13,7 @@ from ctxbench.methods.rotary import PositionMethod, inverse_frequencies, rotary_
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoExtension(PositionMethod):
+class NoExtension(PositionMethod, name="none"):
     """The model as it is."""
 
     own_scaling: ClassVar[bool] = False

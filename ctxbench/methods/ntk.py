@@ -19,7 +19,7 @@ from ctxbench.methods.rotary import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class NTK(PositionMethod):
+class NTK(PositionMethod, name="ntk"):
     """Raise the rotary base by a fixed alpha.
 
     Attributes:

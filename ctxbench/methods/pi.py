@@ -14,7 +14,7 @@ from ctxbench.methods.rotary import PositionMethod, inverse_frequencies, rotary_
 
 
 @dataclass(frozen=True, kw_only=True)
-class PositionInterpolation(PositionMethod):
+class PositionInterpolation(PositionMethod, name="pi"):
     """Divide every position by `factor`.
 
     Attributes:

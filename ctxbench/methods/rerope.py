@@ -18,7 +18,7 @@ from ctxbench.methods.record import original_length
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReRoPE(AttentionMethod):
+class ReRoPE(AttentionMethod, name="rerope"):
     """True distances within a window, the window's width for everything beyond.
 
     Attributes:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ctxbench.methods.base import Method
+from ctxbench.methods.extension import extension_of
 from ctxbench.methods.record import base_config, original_length
 
 
@@ -134,22 +135,14 @@ class PositionMethod(Method):
             rotary = KeepFloat32(type(stock)(config=model.config))
         else:
             rotary = self.make_rotary(model.config)
-        model.base_model.rotary_emb = rotary.to(model.device).train(model.training)
-        model.ctxbench_replaced = (old,)  # in a tuple, so that it is no part of the model
+        rotary = rotary.to(model.device).train(model.training)
+        extension_of(model).replace_rotary(model, rotary)
         if self.length_dependent:
             pin_every_forward(model)
 
     def make_rotary(self, config) -> RequestRotary:
         """Return the module for frequencies that transformers does not have."""
         return RequestRotary(self, config)
-
-    def release_model(self, model: Any) -> None:
-        """Put the former rotary module and `generate` back."""
-        (old,) = getattr(model, "ctxbench_replaced", (model.base_model.rotary_emb,))
-        model.base_model.rotary_emb = old.to(model.device)
-        if hasattr(model, "_ctxbench_generate"):
-            model._ctxbench_pin.remove()
-            del model.generate, model._ctxbench_generate, model._ctxbench_pin
 
     def plain_checkpoint(self, config) -> bool:
         """Return whether transformers has these frequencies itself."""
@@ -281,30 +274,28 @@ def pin_every_forward(model) -> None:
     A forward pass is pinned to its own length, per row by the attention mask; `generate` to prompt
     and new tokens. Inside `begin_request` both leave the pin alone.
     """
-    if not hasattr(model, "_ctxbench_generate"):
+    extension = extension_of(model)
+    if not extension.pinned:
         hook = model.base_model.register_forward_pre_hook(_note_lengths, with_kwargs=True)
-        model._ctxbench_pin = hook
-        model._ctxbench_generate = model.generate
-        model.generate = _PinnedGenerate(model)
+        extension.hooks.append(hook)
+        extension.replace_generate(model, _PinnedGenerate(model))
 
 
 class _PinnedGenerate:
     """`model.generate` inside `begin_request` with the lengths its own arguments imply."""
 
     def __init__(self, model):
-        self.model = model
+        self.model, self.generate = model, model.generate
 
     def __call__(self, inputs=None, **kwargs):
-        from ctxbench.methods.attach import method_of
-
-        model, method = self.model, method_of(self.model)
+        model, method = self.model, extension_of(self.model).method
         prompt = inputs if inputs is not None else kwargs.get("input_ids")
         if not method.cacheable:
             kwargs["use_cache"] = False
         if prompt is None or model.base_model.rotary_emb.pinned is not None:
-            return model._ctxbench_generate(inputs, **kwargs)
+            return self.generate(inputs, **kwargs)
         with method.begin_request(model, _final_lengths(model, prompt, kwargs)):
-            return model._ctxbench_generate(inputs, **kwargs)
+            return self.generate(inputs, **kwargs)
 
 
 def _final_lengths(model, prompt: torch.Tensor, kwargs: dict[str, Any]) -> list[int]:

@@ -21,7 +21,7 @@ from ctxbench.methods.record import original_length
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelfExtend(AttentionMethod):
+class SelfExtend(AttentionMethod, name="self_extend"):
     """True distances nearby, grouped positions beyond.
 
     Attributes:

@@ -20,7 +20,7 @@ from ctxbench.methods.kernels.plan import AttentionPlan, Branch
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamingLLM(AttentionMethod):
+class StreamingLLM(AttentionMethod, name="streaming_llm"):
     """A window, and the first tokens at their place in the cache.
 
     Attributes:

@@ -30,7 +30,7 @@ from ctxbench.methods.rotary import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class YaRN(PositionMethod):
+class YaRN(PositionMethod, name="yarn"):
     """Interpolate slow pairs, keep fast ones, sharpen attention.
 
     Attributes:

@@ -12,12 +12,15 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ctxbench.models.progress import Progress
+from ctxbench.models.progress import with_progress
+from ctxbench.models.requests import GenerationRequest, ScoringRequest
 
 if TYPE_CHECKING:
     import torch
+
+Request = TypeVar("Request", ScoringRequest, GenerationRequest)
 
 
 def weights_hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
@@ -84,8 +87,8 @@ class AnswerCache:
         except sqlite3.OperationalError as error:  # full, locked, read-only, no such folder
             raise ValueError(
                 f"The answer cache {self.file} cannot be used ({error}). It needs a folder you may "
-                "write to, with room. Answers kept so far are whole: mend that, or give another "
-                "cache=FOLDER, and run the same command again."
+                "write to, with room. Answers kept so far are whole: make room or change its "
+                "permissions, or give another cache=FOLDER, and run the same command again."
             ) from error
         except sqlite3.DatabaseError as error:
             raise ValueError(
@@ -96,38 +99,34 @@ class AnswerCache:
 
 def answer_all(
     cache: AnswerCache | None,
+    requests: Sequence[Request],
     keys: Sequence[str],
-    work: Sequence[tuple[str, int]],
-    compute: Callable[[list[int], Callable[[int, Any], None], set[int]], None],
+    compute: Callable[[list[Request], set[int]], Iterable[tuple[int, Any]]],
     verb: str,
     *,
     show: bool = True,
 ) -> list[Any]:
-    """Return the answers of requests: what the cache holds, the rest computed and kept.
+    """Return the answers of requests: what the cache holds, the rest computed.
+
+    Each answer is kept before the next is computed: a kill loses at most the batch in work.
 
     Args:
         cache: None: nothing is kept.
+        requests: to answer.
         keys: of the requests; equal ones are computed once.
-        work: (task, tokens) of each request, for the progress shown.
-        compute: called with the numbers of all requests, equal ones once; with a function that it
-            calls with the place in them and the answer of a request as soon as known; and with the
-            places whose answers are wanted.
+        compute: yields number and answer of the wanted ones of some requests.
         verb: what is done, shown before the task's name.
         show: whether to show progress.
     """
     kept = {} if cache is None else {key: cache.get(key) for key in set(keys)}
     found = {key: answer for key, answer in kept.items() if answer is not None}
-    once = list({key: i for i, key in enumerate(keys)}.values())
-    wanted = {place for place, i in enumerate(once) if keys[i] not in found}
-    with Progress([work[once[place]] for place in wanted], verb, show=show) as progress:
-
-        def done(place: int, answer: Any) -> None:
-            i = once[place]
-            found[keys[i]] = answer
-            if cache is not None:
-                cache.put([(keys[i], answer)])
-            progress.advance(*work[i])
-
-        if wanted:
-            compute(once, done, wanted)
+    request_of = dict(zip(keys, requests, strict=True))
+    unique, once = list(request_of), list(request_of.values())
+    missing = {number for number, key in enumerate(unique) if key not in found}
+    computed = compute(once, missing) if missing else ()
+    sizes = {number: (once[number].task or "requests", once[number].size) for number in missing}
+    for number, answer in with_progress(computed, sizes, verb, show=show):
+        found[unique[number]] = answer
+        if cache is not None:
+            cache.put([(unique[number], answer)])
     return [found[key] for key in keys]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
-from lm_eval.models.huggingface import HFLM
+import torch
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from ctxbench.core.assets import resolve_model
+from ctxbench.core.compat.lm_eval import model_arguments
 from ctxbench.core.errors import near_names
 from ctxbench.core.lengths import parse_length
 from ctxbench.methods.record import read_record
 from ctxbench.methods.registry import method_and_options, method_class
-from ctxbench.models.loading import load_config
+from ctxbench.models.loading import check_dtype, load_config
 
 STATEMENTS = ("length", "adopt", "override", "trained_length", "original_length")
 """Arguments about the method besides its own options."""
@@ -24,17 +24,51 @@ FROM_PRETRAINED = (
     "cache_dir",
     "device_map",
     "force_download",
-    "load_in_4bit",
-    "load_in_8bit",
     "local_files_only",
-    "low_cpu_mem_usage",
-    "max_memory",
-    "quantization_config",
     "token",
     "use_safetensors",
     "variant",
 )
 """Arguments that transformers' `from_pretrained` takes and HFLM passes on."""
+
+_QUANTISED = "A checkpoint that was saved quantised loads without it: its config says how"
+
+REFUSED = {
+    "autogptq": _QUANTISED,
+    "delta": "Add the delta to its base first, save the sum, and give that folder as pretrained",
+    "gguf_file": "Convert the file to a transformers checkpoint",
+    "gptqmodel": _QUANTISED,
+    "load_in_4bit": _QUANTISED,
+    "load_in_8bit": _QUANTISED,
+    "logits_cache": "Common beginnings are shared anyway; share_prefixes=False turns that off",
+    "low_cpu_mem_usage": "transformers always saves memory now",
+    "max_memory": "Give max_memory_per_gpu and max_cpu_memory",
+    "mixed_precision_dtype": "Give dtype",
+    "quantization_config": _QUANTISED,
+    "softmax_dtype": "Log-probabilities are computed in float32 whatever the dtype",
+    "subfolder": "Give a folder that holds the checkpoint itself",
+}
+"""Arguments of `--model hf` that HFLM, transformers or `ctxext` would ignore, and what to do."""
+
+NEED_PARALLELIZE = ("device_map", "max_memory_per_gpu", "max_cpu_memory", "offload_folder")
+"""Arguments that HFLM follows with `parallelize=True` alone."""
+
+OF_A_MODEL_IN_MEMORY = (
+    "add_bos_token",
+    "backend",
+    "batch_size",
+    "chat_template_args",
+    "enable_thinking",
+    "max_batch_size",
+    "prefix_token_id",
+    "revision",
+    "think_end_token",
+    "tokenizer",
+    "truncation",
+    "trust_remote_code",
+    "use_fast_tokenizer",
+)
+"""Arguments that are followed for a model in memory; the others say how to load one."""
 
 OVERFLOW = ("error", "left", "middle", "allow")
 """What a task may ask for a prompt that does not fit, as generation argument `ctx_overflow`."""
@@ -50,22 +84,68 @@ def split_arguments(
     """
     name = method
     if name is None and isinstance(pretrained, str):
-        record = read_record(load_config(resolve_model(pretrained)))
+        revision, trust = given.get("revision"), bool(given.get("trust_remote_code"))
+        config = load_config(resolve_model(pretrained), revision=revision, trust_remote_code=trust)
+        record = read_record(config)
         name = record.method if record else None
     base, _ = method_and_options(name or "none")
     options = {field.name for field in fields(method_class(base))} | set(STATEMENTS)
-    harness = set(inspect.signature(HFLM.__init__).parameters) - {"self", "kwargs"}
+    harness = model_arguments()
+    known = [*options, *harness, *FROM_PRETRAINED, *REFUSED]
     asked = {key: value for key, value in given.items() if key in options}
     others = {key: value for key, value in given.items() if key not in options}
     for key in others:
-        if key not in harness and key not in FROM_PRETRAINED:
-            near = near_names(key, [*options, *harness, *FROM_PRETRAINED])
+        if key not in known:
             raise ValueError(
-                f"ctxext has no argument {key!r}{near} Options of method={base}: "
+                f"ctxext has no argument {key!r}{near_names(key, known)} Options of method={base}: "
                 f"{', '.join(sorted(options - set(STATEMENTS))) or 'none'}; about the method: "
                 f"{', '.join(STATEMENTS)}; others as for --model hf."
             )
     return asked, others
+
+
+def check_followed(given: dict[str, Any], *, in_memory: bool) -> None:
+    """Check that no argument of HFLM or transformers would be ignored.
+
+    Raises:
+        ValueError: one would; says what to do.
+    """
+    defaults = model_arguments()
+    for name, value in given.items():
+        if value is None or value == defaults.get(name, False):
+            continue
+        if name in REFUSED:
+            raise ValueError(f"{name}={value!r} cannot be combined with ctxext. {REFUSED[name]}.")
+        if name in NEED_PARALLELIZE and given.get("parallelize", False) is False:
+            raise ValueError(
+                f"{name}={value!r} says how a model is spread over devices, which parallelize=True "
+                f"asks for. Add it, or leave out {name}."
+            )
+        if in_memory and name not in OF_A_MODEL_IN_MEMORY:
+            raise ValueError(
+                f"{name}={value!r} says how a checkpoint is loaded, but pretrained is a model in "
+                "memory. Leave it out, or give the checkpoint's folder."
+            )
+
+
+def check_in_memory(model: Any, device: str | None, dtype: Any) -> None:
+    """Check that a model in memory is where and what was asked for: it is not moved or cast.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if device is not None:
+        asked = torch.device(device)
+        if asked.type != model.device.type or asked.index not in (None, model.device.index):
+            raise ValueError(
+                f"device={device} was asked for, but the model in memory is on {model.device}. "
+                "Move it there, or leave out device."
+            )
+    if isinstance(asked := check_dtype(dtype), torch.dtype) and asked != model.dtype:
+        raise ValueError(
+            f"dtype={dtype} was asked for, but the model in memory has {model.dtype}. Cast it, or "
+            "leave out dtype."
+        )
 
 
 def window_asked(length: int | str | None, max_length: int | str | None) -> int | str | None:
@@ -101,10 +181,30 @@ def stride_asked(stride: int | str | None, window: int) -> int | None:
     return tokens
 
 
+@dataclass(frozen=True)
+class GenerationArguments:
+    """What a task asks of generation.
+
+    Attributes:
+        options: for transformers' `generate`.
+        until: stop strings.
+        overflow: of `OVERFLOW`: what is done with a prompt that does not fit.
+    """
+
+    options: dict[str, Any]
+    until: list[str]
+    overflow: str
+
+    @property
+    def new_tokens(self) -> int:
+        """At most."""
+        return self.options["max_new_tokens"]
+
+
 def generation_arguments(
     given: dict[str, Any], *, new_tokens: int, end: str, overflow: str
-) -> tuple[dict[str, Any], list[str], str]:
-    """Return arguments for transformers, stop strings, and what to do with long prompts.
+) -> GenerationArguments:
+    """Return what a task asks of generation.
 
     Args:
         given: the task's `generation_kwargs`.
@@ -117,19 +217,15 @@ def generation_arguments(
     """
     options: dict[str, Any] = dict(normalize_gen_kwargs(given, new_tokens))
     until = handle_stop_sequences(options.pop("until", None), eos=end)
-    new_tokens = int(options.pop("max_gen_toks"))
+    options["max_new_tokens"] = int(options.pop("max_gen_toks"))
     overflow = options.pop("ctx_overflow", overflow)
     if overflow not in OVERFLOW:
         raise ValueError(
             f"ctx_overflow={overflow!r} is not allowed; it is one of {', '.join(OVERFLOW)}. "
-            "Mend the task's generation_kwargs."
+            "Correct the task's generation_kwargs."
         )
-    return {**_sampling(options), "max_new_tokens": new_tokens}, until, overflow
-
-
-def _sampling(options: dict[str, Any]) -> dict[str, Any]:
-    """Return generation arguments for transformers: greedy unless sampling was asked for."""
-    if not options.get("do_sample"):
-        greedy = {k: v for k, v in options.items() if k not in ("temperature", "top_p", "top_k")}
-        return {**greedy, "do_sample": False}
-    return options
+    if not options.get("do_sample"):  # greedy unless sampling was asked for
+        sampling = ("temperature", "top_p", "top_k")
+        options = {name: value for name, value in options.items() if name not in sampling}
+        options["do_sample"] = False
+    return GenerationArguments(options, until, overflow)

@@ -69,7 +69,7 @@ def check_bos(config: Any, tokenizer: Any, encoded: list[int], stated: bool | No
     if stated is False or encoded[:1] == [tokenizer.bos_token_id]:
         return
     instead = (
-        "add_bos_token=True does not reach this tokenizer: mend the post_processor in its "
+        "add_bos_token=True does not reach this tokenizer: correct the post_processor in its "
         "tokenizer.json"
         if stated
         else "Give add_bos_token=True"
@@ -91,7 +91,7 @@ class ChatCheck:
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
         self.applied = False
-        self.told = False
+        self.warned = False
 
     def applying(self) -> None:
         """Note that a template is about to be applied.
@@ -109,9 +109,9 @@ class ChatCheck:
 
     def generating(self) -> None:
         """Warn once if a chat model is asked without its template."""
-        if self.applied or self.told or not getattr(self.tokenizer, "chat_template", None):
+        if self.applied or self.warned or not getattr(self.tokenizer, "chat_template", None):
             return
-        self.told = True
+        self.warned = True
         log.warning(
             "This tokenizer has a chat template and the prompts come without it. An instruction-"
             "tuned model expects it and often answers worse so. Add --apply_chat_template, or "

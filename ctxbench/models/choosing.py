@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import fields, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ctxbench.core.lengths import parse_length
@@ -81,6 +83,29 @@ def choose_method(
     if method is None:
         check_named_method(base, chosen)
     return _with_record(chosen.for_training(base) if training else chosen, base)
+
+
+def check_attention(method: Method, implementation: object) -> None:
+    """Refuse a kernel for a method that computes attention itself.
+
+    Raises:
+        ValueError: it would be ignored.
+    """
+    if implementation is not None and method.own_attention:
+        raise ValueError(
+            f"attn_implementation={implementation} would be ignored: method={method.name} computes "
+            "attention itself. Leave attn_implementation (in training: --attention) out, or use "
+            "another method."
+        )
+
+
+@cache
+def warn_untrained(name: str) -> None:
+    """Say once that a model was not trained with a method that means nothing without."""
+    logging.getLogger(__name__).warning(
+        "method=%s means nothing on a model that was not trained with it, and this one was not: "
+        "its numbers are not the method's. Train it with ctxbench-train --method %s.", name, name,
+    )  # fmt: skip
 
 
 def _is_base(record: Record) -> bool:

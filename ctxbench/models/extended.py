@@ -10,16 +10,23 @@ from transformers import AutoTokenizer
 
 from ctxbench import __version__
 from ctxbench.core.assets import resolve_model
+from ctxbench.core.compat.lm_eval import check_hooks
 from ctxbench.core.refused import readable_config
 from ctxbench.methods.adapters import load_adapters
 from ctxbench.methods.attach import method_of
+from ctxbench.methods.extension import find_extension
 from ctxbench.methods.record import read_record
-from ctxbench.models.arguments import split_arguments, window_asked
+from ctxbench.models.arguments import (
+    check_followed,
+    check_in_memory,
+    split_arguments,
+    window_asked,
+)
+from ctxbench.models.checkpoint_errors import explained
 from ctxbench.models.checks import check_bos, check_tokenizer
-from ctxbench.models.choosing import choose_method
+from ctxbench.models.choosing import check_attention, choose_method, warn_untrained
 from ctxbench.models.loading import check_dtype, edited_config, extend, finish_loading, load_config
 from ctxbench.models.processes import check_processes, join_processes
-from ctxbench.models.reading import explained
 
 _HFLM: Any = HFLM  # its registering decorator hides its type from checkers
 
@@ -44,6 +51,7 @@ class ExtendedHFLM(_HFLM):
         dtype: str | torch.dtype = "auto",
         **kwargs: Any,
     ):
+        check_hooks()
         name = None if method is None or method == "None" else str(method)
         asked, others = split_arguments(pretrained, name, kwargs)
         if (window := window_asked(length, max_length)) is not None:
@@ -51,7 +59,9 @@ class ExtendedHFLM(_HFLM):
         self._asked = (name, asked)
         self.ctx_method: Any = None
         in_memory = not isinstance(pretrained, str)
+        check_followed(others, in_memory=in_memory)
         if in_memory:
+            check_in_memory(pretrained, device, dtype)
             self._take_model(pretrained, name, asked)
         else:
             pretrained = resolve_model(pretrained)
@@ -81,7 +91,7 @@ class ExtendedHFLM(_HFLM):
 
     def _take_model(self, model: Any, name: str | None, asked: dict[str, Any]) -> None:
         """Use a model in memory, extending it if it is not yet and that was asked."""
-        if getattr(model, "ctxbench_method", None) is None:
+        if find_extension(model) is None:
             extend(model, name, **asked)
         elif name is not None or asked:
             raise ValueError(
@@ -100,6 +110,8 @@ class ExtendedHFLM(_HFLM):
         )
         name, asked = self._asked
         self.ctx_method, record = choose_method(config, name, **asked)
+        if self.ctx_method.needs_training and not record.trained_length:
+            warn_untrained(self.ctx_method.name)
         self._config = edited_config(config, self.ctx_method, record)
 
     def _create_tokenizer(self, pretrained: Any, tokenizer: Any, **kwargs: Any) -> None:
@@ -108,20 +120,17 @@ class ExtendedHFLM(_HFLM):
             if isinstance(source, str) and (config := readable_config(source)) is not None:
                 stated = ("revision", "trust_remote_code", "add_bos_token")
                 more = {name: kwargs[name] for name in stated if kwargs.get(name) is not None}
+                more["use_fast"] = kwargs["use_fast_tokenizer"]
                 tokenizer = AutoTokenizer.from_pretrained(source, config=config, **more)
             super()._create_tokenizer(pretrained, tokenizer, **kwargs)
         self.ctx_method.edit_tokenizer(self.tokenizer)
 
     def _create_model(self, pretrained: str, **kwargs: Any) -> None:
         """Load the weights under the edited config and install the method."""
-        peft, delta = kwargs.pop("peft", None), kwargs.pop("delta", None)
+        check_attention(self.ctx_method, kwargs.get("attn_implementation"))
+        peft = kwargs.pop("peft", None)
         with explained(pretrained):
             super()._create_model(pretrained, config=self._config, **kwargs)
-        if delta:
-            raise ValueError(
-                "delta weights cannot be combined with ctxext. Add them to the base first, save "
-                "the sum, and give that folder as pretrained."
-            )
         finish_loading(self._model, self.ctx_method, pretrained)  # type: ignore[arg-type]
         if peft:
             if self._model.config.vocab_size != len(self.tokenizer):  # an adapter added tokens
@@ -155,4 +164,6 @@ class ExtendedHFLM(_HFLM):
             found["trained_length"] = record.trained_length
             found["adopted"] = record.adopted
             found["overridden"] = record.overridden
+            if self.ctx_method.needs_training and not record.trained_length:
+                found["untrained"] = True
         return found

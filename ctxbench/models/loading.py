@@ -14,9 +14,9 @@ from ctxbench.core.refused import PREFIX, is_refused, readable_config, restore
 from ctxbench.methods.attach import attach, method_of
 from ctxbench.methods.base import Method
 from ctxbench.methods.record import KEY, Record, read_record, write_record
+from ctxbench.models.checkpoint_errors import explained
 from ctxbench.models.checks import check_tokenizer
-from ctxbench.models.choosing import choose_method
-from ctxbench.models.reading import explained
+from ctxbench.models.choosing import check_attention, choose_method, warn_untrained
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +108,9 @@ def load_model(
     path = resolve_model(str(path_or_id))
     config = load_config(path, revision=revision, trust_remote_code=trust_remote_code)
     chosen, record = choose_method(config, method, **options)
+    check_attention(chosen, attn_implementation)
+    if chosen.needs_training and not (record.trained_length or options.get("training")):
+        warn_untrained(chosen.name)
     edited_config(config, chosen, record)
     kwargs = {
         "attn_implementation": attn_implementation,

@@ -43,7 +43,7 @@ def token_bytes(config, itemsize: int) -> int:
     return int(cached + active)
 
 
-class Budget:
+class MemoryBudget:
     """Batch and chunk sizes for one model; shrinks on out-of-memory, says so once.
 
     Args:
@@ -57,7 +57,7 @@ class Budget:
         self.max_rows = max_rows
         self.prefill_chunk = prefill_chunk
         self.row_limit = max_rows
-        self.told = False
+        self.warned = False
         self.per_token = token_bytes(model.config, model.dtype.itemsize)
 
     def rows(self, length: int) -> int:
@@ -93,6 +93,6 @@ class Budget:
             log.warning("Out of memory with one row; feeding %d tokens at once.", _SMALL_CHUNK)
             return
         self.row_limit = max(1, rows // 2)
-        if not self.told:
-            self.told = True
+        if not self.warned:
+            self.warned = True
             log.warning("Out of memory with %d rows; going on with %d.", rows, self.row_limit)

@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ctxbench.core.assets import resolve_model, tasks_path
+from ctxbench.core.assets import resolve_model
 from ctxbench.core.errors import near_names
 from ctxbench.core.hardware import ASSUMED_MFU, BANDWIDTH, CORE_GIGAFLOPS, PEAK_TERAFLOPS
+from ctxbench.core.windows import WindowedText
 from ctxbench.methods.base import describe
 from ctxbench.models.choosing import choose_method
 from ctxbench.models.loading import check_dtype, load_config, load_tokenizer
 from ctxbench.models.memory import token_bytes
+from ctxbench.tasks.leaf_files import tasks_path
 
 _CORE_BANDWIDTH = 0.01  # TB/s of one core, assumed
 _GIB = 2**30
@@ -37,6 +39,7 @@ class TaskPlan:
         new_tokens: at most, per prompt.
         cut: share of prompts that do not fit and are truncated, as the task asks.
         unfit: share that do not fit and stop the run.
+        about: what its data say of themselves, such as how tokens were counted; empty if nothing.
     """
 
     name: str
@@ -47,6 +50,7 @@ class TaskPlan:
     new_tokens: int
     cut: float
     unfit: float
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,7 @@ def describe_evaluation(plan: EvaluationPlan) -> list[str]:
         f"memory about {total:.2g} GiB: {parts}",
         f"time about {_duration(sum(plan.seconds.values()))} on {device}, one prompt at a time",
     ]
+    lines += dict.fromkeys(task.about for task in plan.tasks if task.about)
     for task in plan.tasks:
         if task.unfit:
             lines.append(
@@ -184,7 +189,7 @@ def _leaves(names: Sequence[str], metadata: Mapping[str, Any]) -> dict[str, Any]
             include_defaults=defaults,
             metadata=dict(metadata),
         )
-        missing = [name for name in names if name not in manager.all_tasks]
+        missing = [name for name in names if not manager.match_tasks([name])]
         if not missing:
             return dict(manager.load(list(names))["tasks"])
     raise ValueError(
@@ -220,15 +225,15 @@ def _plan_task(
         new_tokens=max(budgets),
         cut=cut / len(sizes),
         unfit=unfit / len(sizes),
+        about=getattr(getattr(task.eval_docs, "info", None), "description", ""),
     )
 
 
 def _measure(request: Any, tokenizer: Any) -> tuple[int, int, str]:
     """Return the tokens of a request, its new tokens, and what is done if they do not fit."""
     first = request.args[0]
-    windows = getattr(first, "ctx_request", None)
-    if windows is not None:  # one window at a time
-        return sum(end - start for start, _, end in windows["windows"]), 0, "allow"
+    if isinstance(first, WindowedText):  # one window at a time
+        return sum(end - start for start, _, end in first.windows), 0, "allow"
     if request.request_type == "generate_until":
         options = request.args[1]
         new = int(options.get("max_gen_toks") or options.get("max_new_tokens") or 256)

@@ -1,4 +1,4 @@
-"""The paper's own tables, beside ours: results/paper/*.json.
+"""The paper's own tables, beside ours: results/paper/tables.json.
 
 A row of ours is matched with a row of the paper by method and by whether it was trained; of several
 trained ones (NTK-32K, NTK-64K) in the order of their trained lengths; a control has no match.
@@ -36,10 +36,14 @@ def paper_folder() -> Path:
 
 
 @cache
+def read_tables() -> list[dict[str, Any]]:
+    """Return the paper's tables as their file has them, from Table 1 on."""
+    return json.loads((paper_folder() / "tables.json").read_text(encoding="utf-8"))
+
+
 def read_table(number: int) -> dict[str, Any]:
-    """Return a table of the paper as its file has it."""
-    file = paper_folder() / f"table-{number:02d}.json"
-    return json.loads(file.read_text(encoding="utf-8"))
+    """Return a table of the paper."""
+    return read_tables()[number - 1]
 
 
 def companion(number: int) -> Table:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ctxbench.core.assets import BUNDLED_MODELS, resolve_model, tasks_path
+from ctxbench.core.assets import BUNDLED_MODELS, resolve_model
 from ctxbench.core.errors import near_names
 from ctxbench.core.lengths import length_name
 from ctxbench.core.protocol import Column, Row
@@ -23,6 +23,7 @@ from ctxbench.core.settings import Length, check_keys, read_settings
 from ctxbench.core.text_files import read_yaml
 from ctxbench.methods.registry import get_method
 from ctxbench.study.config import BUDGET, Family, Study
+from ctxbench.tasks.leaf_files import all_leaves, is_task
 from ctxbench.train.config import TrainConfig, make_config
 
 FOLDER = Path(__file__).parent / "studies"
@@ -296,16 +297,19 @@ def _check_row(study: Study, row: Row, where: str) -> None:
 
 
 def _check_tasks(study: Study, where: str) -> None:
-    known = {file.stem for file in tasks_path().rglob("*.yaml") if not file.name.startswith("_")}
     for column in study.columns:
         for task in column.tasks:
-            if task not in known and task not in study.other_tasks:
+            if task not in study.other_tasks and not is_task(task):
                 raise ValueError(
                     f"{where}, column {column.name}: there is no task {task!r}"
-                    f"{near_names(task, known)} Tasks: `ctxbench ls tasks`. Correct it, or name a "
-                    "task of lm-eval's own under other_tasks."
+                    f"{near_names(task, _task_names())} Tasks: `ctxbench ls tasks`. Correct "
+                    "it, or name a task of lm-eval's own under other_tasks."
                 )
     names = [column.name for column in study.columns]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"{where}: two columns are called {', '.join(twice)}. Rename a family.")
+
+
+def _task_names() -> list[str]:
+    return [name for leaves in all_leaves().values() for name in leaves]

@@ -21,12 +21,12 @@ and pairs of words are new in every sample, what is between their inner cuts is 
 What is not listed here is not known to be local, and its prompts are tokenized whole.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from ctxbench.core.compat.tokenizers import rules_of
 from ctxbench.tasks.split_pattern import (
     ANYTHING,
     CHARACTERS,
@@ -37,6 +37,7 @@ from ctxbench.tasks.split_pattern import (
     Pieces,
     read_pattern,
 )
+from ctxbench.tasks.tokenizer import plain_backend
 
 CUT = re.compile(r"(?<=[^\s▁]) ")
 """SentencePiece writes a space as ▁, so a ▁ in a text is no visible character."""
@@ -44,7 +45,8 @@ INNER_CUT = re.compile(r"(?<=[a-z0-9])(?=-[a-z0-9])|(?<=[a-z])(?=[0-9])|(?<=[0-9
 COMPOUND = re.compile(r"[A-Za-z0-9.,:;!?\n-]+")
 """A unit that may be cut at its inner cuts: no added token that matters is made of these."""
 
-_OVER_CUT = frozenset(product(CHARACTERS - {" ", WHITE}, " "))
+_VISIBLE = CHARACTERS - {" ", WHITE}
+_OVER_CUT = frozenset(product(_VISIBLE, " "))
 _OVER_INNER_CUT = frozenset(
     {*product(LETTERS | DIGITS, "-"), *product(LETTERS, DIGITS), *product(DIGITS, LETTERS)}
 )
@@ -60,9 +62,9 @@ _TOKEN_OVER_CUT = {
 }
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_BETWEEN_SPACES = Pieces(frozenset(product(CHARACTERS - {" ", WHITE}, repeat=2)), frozenset(" "))
+_BETWEEN_SPACES = Pieces(frozenset(product(_VISIBLE, _VISIBLE)), frozenset(" "))
 _PRE_TOKENIZERS = {
-    "Punctuation": Pieces(frozenset(product({"-", OTHER}, repeat=2)), frozenset("-")),
+    "Punctuation": Pieces(frozenset(product("-" + OTHER, "-" + OTHER)), frozenset("-")),
     "Whitespace": _BETWEEN_SPACES,
     "WhitespaceSplit": _BETWEEN_SPACES,
     "BertPreTokenizer": _BETWEEN_SPACES,
@@ -91,9 +93,9 @@ class _Unproven(Exception):
 
 def additivity(tokenizer: Any) -> Additivity:
     """Return what is proven of a tokenizer."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    backend = plain_backend(tokenizer)
     if backend is None:
-        return Additivity("it has no `tokenizers` backend to read its rules from")
+        return Additivity("it is not a fast tokenizer of transformers, whose rules can be read")
     try:
         if getattr(backend.model, "dropout", None):
             raise _Unproven("it drops merges at random")
@@ -117,7 +119,7 @@ def _steps(component: Any, key: str) -> list[dict]:
     def flat(step: dict) -> list[dict]:
         return [s for member in step[key] for s in flat(member)] if key in step else [step]
 
-    return [] if component is None else flat(json.loads(component.__getstate__()))
+    return [] if component is None else flat(rules_of(component))
 
 
 def _normalize(steps: list[dict]) -> str:
@@ -212,9 +214,8 @@ def _check_model(backend: Any, space: str, over_cut: re.Pattern[str]) -> None:
     alphabet = pre_tokenizers.ByteLevel.alphabet() if space == "Ġ" else [space, *alphabet]
     if any(character not in vocabulary for character in alphabet):
         raise _Unproven("its vocabulary lacks characters")
-    for token in vocabulary:
-        if over_cut.search(token):
-            raise _Unproven(f"its vocabulary has {token!r}, which spans a cut")
+    if spanning := [token for token in vocabulary if over_cut.search(token)]:
+        raise _Unproven(f"its vocabulary has {min(spanning)!r}, which spans a cut")
 
 
 def _holds_inner_cuts(backend: Any, space: str) -> bool:

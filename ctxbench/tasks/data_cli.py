@@ -4,12 +4,14 @@ import argparse
 import importlib
 from types import ModuleType
 
+from ctxbench.tasks.leaf_files import constants_of
+
 FAMILIES = {
     "ruler": "ctxbench.tasks.ruler.build",
     "niah": "ctxbench.tasks.niah.build",
     "passkey": "ctxbench.tasks.passkey.build",
 }
-"""Families: the module has `leaves_of`, `leaf_name`, `get_recipes`, `report_skips`, `recount`."""
+"""Families: the module has `get_recipes`, `report_skips`, `recount`."""
 
 
 def add_parser(subparsers):
@@ -26,6 +28,7 @@ def add_parser(subparsers):
     build.add_argument(
         "--chat", action="store_true", default=None, help="count the tokenizer's chat template"
     )
+    build.add_argument("--templates", help="ruler: checked (default) or unchecked")
     build.add_argument("--data-dir", help="searched for local data before CTXBENCH_DATA")
     build.set_defaults(run=_build)
     listing = commands.add_parser("ls", help="list what is there")
@@ -58,22 +61,23 @@ def _build(options: argparse.Namespace) -> int:
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
 
     family = _family(options.task)
-    leaves = family.leaves_of(options.task)
+    leaves = constants_of(options.task)
     if not leaves:
         raise ValueError(
             f"There is no task or group {options.task!r}. Names are like ruler_32k, ruler_32k_qa, "
             "ruler_32k_vt, niah_32k or passkey_32k; see `ctxbench ls tasks`."
         )
-    chosen = ("tokenizer", "samples", "seed", "fidelity", "unfit", "chat", "data_dir")
+    chosen = ("tokenizer", "samples", "seed", "fidelity", "unfit", "chat", "templates", "data_dir")
     metadata = {name: v for name in chosen if (v := getattr(options, name)) is not None}
     columns = (SpinnerColumn(), *Progress.get_default_columns()[:2], MofNCompleteColumn())
     failures = []
     with Progress(*columns, TimeElapsedColumn()) as progress:
-        for leaf in leaves:
-            name = family.leaf_name(*leaf)
+        for name, constants in leaves.items():
             row = progress.add_task(name, total=options.samples)
             try:
-                found = family.get_recipes(*leaf, metadata, lambda r=row: progress.advance(r))
+                found = family.get_recipes(
+                    *constants.values(), metadata, lambda r=row: progress.advance(r)
+                )
             except (ValueError, FileNotFoundError) as error:
                 failures.append(f"{name}: {error}")
                 progress.update(row, description=f"{name} failed")

@@ -3,15 +3,10 @@
 from typing import Any
 
 from ctxbench.core.assets import resolve_model
+from ctxbench.core.lengths import parse_length
 from ctxbench.core.refused import readable_config
 
 _WINDOW_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_length")
-
-
-def _tokens(value: int | str) -> int:
-    text = str(value).strip().lower().replace("_", "")
-    scale = {"k": 1024, "m": 1 << 20}.get(text[-1:], 1)
-    return int(text[:-1] if scale > 1 else text) * scale
 
 
 def model_window(metadata: dict[str, Any]) -> int | None:
@@ -22,7 +17,7 @@ def model_window(metadata: dict[str, Any]) -> int | None:
     """
     for name in ("max_length", "length"):
         if metadata.get(name) is not None:
-            return _tokens(metadata[name])
+            return parse_length(metadata[name])
     if metadata.get("method") or not isinstance(metadata.get("pretrained"), str):
         return None
     from transformers import AutoConfig
@@ -36,7 +31,7 @@ def model_window(metadata: dict[str, Any]) -> int | None:
     return next((n for field in _WINDOW_FIELDS if (n := getattr(config, field, None))), None)
 
 
-def check_window(length: int, task: str, metadata: dict[str, Any]) -> None:
+def check_task_length(length: int, task: str, metadata: dict[str, Any]) -> None:
     """Refuse a task that is longer than the model's window.
 
     Raises:

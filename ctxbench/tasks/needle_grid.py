@@ -17,13 +17,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal, Protocol
 
+from ctxbench.core.lengths import length_name
 from ctxbench.core.settings import Range, Whole, read_settings
 from ctxbench.tasks import recipes
-from ctxbench.tasks.model_window import check_window
-from ctxbench.tasks.token_count import PromptPart, TokenCounter, fingerprint, render, word_run
+from ctxbench.tasks.chat import chat_texts
+from ctxbench.tasks.model_window import check_task_length
+from ctxbench.tasks.token_count import (
+    PromptPart,
+    TokenCounter,
+    fingerprint,
+    make_recounted,
+    render,
+    word_run,
+)
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
-LENGTHS = {f"{k}k": k * 1024 for k in (1, 2, 4, 8, 16, 32, 64, 128)}
 DEPTHS = tuple(round(100 * i / 9) for i in range(10))
 """Percent of the haystack's tokens before the needle: 0 11 22 33 44 56 67 78 89 100."""
 VERSION = 1  # of the generator: raise it when the same options give other samples
@@ -137,11 +145,7 @@ class Grid:
 
     def leaf(self, length: int) -> str:
         """Return the name of the task of a length."""
-        return f"{self.name}_{_names().get(length, length)}"
-
-
-def _names() -> dict[int, str]:
-    return {length: name for name, length in LENGTHS.items()}
+        return f"{self.name}_{length_name(length)}"
 
 
 # ------------------------------------------------------------------ one prompt
@@ -250,8 +254,6 @@ def settings_of(grid: Grid, metadata: dict[str, Any]) -> GridSettings:
     options = read_settings(Options, metadata, "Metadata", strict=False)
     settings = GridSettings(samples=grid.samples or options.samples, seed=options.seed)
     if options.chat:
-        from ctxbench.tasks.ruler.build import chat_texts
-
         settings = replace(settings, chat=chat_texts(load_tokenizer(tokenizer_name(**metadata))))
     return settings
 
@@ -277,15 +279,18 @@ def get_recipes(
         "data": haystack.digest,
     }
 
-    def make() -> tuple[list[recipes.Row], dict[str, Any]]:
+    def make(counter: TokenCounter) -> tuple[list[recipes.Row], dict[str, Any]]:
         rows = []
         for run in range(settings.samples // len(DEPTHS)):
-            for row in make_run(grid, settings, length, run, haystack, _counter(name, True)):
+            for row in make_run(grid, settings, length, run, haystack, counter):
                 rows.append(row)
                 progress()
         return rows, {"tokenizer_name": name}
 
-    return recipes.get(key, make)
+    def count(counter: TokenCounter, row: recipes.Row) -> int:
+        return counter.count(prompt_parts(grid.frame, settings, haystack.words_to(row["end"]), row))
+
+    return recipes.get(key, lambda: make_recounted(make, count, _counter(name, True)))
 
 
 @functools.lru_cache(maxsize=4)
@@ -302,9 +307,7 @@ def load(
         ValueError: the model's window is too short, or the needle does not fit.
         FileNotFoundError: local data are missing; the message says how to get them.
     """
-    import datasets
-
-    check_window(length, grid.leaf(length), metadata)
+    check_task_length(length, grid.leaf(length), metadata)
     found = get_recipes(grid, length, metadata, settings)
     common = {
         "grid": grid.name,
@@ -312,7 +315,8 @@ def load(
         "setting": json.dumps(asdict(settings)),
         "data_dir": metadata.get("data_dir"),
     }
-    return {"test": datasets.Dataset.from_list([common | row for row in found.rows])}
+    rows = [common | row for row in found.rows]
+    return recipes.test_split(rows, found.report.get("counted", "not recorded"))
 
 
 def prompt(grid: Grid, doc: dict[str, Any]) -> str:

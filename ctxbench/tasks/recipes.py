@@ -97,6 +97,14 @@ def get(key: dict[str, Any], make: Callable[[], tuple[list[Row], dict[str, Any]]
     return read(path)
 
 
+def test_split(rows: list[Row], counted: str) -> dict[str, Any]:
+    """Return rows for lm-eval's `custom_dataset`, described by how tokens were counted."""
+    import datasets
+
+    about = datasets.DatasetInfo(description=f"Prompt lengths: {counted}.")
+    return {"test": datasets.Dataset.from_list(rows, info=about)}
+
+
 def files(pattern: str = "*") -> Iterator[Path]:
     """Yield the files whose name matches: a whole name, the task's, or with `*` and `?`."""
     for path in sorted(folder().glob("*.jsonl")):

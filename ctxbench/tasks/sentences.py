@@ -16,6 +16,7 @@ import numpy as np
 
 from ctxbench.core.assets import cache_dir, find_data
 from ctxbench.core.atomic_file import write_atomically
+from ctxbench.core.compat.nltk import english_splitter, leave_scipy_out
 
 log = logging.getLogger(__name__)
 
@@ -68,29 +69,11 @@ def _spans_from_child(text: str, folder: Path | None) -> bytes:
     return child.stdout
 
 
-def _tokenizer(folder: str):
-    from nltk.tokenize import punkt
-
-    if not folder:
-        return punkt.PunktTokenizer("english")  # NLTK's own search path
-    # Read here, because NLTK refuses files outside of its own search path.
-    lines = {path.stem: path.read_text("utf-8").splitlines() for path in Path(folder).iterdir()}
-    parameters = punkt.PunktParameters()
-    parameters.collocations = {tuple(line.split("\t")) for line in lines["collocations"]}
-    parameters.sent_starters = set(lines["sent_starters"])
-    parameters.abbrev_types = set(lines["abbrev_types"])
-    for line in lines["ortho_context"]:
-        word, context = line.split("\t")
-        parameters.ortho_context[word] = int(context)
-    return punkt.PunktSentenceTokenizer(parameters)
-
-
 def _main() -> None:
     """Read a text from standard input, write the spans as a .npy file to standard output."""
-    # NLTK does without scipy where there is none; punkt never uses it.
-    sys.modules["scipy"] = None  # type: ignore[assignment]
+    leave_scipy_out()
     text = sys.stdin.buffer.read().decode()
-    spans = np.array(list(_tokenizer(sys.argv[1]).span_tokenize(text)), dtype=np.int64)
+    spans = np.array(list(english_splitter(sys.argv[1]).span_tokenize(text)), dtype=np.int64)
     buffer = io.BytesIO()
     np.save(buffer, spans)
     sys.stdout.buffer.write(buffer.getvalue())

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from ctxbench.tasks.additivity import COMPOUND, CUT, INNER_CUT, additivity
 from ctxbench.tasks.tokenizer import count_tokens, plain_backend
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def units(text: str) -> list[str]:
 
 
 class _Joined(Exception):
-    """A unit holds an added token that joins what is around it."""
+    """A unit holds an added token that changes how the text beside it is read."""
 
 
 class TokenCounter:
@@ -101,7 +104,6 @@ class TokenCounter:
         self.special_tokens = special_tokens
         self._proven = additivity(tokenizer)
         self.whole = self._proven.why_not if additive else "that was asked for"
-        logger.info("Prompt lengths: %s.", self.how)
         self._cost: dict[str, int] = {}
         self._heads: dict[str, int] = {}
         self._tails: dict[str, int] = {}
@@ -121,12 +123,17 @@ class TokenCounter:
 
     def count(self, parts: Sequence[PromptPart]) -> int:
         """Count the tokens of a prompt."""
+        total = self._unless_joined(lambda: self._sum(parts))
+        return self.exact(render(parts)) if total is None else total
+
+    def _unless_joined(self, summed: Callable[[], T]) -> T | None:
+        """Return a sum; None, now and for ever, once there is a text that cannot be summed."""
         if self.whole is None:
             try:
-                return self._sum(parts)
+                return summed()
             except _Joined:
-                pass
-        return self.exact(render(parts))
+                self.whole = "they hold an added token that changes how the text beside it is read"
+        return None
 
     def _sum(self, parts: Sequence[PromptPart]) -> int:
         # Text between two counted ones is counted together; only the very first unit starts a text.
@@ -194,24 +201,21 @@ class TokenCounter:
 
     def behind_a_word(self, text: str) -> int:
         """Count the tokens a text adds behind a word and a space; for texts that come again."""
-        if self.whole is None:
-            try:
-                return self.inside(f" {text}")
-            except _Joined:
-                pass
-        if text not in self._texts:
-            self._texts[text] = self.exact(f"a {text}") - self.exact("a")
-        return self._texts[text]
+        total = self._unless_joined(lambda: self.inside(f" {text}"))
+        if total is None:
+            known = self._texts
+            total = known[text] = known.get(text) or self.exact(f"a {text}") - self.exact("a")
+        return total
 
     def offsets(self, words: Sequence[str], borders: Sequence[int]) -> list[int]:
         """Count the tokens from the first border to each, of words in the middle of a text."""
-        if self.whole is None:
-            try:
-                return [self.between(words, borders[0], border) for border in borders]
-            except _Joined:
-                pass
-        pieces = (" ".join(words[a:b]) for a, b in pairwise(borders))
-        return list(accumulate(map(self.behind_a_word, pieces), initial=0))
+        found = self._unless_joined(
+            lambda: [self.between(words, borders[0], border) for border in borders]
+        )
+        if found is None:
+            pieces = (" ".join(words[a:b]) for a, b in pairwise(borders))
+            found = list(accumulate(map(self.behind_a_word, pieces), initial=0))
+        return found
 
     def _text(self, text: str, start: bool) -> int:
         """Count a text that starts the prompt or begins at a cut, and ends at one."""
@@ -240,6 +244,38 @@ class TokenCounter:
         return self.exact("a") - count_tokens(self.tokenizer, "a")
 
 
+Rows = list[dict[str, Any]]
+
+
+def make_recounted(
+    make: Callable[[TokenCounter], tuple[Rows, dict[str, Any]]],
+    recount: Callable[[TokenCounter, dict[str, Any]], int],
+    counter: TokenCounter,
+) -> tuple[Rows, dict[str, Any]]:
+    """Make samples, and tokenize the fullest of them whole, though sums are proven exact.
+
+    Were its tokens not those recorded, all samples would be made again by whole prompts.
+
+    Args:
+        make: returns rows with their `tokens`, and a report.
+        recount: counts the tokens of a row.
+        counter: counts while they are made.
+
+    Returns:
+        The rows, and the report with how they were `counted`.
+    """
+    rows, report = make(counter)
+    whole = TokenCounter(counter.tokenizer, counter.special_tokens, additive=False)
+    fullest = max(rows, key=lambda row: row["tokens"])
+    if counter.whole is None and recount(whole, fullest) != fullest["tokens"]:
+        whole.whole = "its sums were proven and yet wrong (please report this)"
+        logger.warning("Prompt lengths: %s.", whole.how)
+        rows, report = make(whole)
+        counter = whole
+    logger.info("Prompt lengths: %s.", counter.how)
+    return rows, report | {"counted": counter.how}
+
+
 def _before_inner_cut(piece: str) -> str:
     """Return a character that an inner cut can follow before a piece that begins at one."""
     return "1" if piece[0].isalpha() else "a"
@@ -247,6 +283,7 @@ def _before_inner_cut(piece: str) -> str:
 
 def fingerprint(tokenizer) -> str:
     """Return 16 hexadecimal digits that change when the tokenizer's tokens change."""
+    plain_backend(tokenizer)  # cutting and padding are no part of it, whoever has set them
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = (
         backend.to_str()

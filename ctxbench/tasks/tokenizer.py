@@ -35,15 +35,16 @@ def load_tokenizer(name: str):
 
 
 def plain_backend(tokenizer: Any) -> Any:
-    """Return the `tokenizers.Tokenizer` behind a tokenizer, None if there is none.
+    """Return the `tokenizers.Tokenizer` that does all of a tokenizer's work, None if none does.
 
-    What its file says about cutting and padding is left out, as `transformers` does in every call.
+    A class from elsewhere may change texts before they come to it. What the tokenizer's file says
+    about cutting and padding is left out, as `transformers` does in every call.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None and (backend.truncation or backend.padding):
         backend.no_truncation()
         backend.no_padding()
-    return backend
+    return backend if type(tokenizer).__module__.startswith("transformers.") else None
 
 
 def count_tokens(tokenizer: Any, text: str, special_tokens: bool = False) -> int:

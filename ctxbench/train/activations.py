@@ -5,19 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-_ATTENTION = (
-    "aten::_scaled_dot_product_flash_attention",
-    "aten::_scaled_dot_product_efficient_attention",
-    "aten::_scaled_dot_product_cudnn_attention",
-    "aten::_scaled_dot_product_flash_attention_for_cpu",
-    "flash_attn::_flash_attn_forward",
-    "flash_attn::_flash_attn_varlen_forward",
-    "flash_attn_3::fwd",
-)
-"""Kernels whose output is worth its memory: at 32k tokens attention is two fifths of the work."""
+from ctxbench.core.compat.torch import is_attention_kernel
 
 
 def checkpoint_activations(model: Any, mode: str) -> None:
@@ -38,7 +28,7 @@ def checkpoint_activations(model: Any, mode: str) -> None:
 
 
 def _keep_attention(_context: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
-    name = operator.name() if isinstance(operator, torch._ops.OpOverload) else ""
-    if name.partition(".")[0] in _ATTENTION:
+    # worth its memory: at 32k tokens attention is two fifths of the work
+    if is_attention_kernel(operator):
         return CheckpointPolicy.MUST_SAVE
     return CheckpointPolicy.PREFER_RECOMPUTE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from typing import NoReturn
@@ -59,7 +60,7 @@ def parse_arguments(arguments: list[str]) -> tuple[TrainConfig, str | None, bool
     parser = make_parser()
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
+        flags = re.findall(r"--[a-z-]+", parser.format_usage())
         raise ValueError(
             f"{unknown[0]!r} is no argument{near_names(unknown[0], flags)} "
             "See ctxbench-train --help."

@@ -72,13 +72,14 @@ def gather_weights(network: nn.Module) -> None:
             module.reshard()
     found: dict[int, nn.Parameter] = {}
     for module in network.modules():
-        for name, parameter in module._parameters.items():
+        named = list(module.named_parameters(recurse=False, remove_duplicate=False))
+        for name, parameter in named:
             if not isinstance(parameter, DTensor):
                 continue
             if id(parameter) not in found:  # tied weights stay tied
                 gathered = parameter.full_tensor().cpu()
                 found[id(parameter)] = nn.Parameter(gathered, parameter.requires_grad)
-            module._parameters[name] = found[id(parameter)]
+            setattr(module, name, found[id(parameter)])
 
 
 def _save_adapter(model, folder: Path) -> None:
@@ -87,8 +88,8 @@ def _save_adapter(model, folder: Path) -> None:
 
     model.save_pretrained(folder)
     whole = {
-        name.removeprefix("base_model.model."): parameter.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
+        name: parameter.detach().cpu().contiguous()
+        for name, parameter in model.get_base_model().named_parameters()
         if parameter.requires_grad and "lora_" not in name
     }
     if whole:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ctxbench.core.compat.transformers import layer_classes
 from ctxbench.methods.attach import method_of
 from ctxbench.methods.base import Method
 from ctxbench.train.sequence import SequenceParallel
@@ -138,7 +139,7 @@ class CausalLoss(nn.Module):
     @property
     def _no_split_modules(self) -> list[str]:
         """Classes of the decoder layers, which FSDP shards one by one."""
-        return list(self.causal._no_split_modules)
+        return layer_classes(self.causal)
 
     def forward(self, batch: dict[str, torch.Tensor], serving: bool = False) -> torch.Tensor:
         """Return the weighted sum of next-token losses, float32 scalar.

@@ -15,6 +15,8 @@ from accelerate.utils import DistributedType
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from ctxbench.core.compat.accelerate import ENTRIES as OF_ACCELERATE
+from ctxbench.core.compat.foreign import check
 from ctxbench.train.config import TrainConfig, as_dict
 from ctxbench.train.sequence import SequenceParallel
 
@@ -30,6 +32,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     """
     from accelerate import Accelerator
 
+    check(OF_ACCELERATE)
     _check_launcher(config)
     # Without cpu=True Accelerate takes torchrun's CPU ranks for independent processes.
     accelerator = Accelerator(

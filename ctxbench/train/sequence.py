@@ -27,6 +27,8 @@ from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ctxbench.core.compat.transformers import attention_of, check_for_sequences
+
 
 class SequenceParallel:
     """The processes that share rows; whole rows where there is one.
@@ -72,7 +74,8 @@ class SequenceParallel:
                 f"sequence_parallel={self.size} does not know {type(model).__name__}: it has no "
                 "list of decoder layers. Use --sequence-parallel 1."
             )
-        inner = model.config._attn_implementation
+        check_for_sequences()
+        inner = attention_of(model.config)
         if inner not in ALL_ATTENTION_FUNCTIONS:
             raise ValueError(
                 f"sequence_parallel={self.size} cannot wrap the attention {inner!r}. Allowed: "

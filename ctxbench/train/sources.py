@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from ctxbench.core.assets import cache_dir
+from ctxbench.core.compat.datasets import fingerprint
 from ctxbench.core.settings import read_settings
 from ctxbench.train.files import ARRAY_FILES, data_files, read_records
 from ctxbench.train.tokens.check import check_array, check_ids, explain_texts
@@ -163,7 +164,7 @@ def open_stream(source: Source, tokenizer: PreTrainedTokenizerBase) -> TokenStre
         return cached_stream([stamp, column], documents, tokenizer)
     dataset, column = _open_dataset(path, source)
     records = (row.get("input_ids", row.get(column)) for row in dataset)
-    return cached_stream([dataset._fingerprint, column], records, tokenizer)
+    return cached_stream([fingerprint(dataset), column], records, tokenizer)
 
 
 def cached_stream(

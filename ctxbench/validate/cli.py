@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ctxbench.core.assets import tasks_path
 from ctxbench.core.errors import near_names
 from ctxbench.core.settings import parse_pairs
-from ctxbench.methods.registry import add_method_folder, list_methods, list_presets
+from ctxbench.methods.registry import add_method_folder, list_methods, list_presets, methods_in
+from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.validate.checks import FAILED, Checks, place_of, report, run_checks
 
 
@@ -24,7 +24,10 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "validate", help="check a method or a task folder of your own against the contract"
     )
-    parser.add_argument("what", help="a method's name or .py file, or a folder of task files")
+    parser.add_argument(
+        "what",
+        help="a method's name, a .py file of methods (or FILE:NAME), or a folder of task files",
+    )
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="of the method"
     )
@@ -40,17 +43,46 @@ def run(options: argparse.Namespace) -> int:
     """
     given = parse_pairs(options.option, "--option")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed is here
-    checks, subject = find(options.what, given, options.architecture)
-    with _quiet():
-        title = _title(subject, options.what)
-        outcomes = run_checks(checks, subject)
-    print(title)
-    print(report(outcomes))
-    return int(any(outcome.status == FAILED for outcome in outcomes))
+    failed = False
+    for what in subjects(options.what):
+        checks, subject = find(what, given, options.architecture)
+        with _quiet():
+            title = _title(subject, what)
+            outcomes = run_checks(checks, subject)
+        print(title)
+        print(report(outcomes))
+        failed |= any(outcome.status == FAILED for outcome in outcomes)
+    return int(failed)
+
+
+def subjects(what: str) -> list[str]:
+    """Return what to check one after another: the methods of a file, else what was given.
+
+    Raises:
+        ValueError: the file is not there or defines no such method.
+    """
+    file, colon, name = what.rpartition(":") if ".py:" in what else (what, "", "")
+    if not file.endswith(".py"):
+        return [what]
+    if not Path(file).is_file():
+        raise ValueError(f"There is no file {file}. Give the file that defines a method.")
+    add_method_folder(Path(file).parent)
+    found = methods_in(file)
+    if not found:
+        raise ValueError(
+            f"{file} defines no method: there is no class with a name, as in class MyMethod("
+            'PositionMethod, name="my_method"). See CONTRIBUTING.md.'
+        )
+    if colon and name not in found:
+        raise ValueError(
+            f"{file} defines no method {name!r}{near_names(name, found)} "
+            f"Give one of {', '.join(found)}."
+        )
+    return [name] if colon else found
 
 
 def find(what: str, options: dict[str, Any], architecture: str) -> tuple[Checks, Any]:
-    """Return the checks and the subject for a method's name or file, or a task folder.
+    """Return the checks and the subject for a method's name, or a task folder.
 
     Raises:
         ValueError: it is none of these; the message lists near names.
@@ -64,17 +96,7 @@ def find(what: str, options: dict[str, Any], architecture: str) -> tuple[Checks,
 
 
 def _method(what: str, options: dict[str, Any], architecture: str) -> tuple[Checks, Any]:
-    name = what
-    if what.endswith(".py"):
-        if not Path(what).is_file():
-            raise ValueError(f"There is no file {what}. Give the file that defines a method.")
-        add_method_folder(Path(what).parent)
-        name = Path(what).stem
-        if name not in list_methods():
-            raise ValueError(
-                f"{what} defines no method: there is no class derived from Method, PositionMethod "
-                "or AttentionMethod. See CONTRIBUTING.md."
-            )
+    (name, *_) = subjects(what)
     known = [*list_methods(), *list_presets()]
     if name not in known:
         raise ValueError(

@@ -47,7 +47,7 @@ def documented(subject: Subject) -> None:
     ]  # fmt: skip
     if missing:
         raise Broken(f"options without a description: {', '.join(missing)}")
-    if not cls.__dict__.get("__doc__") or cls.__doc__.startswith(f"{cls.__name__}("):
+    if (cls.__dict__.get("__doc__") or f"{cls.__name__}(").startswith(f"{cls.__name__}("):
         raise Broken(f"the class {cls.__name__} has no docstring")
 
 

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import random
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from ctxbench.core.assets import tasks_path
+from ctxbench.core.compat.lm_eval import load_task_file, names_of_tasks
 from ctxbench.core.errors import near_names
 from ctxbench.core.lengths import parse_length
 from ctxbench.listing import task_names
+from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.validate.checks import Broken, Checks, NotApplicable
 
 CHECKS = Checks()
 SAMPLES = 10
 """Prompts that are built of a leaf."""
 
-_LENGTH = re.compile(r"_(\d+k?)(?=_|$)")
-_NAME = re.compile(r"^(?:task|group|tag):\s*[\"']?([\w.-]+)[\"']?\s*$", re.MULTILINE)
+_LENGTH = re.compile(r"_(\d+[km]?)(?=_|$)")
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,8 @@ class Subject:
     @cached_property
     def files(self) -> dict[Path, dict[str, Any]]:
         """The YAML files with a task or group, includes merged, functions as their names."""
-        from lm_eval.tasks._yaml_loader import load_yaml
-
         read = {
-            file: load_yaml(file, resolve_func=False, recursive=True)
+            file: load_task_file(file, functions=False)
             for file in sorted(self.folder.rglob("*.yaml"))
             if not file.name.startswith("_")
         }
@@ -194,11 +190,9 @@ def readme(subject: Subject) -> None:
 @CHECKS.add("take `**metadata` (or `**kwargs`): lm-eval hands model arguments and metadata on.")
 def takes_metadata(subject: Subject) -> None:
     """The function that makes the data takes what lm-eval hands it."""
-    from lm_eval.tasks._yaml_loader import load_yaml
-
     for file in subject.files:
         try:
-            make = load_yaml(file, resolve_func=True, recursive=True).get("custom_dataset")
+            make = load_task_file(file, functions=True).get("custom_dataset")
         except (ImportError, AttributeError) as error:  # the next check's to tell
             raise NotApplicable(str(error)) from error
         if make is None:
@@ -326,12 +320,4 @@ def runs(subject: Subject) -> None:
 @cache
 def harness_names() -> tuple[str, ...]:
     """Return the names of lm-eval's own tasks, groups and tags, read from its files."""
-    return tuple(_names_in_harness())
-
-
-def _names_in_harness() -> Iterator[str]:
-    spec = importlib.util.find_spec("lm_eval.tasks")
-    assert spec is not None
-    assert spec.origin is not None
-    for file in Path(spec.origin).parent.rglob("*.yaml"):
-        yield from _NAME.findall(file.read_text(encoding="utf-8", errors="replace"))
+    return tuple(names_of_tasks())

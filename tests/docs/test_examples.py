@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import ctxbench
+from ctxbench.methods.attach import method_of
 from tests.docs.pages import ROOT
 
 EXAMPLES = ROOT / "examples"
@@ -30,7 +31,7 @@ def test_they_are_as_short_as_it_says():
 def test_the_methods_formula(monkeypatch):
     monkeypatch.setenv("CTXBENCH_METHODS", str(EXAMPLES))
     model, _ = ctxbench.load_model("mini", "my_method", length=1024)
-    found, scale = model.ctxbench_method.frequencies(model.config, 1024)
+    found, scale = method_of(model).frequencies(model.config, 1024)
     theta = 1000.0 ** (-torch.arange(0, 64, 2, dtype=torch.float64) / 64)
     expected = torch.cat((theta[:16], theta[16:] / 4))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)

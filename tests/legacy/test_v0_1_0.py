@@ -209,7 +209,7 @@ def test_kept_answers_are_found(tmp_path, monkeypatch):
     from lm_eval.api.registry import get_model
     from lm_eval.tasks import TaskManager
 
-    from ctxbench.core.assets import tasks_path
+    from ctxbench.tasks.leaf_files import tasks_path
 
     def computed(*_):
         raise AssertionError("an answer was computed that version 0.1.0 had kept")

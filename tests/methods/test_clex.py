@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ctxbench import get_method, load_model, save_model
+from ctxbench.methods.attach import method_of
 from ctxbench.methods.kernels.ode import solve, stage_times
 from ctxbench.methods.rotary import rotary_dim
 from ctxbench.models.loading import extend
@@ -22,7 +23,7 @@ def golden(golden_dir, file: str) -> dict:
     return json.loads((golden_dir / "rope" / f"{file}.json").read_text())
 
 
-def method_of(file: dict, **options):
+def clex_of(file: dict, **options):
     config = file["config"]
     return get_method(
         "clex",
@@ -54,7 +55,7 @@ def weights_of(file: dict, dim: int, hidden: int) -> tuple[torch.Tensor, torch.T
 @pytest.mark.parametrize("file", [*FILES, QUIRK])
 def test_frequencies_match_the_official_code(golden_dir, file):
     stored = golden(golden_dir, file)
-    method = method_of(stored, ignore_base=file == QUIRK)
+    method = clex_of(stored, ignore_base=file == QUIRK)
     for record in stored["records"]:
         config = config_of(record)
         weights = weights_of(stored, record["rotary_dim"], method.hidden)
@@ -63,7 +64,7 @@ def test_frequencies_match_the_official_code(golden_dir, file):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
         assert record["attention_scaling"] == 1
         if record["t"] > 1 and file == QUIRK:  # the base it ignores matters
-            ours = method_of(stored).solve(config, record["t"], *weights)
+            ours = clex_of(stored).solve(config, record["t"], *weights)
             assert ((ours / expected - 1).abs().max()) > 1e-6
 
 
@@ -206,7 +207,7 @@ def test_pieces_begin_with_documents_too():
 def test_pieces_do_not_see_each_other():
     model = extend(tiny_model("llama"), "clex", length=64, max_factor=1, sampling="matched").train()
     ids = tokens(1, 128)
-    batch = model.ctxbench_method.edit_batch({"input_ids": ids}, torch.Generator())
+    batch = method_of(model).edit_batch({"input_ids": ids}, torch.Generator())
     with torch.no_grad():
         whole = model.base_model(**batch, use_cache=False).last_hidden_state
         apart = model.base_model(ids.view(2, 64)).last_hidden_state
@@ -218,7 +219,7 @@ def test_drawn_positions_reach_the_rotation_and_gradients_the_weights():
         tiny_model("llama"), "clex", length=256, max_factor=4, sampling="matched"
     ).train()
     rotary, ids = model.base_model.rotary_emb, tokens(2, 128)
-    method = model.ctxbench_method
+    method = method_of(model)
     for step in range(20):
         batch = method.edit_batch({"input_ids": ids}, torch.Generator().manual_seed(step))
         if batch["clex_stretch"][0] == 4:

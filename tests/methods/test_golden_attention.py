@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from ctxbench.methods.attach import method_of
 from tests.methods.attention_goldens import Golden, assert_matches
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
@@ -138,7 +139,7 @@ def test_landmark_training_logits_loss_and_gradients(golden_dir, dtype):
         model = golden.extended("landmark", dtype, **landmark_options(golden, case)).train()
         raw = golden.get(case, "raw_input_ids")
         batch = {"input_ids": raw, "labels": raw}
-        batch = model.ctxbench_method.edit_batch(batch, torch.Generator())
+        batch = method_of(model).edit_batch(batch, torch.Generator())
         assert batch["input_ids"].equal(golden.get(case, "input_ids"))
         out = model(**batch)
         assert_matches(out.logits, golden.get(case, "logits"), dtype)
@@ -156,7 +157,7 @@ def test_landmark_memory_in_prefill_and_decoding(golden_dir):
     for case in cases:
         model = golden.extended("landmark", **landmark_options(golden, case))
         raw, forced = golden.get(case, "raw_input_ids"), golden.get(case, "decode_ids")
-        fed, reads = model.ctxbench_method.encode(raw[0].tolist(), 0)
+        fed, reads = method_of(model).encode(raw[0].tolist(), 0)
         assert fed == golden.get(case, "prefill_ids_with_landmarks")[0].tolist()
         with torch.no_grad():
             out = model(raw, use_cache=True)
@@ -177,7 +178,7 @@ def test_streaming_llm_dialogue_in_a_bounded_cache(golden_dir, dtype):
     assert len(cases) == 2
     for case in cases:
         model = golden.extended("streaming_llm", dtype, **options_of("streaming", case))
-        cache = model.ctxbench_method.bounded_cache()
+        cache = method_of(model).bounded_cache()
         ids, expected = golden.get(case, "input_ids"), golden.get(case, "logits")
         at = 0
         for prompt in case["turn_prompt_lens"]:

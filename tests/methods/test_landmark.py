@@ -160,12 +160,13 @@ def test_other_inputs_are_refused():
 
 @pytest.mark.parametrize("how", [{"batch_size": 1}, {"batch_size": 4}, {"prefill_chunk": 20}])
 def test_scoring_equals_the_forward_pass(how):
-    from ctxbench.models.scoring import Request, Scorer
+    from ctxbench.models.engine import Engine
+    from ctxbench.models.requests import ScoringRequest
+    from ctxbench.models.scoring import Scorer
 
     model = small()
-    requests = [Request(tokens(n, seed=n).tolist(), n - 5) for n in (81, 62, 33)]
-    scores = {}
-    Scorer(model, method_of(model), **how).score(requests, scores.__setitem__)
+    requests = [ScoringRequest(tokens(n, seed=n).tolist(), n - 5) for n in (81, 62, 33)]
+    scores = dict(Scorer(Engine(model, method_of(model), **how)).score(requests))
     assert len(scores) == len(requests)
     for number, score in scores.items():
         request = requests[number]

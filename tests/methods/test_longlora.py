@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ctxbench.methods.longlora import LongLoRA, grouped_attention
-from ctxbench.models.loading import extend
+from ctxbench.models.choosing import warn_untrained
+from ctxbench.models.loading import extend, load_model
 from tests.methods.tiny import ARCHITECTURES, tiny_config, tiny_model, tokens
 
 
@@ -83,3 +84,24 @@ def test_what_does_not_divide_is_refused():
         training_model()(tokens(1, 66))
     with pytest.raises(ValueError, match="0 < ratio"):
         LongLoRA(ratio=0.7, factor=1).resolve(tiny_config())
+
+
+def test_release_restores_the_attention_that_was_there():
+    model = tiny_model(attn_implementation="eager")
+    extend(model, "longlora", length=256)
+    assert model.config._attn_implementation == "ctxbench_longlora"
+    extend(model, "none", override=True)
+    assert model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("name", ["longlora", "self_extend"])
+def test_a_kernel_beside_a_method_that_attends_itself_is_refused(name):
+    with pytest.raises(ValueError, match="attn_implementation=eager would be ignored"):
+        load_model("mini", name, length=1024, attn_implementation="eager")
+
+
+def test_a_model_not_trained_with_it_is_named_once(caplog):
+    warn_untrained.cache_clear()
+    for _ in range(2):
+        load_model("mini", "longlora", length=1024)
+    assert sum("not trained with it" in line for line in caplog.messages) == 1

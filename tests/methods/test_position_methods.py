@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import ctxbench
+from ctxbench.methods.attach import method_of
 from ctxbench.methods.rotary import rotary_dim
 from tests.methods.tiny import tiny_config, tiny_model, tokens
 
@@ -40,11 +41,11 @@ def extended(case: str, architecture: str = "llama", *, length: int = LENGTH, **
 def test_plain_transformers_has_these():
     """What saving does with that is in the contract (test_contract.py)."""
     made = {case: extended(case) for case in METHODS}
-    found = {c for c, model in made.items() if model.ctxbench_method.plain_checkpoint(model.config)}
+    found = {c for c, model in made.items() if method_of(model).plain_checkpoint(model.config)}
     assert found == PLAIN
     for case in ("pi", "yarn", "llama3"):  # Phi-3's config refuses all types but its own
         model = extended(case, "phi3")
-        assert not model.ctxbench_method.plain_checkpoint(model.config)
+        assert not method_of(model).plain_checkpoint(model.config)
 
 
 @torch.no_grad()
@@ -69,10 +70,10 @@ def test_beams_follow_their_row():
 @pytest.mark.parametrize("case", METHODS)
 def test_casting_the_model_leaves_frequencies_exact(case):
     model = extended(case, max_position_embeddings=8192, length=32768)
-    exact, scale = model.ctxbench_method.frequencies(model.config, 8000)
+    exact, scale = method_of(model).frequencies(model.config, 8000)
     model.to(torch.bfloat16)
     position = torch.tensor([[7999]])
-    with model.ctxbench_method.begin_request(model, [8000]):
+    with method_of(model).begin_request(model, [8000]):
         cos, _ = model.base_model.rotary_emb(torch.zeros(1, dtype=torch.float64), position)
     # float32 phases at position 8000 are good to 5e-4; bfloat16 frequencies would be off by radians
     torch.testing.assert_close(
@@ -90,7 +91,7 @@ def test_stateless_policy_recomputes_without_a_cache():
         ids = torch.cat((ids, model(ids).logits[:, -1:].argmax(-1)), 1)
     assert out[0].tolist() == ids[0, : out.shape[1]].tolist()  # may end early, at EOS
     assert out.shape[1] > 70
-    assert model.ctxbench_method.reuse_key(model.config, 100) is None
+    assert method_of(model).reuse_key(model.config, 100) is None
 
 
 @torch.no_grad()
@@ -112,7 +113,7 @@ def test_hf_policy_equals_transformers():
 def test_reuse_keys_are_equal_exactly_where_frequencies_are():
     for case in METHODS:
         model = extended(case)
-        method, config = model.ctxbench_method, model.config
+        method, config = method_of(model), model.config
         for one in (32, 64, 65, 130, 200):
             for two in (40, 64, 66, 130, 256):
                 same = all(

@@ -7,6 +7,7 @@ from transformers import LlamaConfig
 
 import ctxbench
 from ctxbench.core.lengths import parse_length
+from ctxbench.methods import registry
 from ctxbench.methods.record import KEY, Record, read_record, write_record
 from ctxbench.methods.registry import list_presets, method_class, method_summary
 
@@ -91,6 +92,103 @@ def test_a_length_is_a_positive_number_or_an_error(value):
         found, message = None, str(error)
     assert found is None or found > 0
     assert found is not None or "not a length" in message
+
+
+START = """from dataclasses import dataclass
+import ctxbench
+from ctxbench.methods.attention import AttentionMethod
+from ctxbench.methods.rotary import PositionMethod
+from ctxbench.methods.yarn import YaRN as Stretched
+data = dataclass(frozen=True, kw_only=True)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Write files into a folder of a user's methods."""
+    monkeypatch.setattr(registry, "_EXTRA", [tmp_path])
+    return lambda text, name="own.py": (tmp_path / name).write_text(START + text)
+
+
+def test_subclasses_bases_and_several_methods_in_a_file(own):
+    own(
+        "@data\nclass MyYaRN(Stretched, name='my_yarn'):\n    beta_fast: float = 16.0\n"
+        "@data\nclass Other(ctxbench.YaRN, name='other-yarn'):\n    'Another.'\n"
+        "class Base(PositionMethod):\n    pass\n"
+        "@data\nclass Child(Base, name='child'):\n    pass\n"
+    )
+    assert set(ctxbench.list_methods()) >= {"my_yarn", "other-yarn", "child", "yarn"}
+    assert not {"own", ""} & set(ctxbench.list_methods())
+    assert method_summary("other-yarn") == "Another."
+    mine = ctxbench.get_method("my_yarn", length="1k")
+    assert (mine.name, mine.beta_fast, mine.length) == ("my_yarn", 16.0, 1024)
+    assert isinstance(mine, method_class("yarn"))
+    assert method_class("yarn").name == "yarn"
+    assert method_class("child").__bases__[0].name == ""
+
+
+def test_a_file_without_names_is_one_method(own):
+    own("@data\nclass Mine(PositionMethod):\n    'Mine.'\n", "today.py")
+    own(
+        "@data\nclass Base(PositionMethod):\n    pass\nclass B(AttentionMethod):\n    pass\n",
+        "two.py",
+    )
+    assert method_class("today").name == "today"
+    assert "two" not in ctxbench.list_methods()
+
+
+def test_listing_runs_no_file(own):
+    own("raise SystemExit\nclass A(Stretched, name='a'): 'It waits.'\n")
+    assert "a" in ctxbench.list_methods()
+    assert method_summary("a") == "It waits."
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "@data\nclass A(Stretched, name='yarn'): ...",
+            r"twice: .*yarn.py, line \d+, and .*own.py, line 8",
+        ),
+        (
+            "class A(Stretched, name='a'): ...\nclass B(Stretched, name='a'): ...",
+            "line 7, and .* line 8",
+        ),
+        ("N = 'a'\nclass A(Stretched, name=N): ...", "line 8: name=N is not a text in quotes"),
+        ("class A(Stretched, name='a+b'): ...", r"line 7: name='a\+b' is no name of a method"),
+        ("class A(Stretched, name='Big'): ...", "is no name of a method"),
+        ("class A(Stretched, name=''): ...", "is no name of a method"),
+        ("class A(Stretched, name=3): ...", "is no name of a method"),
+        (
+            f"class A(Stretched, name={next(iter(list_presets()))!r}): ...",
+            "line 7: a preset is called",
+        ),
+        ("class A(:", "line 7, is not Python"),
+    ],
+)
+def test_definitions_that_are_refused(own, text, words):
+    own(text)
+    with pytest.raises(ValueError, match=words):
+        ctxbench.list_methods()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("class A(Stretched, name='a'):\n    beta: int = 1", "own.py, line 7: A is no dataclass"),
+        ("1 / 0\n@data\nclass A(Stretched, name='a'): ...", "line 7, cannot be imported: ZeroDiv"),
+        ("class A(dict, name='a'):\n    def __init_subclass__(cls, name): ...", "line 7"),
+    ],
+)
+def test_files_that_cannot_be_used(own, text, words):
+    own(text)
+    with pytest.raises(ValueError, match=words):
+        method_class("a")
+
+
+def test_a_class_made_at_run_time_has_a_fit_name():
+    with pytest.raises(ValueError, match="class X: name='a=b'"):
+        type("X", (method_class("pi"),), {}, name="a=b")
 
 
 DAMAGED = [

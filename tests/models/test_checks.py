@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import ctxbench
 from ctxbench.core.assets import resolve_model
+from ctxbench.methods.attach import method_of
 from ctxbench.models.checks import check_bos
 from ctxbench.models.ctxext import CtxExt
 from tests.methods.tiny import tiny_model
@@ -59,7 +60,7 @@ def test_a_length_beyond_the_window_needs_a_method_by_name():
 def test_a_checkpoint_of_none_still_extrapolates(tmp_path):
     ctxbench.save_model(*ctxbench.load_model("mini", "none", length=512), tmp_path)
     model, _ = ctxbench.load_model(tmp_path, length=1024)
-    assert model.ctxbench_method.length == 1024
+    assert method_of(model).length == 1024
 
 
 @pytest.mark.parametrize("name", ["none", "self_extend", "pi"])

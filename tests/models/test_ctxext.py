@@ -7,10 +7,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 
 import ctxbench
-from ctxbench.core.assets import tasks_path
 from ctxbench.core.stdlib_corpus import held_out_files
+from ctxbench.core.windows import WindowedText
 from ctxbench.models.ctxext import CtxExt
-from ctxbench.tasks.windows import WindowRequest, overlap_windows
+from ctxbench.tasks.leaf_files import tasks_path
+from ctxbench.tasks.perplexity.protocols import overlap_windows
 
 TEXT = dict(held_out_files())["datetime.py"]
 
@@ -80,7 +81,7 @@ def test_window_plans_are_answered_with_sums_and_positions():
     ids = lm.tok_encode(TEXT)[:700]
     windows = overlap_windows(len(ids), 256, 100)
     (answer,) = lm.loglikelihood_rolling(
-        [ask("loglikelihood_rolling", WindowRequest(ids, windows, bucket=64))]
+        [ask("loglikelihood_rolling", WindowedText(ids, windows, bucket=64))]
     )
     assert len(answer["sums"]) == len(windows) > 2
     positions = torch.zeros(4, dtype=torch.float64)
@@ -131,12 +132,12 @@ def test_shared_prefixes_change_nothing(method):
 
 def test_a_method_that_cannot_share_is_not_shared():
     lm = model(policy="stateless")
-    plan = lm.scorer.plan([[1, 2, 3, 4], [1, 2, 3, 5]], [4, 4])
-    assert plan.runs == []
+    schedule = lm.scorer.engine.schedule([[1, 2, 3, 4], [1, 2, 3, 5]], [4, 4])
+    assert schedule.groups == []
     lm = model()
-    assert lm.scorer.plan([[1, 2, 3, 4], [1, 2, 3, 5]], [4, 4]).runs == [[0, 1]]
+    assert lm.scorer.engine.schedule([[1, 2, 3, 4], [1, 2, 3, 5]], [4, 4]).groups == [[0, 1]]
     # beyond the window another length is another base
-    assert lm.scorer.plan([[1, 2, 3, 4], [1, 2, 3, 5]], [400, 401]).runs == []
+    assert lm.scorer.engine.schedule([[1, 2, 3, 4], [1, 2, 3, 5]], [400, 401]).groups == []
 
 
 def test_prefill_in_chunks_changes_nothing():
@@ -169,12 +170,57 @@ def test_half_precision_is_scored_exactly():
         ({"length": 512, "max_length": 1024}, "disagree"),
         ({"stride": 2048}, "stride=2048 is longer than the window"),
         ({"dtype": "float33"}, "dtype='float33'"),
-        ({"delta": "x"}, "delta weights"),
+        ({"delta": "x"}, "delta='x' cannot be combined with ctxext. Add the delta"),
+        ({"autogptq": True}, "loads without it"),
+        ({"gptqmodel": True}, "loads without it"),
+        ({"gguf_file": "x.gguf"}, "Convert the file"),
+        ({"logits_cache": False}, "share_prefixes=False"),
+        ({"mixed_precision_dtype": "bfloat16"}, "Give dtype"),
+        ({"softmax_dtype": "float16"}, "in float32"),
+        ({"subfolder": "x"}, "Give a folder"),
+        ({"load_in_8bit": True}, "saved quantised loads without it"),
+        ({"max_memory": {0: "1GiB"}}, "Give max_memory_per_gpu"),
+        ({"device_map": "auto"}, "parallelize=True"),
+        ({"max_memory_per_gpu": "1GiB"}, "parallelize=True"),
+        ({"max_cpu_memory": "1GiB"}, "parallelize=True"),
+        ({"offload_folder": "x"}, "parallelize=True"),
+        ({"prefill_chunk": "many"}, "'many' is not a length"),
     ],
 )
 def test_bad_arguments(kwargs, words):
     with pytest.raises(ValueError, match=words):
         model(**kwargs)
+
+
+def test_what_only_loads_a_checkpoint_is_refused_for_a_model_in_memory():
+    loaded, tokenizer = ctxbench.load_model("mini", "pi", length=512)
+    for arguments, words in (
+        ({"peft": "x"}, "peft='x' says how a checkpoint is loaded"),
+        ({"variant": "fp16"}, "variant='fp16' says how"),
+        ({"parallelize": True}, "parallelize=True says how"),
+        ({"dtype": "bfloat16"}, "the model in memory has torch.float32"),
+        ({"device": "cuda"}, "the model in memory is on cpu"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            CtxExt(loaded, tokenizer=tokenizer, **arguments)
+    assert CtxExt(loaded, tokenizer=tokenizer, device="cpu", dtype="float32").max_length == 512
+
+
+def test_thinking_ends_at_a_token_given_as_text_or_id():
+    lm = model(length=256)
+    new = lm.tok_encode("class A: class B: c = 3")
+    (end,) = lm.tok_encode(" class")
+    assert end in new
+    assert lm._text(new, []) == "class A: class B: c = 3"
+    for lm.think_end_token in (" class", end):
+        assert lm._text(new, []) == "B: c = 3"
+        assert lm._text(new, [" ="]) == "B: c"
+
+
+def test_a_thinking_model_is_not_asked_to_compare():
+    lm = model(length=256, enable_thinking=True, think_end_token="#")
+    with pytest.raises(ValueError, match="but test compares given answers"):
+        lm.loglikelihood([ask("loglikelihood", "a", " b")])
 
 
 def test_max_length_alone_is_the_length():
@@ -198,7 +244,9 @@ def test_all_that_does_not_fit_is_told_before_anything_is_computed(monkeypatch):
     lm = model(length=256)
     monkeypatch.setattr(lm.scorer, "score", lambda *_: pytest.fail("computed"))
     monkeypatch.setattr(lm.generator, "generate", lambda *_: pytest.fail("computed"))
-    monkeypatch.setattr("ctxbench.models.ctxext.parts", lambda requests: [[r] for r in requests])
+    monkeypatch.setattr(
+        "ctxbench.models.ctxext.split_by_size", lambda requests: [[r] for r in requests]
+    )
     long, longer = TEXT[:3000], TEXT[:4000]
     most = len(lm.tok_encode(longer + " x"))
     words = rf"up to {most} .*: 1 of task a \(up to \d+ tokens\), 2 of task b \(up to {most} tokens"
@@ -212,7 +260,7 @@ def test_all_that_does_not_fit_is_told_before_anything_is_computed(monkeypatch):
     with pytest.raises(ValueError, match=words):
         lm.generate_until([ask("generate_until", text, budgets[t], task=t) for t, text in requests])
     ids = list(range(600))
-    plans = {t: WindowRequest(ids, [[0, 1, n]], 0) for t, n in (("a", 300), ("b", 500))}
+    plans = {t: WindowedText(ids, [[0, 1, n]], 0) for t, n in (("a", 300), ("b", 500))}
     with pytest.raises(ValueError, match=r"1 of task a \(up to 300 .* 1 of task b \(up to 500 "):
         lm.loglikelihood_rolling(
             [ask("loglikelihood_rolling", plan, task=t) for t, plan in plans.items()]
@@ -248,6 +296,7 @@ def test_results_name_the_method():
     said = results["config"]["ctxbench"]
     assert said["method"] == "dynamic_ntk"
     assert said["options"]["factor"] == 2.0
+    assert said["device"] == "cpu"
     assert (said["length"], said["original_length"]) == (512, 256)
     assert results["results"]["mini_needle_256"]["score,none"] >= 0.5
 

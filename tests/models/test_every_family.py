@@ -10,7 +10,8 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from ctxbench import load_model, save_model
-from ctxbench.core.assets import resolve_model, tasks_path
+from ctxbench.core.assets import resolve_model
+from ctxbench.tasks.leaf_files import tasks_path
 
 METHODS = {
     "clex": {"max_factor": 16},

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 import ctxbench
 from ctxbench.cli import main
 from ctxbench.core.assets import resolve_model
+from ctxbench.methods.attach import method_of
 from ctxbench.models.choosing import choose_method
 from ctxbench.models.export import FAR, PHASE_ERROR, export_checkpoint, standard_rope
 from tests.methods.tiny import tiny_config, tiny_model, tokens
@@ -112,7 +113,7 @@ def test_plain_transformers_gives_equal_logits(case, architecture, tmp_path):
 def test_our_own_loader_knows_the_method_again(tmp_path):
     export_checkpoint("mini", tmp_path / "out", "dynamic_ntk", length=1024, factor=2, floor=1024)
     model, tokenizer = ctxbench.load_model(tmp_path / "out")
-    assert model.ctxbench_method.name == "dynamic_ntk"
+    assert method_of(model).name == "dynamic_ntk"
     assert len(tokenizer) == 1280
     saved = json.loads((tmp_path / "out" / "config.json").read_text())
     assert saved["rope_theta"] == saved["rope_parameters"]["rope_theta"] > 1000

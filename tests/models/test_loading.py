@@ -9,11 +9,13 @@ import torch
 from lm_eval.tasks import TaskManager
 
 import ctxbench
-from ctxbench.core.assets import resolve_model, tasks_path
+from ctxbench.core.assets import resolve_model
+from ctxbench.methods.attach import method_of
 from ctxbench.methods.record import read_record
 from ctxbench.models.choosing import choose_method
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.models.loading import extend, load_model, load_tokenizer
+from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.tasks.model_window import model_window
 from ctxbench.tasks.tokenizer import load_tokenizer as load_task_tokenizer
 from tests.methods.tiny import tiny_config, tiny_model
@@ -29,14 +31,14 @@ def saved(tmp_path):
 
 def test_a_record_is_followed(saved):
     model, _ = ctxbench.load_model(saved)
-    assert model.ctxbench_method.factor == 4.0
-    assert model.ctxbench_method.length == 1024
+    assert method_of(model).factor == 4.0
+    assert method_of(model).length == 1024
     assert read_record(model.config).trained_length == 1024
 
 
 def test_a_length_beyond_training_is_extrapolation(saved):
     model, _ = ctxbench.load_model(saved, "pi", length=4096)
-    assert model.ctxbench_method.factor == 4.0
+    assert method_of(model).factor == 4.0
     assert model.config.max_position_embeddings == 4096
     assert read_record(model.config).trained_length == 1024
 
@@ -45,7 +47,7 @@ def test_other_options_need_override_and_are_recorded(saved):
     with pytest.raises(ValueError, match=r"made with method=pi and factor=4.0, but factor=8"):
         ctxbench.load_model(saved, factor=8)
     model, _ = ctxbench.load_model(saved, factor=8, override=True)
-    assert model.ctxbench_method.factor == 8
+    assert method_of(model).factor == 8
     assert read_record(model.config).overridden == {"factor": 4.0}
 
 
@@ -198,7 +200,7 @@ def test_a_new_method_is_one_file(tmp_path, monkeypatch):
         ctxbench.save_model(model, tokenizer, tmp_path / "saved")
         again, _ = ctxbench.load_model(tmp_path / "saved")
         assert torch.equal(again(ids).logits, expected)
-    assert again.ctxbench_method.times == 2.0
+    assert method_of(again).times == 2.0
     results = lm_eval.simple_evaluate(
         model="ctxext",
         model_args={"pretrained": "mini", "method": "halve", "length": 512},

@@ -7,9 +7,10 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from ctxbench.cli import main
-from ctxbench.core.assets import resolve_model, tasks_path
+from ctxbench.core.assets import resolve_model
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.models.plan import _measure, describe_evaluation, plan_evaluation
+from ctxbench.tasks.leaf_files import tasks_path
 
 LLAMA2 = {
     "model_type": "llama",

@@ -32,17 +32,17 @@ class ReferenceLM(LM):
         return -predicted.gather(1, torch.tensor(list(ids[1:]))[:, None])[:, 0]
 
     def loglikelihood_rolling(self, requests):
-        return [self.windows(r.args[0].ctx_request) for r in requests]
+        return [self.windows(r.args[0]) for r in requests]
 
-    def windows(self, request):
+    def windows(self, text):
         sums, positions = [], {}
-        for start, first, end in request["windows"]:
-            losses = dict(enumerate(self.nll(request["ids"][start:end]).tolist(), start + 1))
+        for start, first, end in text.windows:
+            losses = dict(enumerate(self.nll(text.ids[start:end]).tolist(), start + 1))
             scored = {t: loss for t, loss in losses.items() if t >= first}
             sums.append(sum(scored.values()))
             for t, loss in scored.items():
-                if request["bucket"]:
-                    b = (t - start) // request["bucket"]
+                if text.bucket:
+                    b = (t - start) // text.bucket
                     positions[b] = positions.get(b, 0.0) + loss
         return {"sums": sums, "positions": [positions.get(b, 0.0) for b in range(len(positions))]}
 

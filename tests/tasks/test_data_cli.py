@@ -49,8 +49,8 @@ def test_verify_notices_other_tokens(command, capsys):
 
 
 def test_wrong_names_are_errors(command):
-    with pytest.raises(ValueError, match="no task or group 'ruler_5k'"):
-        command("build", "ruler_5k", "--tokenizer", "mini")
+    with pytest.raises(ValueError, match="no task or group 'ruler_5x'"):
+        command("build", "ruler_5x", "--tokenizer", "mini")
     with pytest.raises(ValueError, match="has no data to build"):
         command("build", "longbench_4k", "--tokenizer", "mini")
     with pytest.raises(ValueError, match="No data is called 'nothing'"):

@@ -10,9 +10,9 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer
 
-from ctxbench.core.assets import resolve_model, tasks_path
+from ctxbench.core.assets import resolve_model
 from ctxbench.models.ctxext import CtxExt
-from ctxbench.tasks import leaf_files
+from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.tasks.longbench import build, metrics
 from ctxbench.tasks.longbench import leaves as leaf_module
 from ctxbench.tasks.longbench.prompts import OFFICIAL_ENDS, load_prompt
@@ -118,10 +118,6 @@ def test_the_sets():
     assert len(leaf_module.ALL) == len(set(leaf_module.ALL)) == len(metrics.METRICS) == 21
     assert set(leaf_module.ALL) == set(metrics.METRICS)
     assert (len(leaf_module.PAPER), len(leaf_module.E)) == (16, 13)
-
-
-def test_every_leaf_is_as_its_generator_writes_it():
-    assert leaf_files.differences(leaf_module.FOLDER, leaf_module.leaves()) == []
 
 
 def test_the_paper_set_runs_and_its_score_is_the_plain_mean(tmp_path):

@@ -8,15 +8,16 @@ from lm_eval import simple_evaluate
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
-from ctxbench.core.assets import resolve_model, tasks_path
+from ctxbench.core.assets import resolve_model
+from ctxbench.core.lengths import LADDER
 from ctxbench.models.ctxext import CtxExt
-from ctxbench.tasks import leaf_files, needle_grid
-from ctxbench.tasks.needle_grid import DEPTHS, LENGTHS, GridSettings
+from ctxbench.tasks import needle_grid
+from ctxbench.tasks.leaf_files import constants_of, tasks_path
+from ctxbench.tasks.needle_grid import DEPTHS, GridSettings
 from ctxbench.tasks.needle_scores import overlap
-from ctxbench.tasks.niah import build, haystack, leaves, metrics
+from ctxbench.tasks.niah import build, haystack, metrics
 from ctxbench.tasks.niah.needles import CLASSIC
 from ctxbench.tasks.passkey import build as passkey
-from ctxbench.tasks.passkey import leaves as passkey_leaves
 from ctxbench.tasks.token_count import TokenCounter, render
 from ctxbench.tasks.tokenizer import load_tokenizer
 
@@ -46,11 +47,6 @@ def path_of(tokenizer, data):
 
 def tokens_of(name, text):
     return load_tokenizer(name)(text).input_ids
-
-
-def test_leaf_files_are_up_to_date():
-    assert leaf_files.differences(leaves.FOLDER, leaves.leaves()) == []
-    assert leaf_files.differences(passkey_leaves.FOLDER, passkey_leaves.leaves()) == []
 
 
 # ---------------------------------------------------------------------- prompts
@@ -99,8 +95,7 @@ def test_prompts_have_their_length(data, tokenizer, family, length):
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prompts_of_every_task_have_their_length(data, tokenizer, family):
-    lengths = build.LENGTHS.get(family, tuple(LENGTHS.values()))
-    for length in lengths:
+    for length in build.LCEG_LENGTHS if family == "niah_lceg" else LADDER:
         check_lengths(path_of(tokenizer, data), family, length, 50 if length <= 16384 else 10)
 
 
@@ -188,10 +183,10 @@ def test_a_needle_that_does_not_fit_is_an_error(data):
 
 
 def test_the_lceg_grid_is_the_papers():
-    lengths = build.LENGTHS["niah_lceg"]
+    lengths = build.LCEG_LENGTHS
     # 40 lengths from 1000 to 128000, the figures show those below 64000
     assert (len(lengths), lengths[0], lengths[1], lengths[-1]) == (20, 1000, 4256, 62872)
-    assert len(build.leaves_of("niah_lceg")) == 20
+    assert len(constants_of("niah_lceg")) == 20
 
 
 def test_the_lceg_prompt(data):
@@ -364,10 +359,10 @@ def test_depths_share_their_beginning_where_the_method_allows(method, least):
     lm = CtxExt(pretrained="mini", length=2048, **method)
     docs = build.load(1024, tokenizer="mini", samples=10)["test"]
     prompts = [lm.tok_encode(build.doc_to_text(doc)) for doc in docs]
-    plan = lm.scorer.plan(prompts, [len(ids) + 50 for ids in prompts])
+    schedule = lm.scorer.engine.schedule(prompts, [len(ids) + 50 for ids in prompts])
     # Below a fifth of its tokens in common a prompt runs in a batch instead (MIN_SAVING).
-    assert plan.saved / plan.tokens >= least
-    assert bool(plan.runs) == bool(least)
+    assert schedule.saved / schedule.tokens >= least
+    assert bool(schedule.groups) == bool(least)
 
 
 def test_the_model_runs_both_tasks():

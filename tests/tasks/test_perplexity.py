@@ -15,13 +15,12 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer
 
-from ctxbench.core.assets import tasks_path
+from ctxbench.core.windows import WindowedText
 from ctxbench.models.ctxext import CtxExt
-from ctxbench.tasks import leaf_files
+from ctxbench.tasks.leaf_files import base_file, tasks_path
 from ctxbench.tasks.perplexity import build, metrics, texts
 from ctxbench.tasks.perplexity import leaves as leaf_module
-from ctxbench.tasks.windows import (
-    WindowRequest,
+from ctxbench.tasks.perplexity.protocols import (
     in_chunks,
     overlap_windows,
     prefix_windows,
@@ -65,7 +64,7 @@ def stream(tokenizer):
 def leaf(folder, protocol, length=LENGTH):
     name = f"probe_{protocol}"
     content = {
-        "include": str(tasks_path() / "perplexity" / f"_{protocol}.yaml"),
+        "include": base_file("perplexity", f"_{protocol}"),
         "task": name,
         "dataset_kwargs": {
             "ctx_source": "text",
@@ -170,7 +169,7 @@ def test_lceg_landmark_reads_parts(tmp_path, lm, tokenizer_path):
     whole = evaluate(tmp_path, lm, tokenizer_path, "overlap", path)
     assert found["ppl_lceg_landmark"] == parts["ppl_overlap"]
     assert abs(found["ppl_lceg_landmark"] - whole["ppl_overlap"]) > 1e-3
-    for name, content in leaf_module.leaves().items():
+    for name, content in leaf_module.leaves(None).items():
         if "lceg_landmark_" in name:
             assert content["dataset_kwargs"]["ctx_chunk"] == 512
 
@@ -230,8 +229,8 @@ def test_two_processes_give_the_result_of_one(tmp_path, lm, tokenizer_path):
             task.build_all_requests(rank=rank, world_size=world_size)
             for request in task.instances:
                 fake = {"sums": [], "positions": [0.0, 0.0]}
-                for start, first, end in request.args[0].ctx_request["windows"]:
-                    ids = request.args[0].ctx_request["ids"][start:end]
+                for start, first, end in request.args[0].windows:
+                    ids = request.args[0].ids[start:end]
                     fake["sums"].append(sum(ids[first - start :]) / 1e3)
                 values.append(task.process_results(request.doc, [fake])["ppl_overlap"])
         assert len(values) == len(task.eval_docs) >= 4
@@ -285,7 +284,7 @@ def test_cost_is_told_before_the_run(tmp_path, tokenizer_path, caplog):
 
 
 def test_other_models_get_a_clear_message(tmp_path, lm, tokenizer_path):
-    request = WindowRequest([1, 2, 3], [[0, 1, 3]])
+    request = WindowedText([1, 2, 3], [[0, 1, 3]])
     with pytest.raises(ValueError, match="--model ctxext"):
         request.startswith("<s>")
     name = leaf(tmp_path, "prefix")
@@ -314,14 +313,20 @@ def test_stock_hf_refuses_before_it_computes(tmp_path, tokenizer_path):
         )
 
 
+@pytest.mark.parametrize("window", [(0, 0, 2), (2, 1, 3), (1, 2, 2), (-1, 1, 2), (0, 1, 4)])
+def test_a_window_that_scores_nothing_or_leaves_the_text_is_named(window):
+    with pytest.raises(ValueError, match="of 3 tokens makes no sense"):
+        WindowedText([1, 2, 3], [(0, 1, 3), window])
+
+
 def test_requests_survive_pickling_and_differ():
     import pickle
 
-    request = WindowRequest([1, 2, 3], [[0, 1, 3]], 2)
+    request = WindowedText([1, 2, 3], [[0, 1, 3]], 2)
     copy = pickle.loads(pickle.dumps(request))
     assert copy == request
-    assert copy.ctx_request == request.ctx_request
-    assert request != WindowRequest([1, 2, 4], [[0, 1, 3]], 2)
+    assert vars(copy) == vars(request)
+    assert request != WindowedText([1, 2, 4], [[0, 1, 3]], 2)
 
 
 def test_pg19_and_proof_pile_files_in_their_own_schema(tmp_path, monkeypatch, tokenizer_path):
@@ -341,12 +346,8 @@ def test_pg19_and_proof_pile_files_in_their_own_schema(tmp_path, monkeypatch, to
     assert proof_pile["test"][0]["skipped"] == 1
 
 
-def test_every_leaf_is_as_its_generator_writes_it():
-    assert leaf_files.differences(leaf_module.FOLDER, leaf_module.leaves()) == []
-
-
 def test_every_leaf_and_group_is_found_by_lm_eval():
     manager = TaskManager(include_path=str(tasks_path()), include_defaults=False)
-    names = set(leaf_module.leaves())
+    names = set(leaf_module.leaves(None))
     assert names <= set(manager.all_tasks)
     assert {"pg19_ppl_32k", "proof_pile_ppl_sliding_64k", "text_ppl_prefix_2k"} <= names

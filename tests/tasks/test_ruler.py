@@ -10,18 +10,18 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import pytest
-import yaml
 from lm_eval.tasks import TaskManager
 
-from ctxbench.core.assets import tasks_path
-from ctxbench.tasks import leaf_files, recipes
-from ctxbench.tasks.model_window import check_window
+from ctxbench.core.lengths import LADDER
+from ctxbench.tasks import recipes
+from ctxbench.tasks.leaf_files import constants_of, ladder, tasks_path
+from ctxbench.tasks.model_window import check_task_length
 from ctxbench.tasks.ruler import build, leaves, metrics
 from ctxbench.tasks.ruler.family import DoesNotFit, RulerSettings, largest_that_fits
 from ctxbench.tasks.ruler.fwe import _ZETA, word_counts
 from ctxbench.tasks.ruler.niah import Niah
 from ctxbench.tasks.ruler.stream import Stream
-from ctxbench.tasks.ruler.subtasks import LENGTHS, SUBTASKS
+from ctxbench.tasks.ruler.subtasks import SUBTASKS
 from ctxbench.tasks.ruler.words import Pairs, common_words, pairs
 from ctxbench.tasks.token_count import TokenCounter, render
 from ctxbench.tasks.tokenizer import load_tokenizer
@@ -268,11 +268,11 @@ def test_a_failure_leaves_no_file(tmp_path, monkeypatch):
 
 def test_a_window_that_is_too_short_stops_before_generation():
     with pytest.raises(ValueError, match=r"window is 2048 tokens.*ctxext"):
-        check_window(4096, "ruler_4k_vt", {"pretrained": "x", "method": "pi", "length": "2k"})
+        check_task_length(4096, "ruler_4k_vt", {"pretrained": "x", "method": "pi", "length": "2k"})
     with pytest.raises(ValueError, match="window is 256 tokens"):
-        check_window(4096, "ruler_4k_vt", {"pretrained": "mini"})
-    check_window(4096, "ruler_4k_vt", {"pretrained": "mini", "method": "pi"})
-    check_window(4096, "ruler_4k_vt", {"pretrained": "mini", "max_length": 4096})
+        check_task_length(4096, "ruler_4k_vt", {"pretrained": "mini"})
+    check_task_length(4096, "ruler_4k_vt", {"pretrained": "mini", "method": "pi"})
+    check_task_length(4096, "ruler_4k_vt", {"pretrained": "mini", "max_length": 4096})
 
 
 def test_chat_template_is_counted_and_the_prefix_comes_last(data, empty_cache, monkeypatch):
@@ -294,24 +294,22 @@ def test_chat_template_is_counted_and_the_prefix_comes_last(data, empty_cache, m
             assert text.count("[INST]") == (2 if subtask == "cwe" else 1)
 
 
-def test_leaf_files_are_as_written():
-    assert leaf_files.differences(leaves.FOLDER, leaves.leaves()) == []
-
-
 def test_groups_hold_thirteen_leaves_each():
-    files = leaves.leaves()
+    files = leaves.leaves(None)
 
     def leaf_names(name):
         tasks = files[name].get("task")
         return [name] if isinstance(tasks, str) else [x for t in tasks for x in leaf_names(t)]
 
-    for key, length in LENGTHS.items():
+    for key, length in ladder(LADDER, None).items():
         wanted = {build.leaf_name(subtask, length) for subtask in SUBTASKS}
         assert set(leaf_names(f"ruler_{key}")) == wanted
-        assert {build.leaf_name(*leaf) for leaf in build.leaves_of(f"ruler_{key}")} == wanted
-    assert len(leaf_names("ruler_all")) == len(build.leaves_of("ruler_all")) == 6 * 13
-    assert build.leaves_of("ruler_4k_nothing") == []
-    assert yaml.safe_load((leaves.FOLDER / "ruler_4k_vt.yaml").read_text())["task"] == "ruler_4k_vt"
+        assert set(constants_of(f"ruler_{key}")) == wanted
+    assert len(leaf_names("ruler_all")) == len(constants_of("ruler_all")) == 6 * 13
+    assert constants_of("ruler_24k_qa_1") == {
+        "ruler_24k_qa_1": {"ctx_subtask": "qa_1", "ctx_length": 24576}
+    }
+    assert constants_of("ruler_4k_nothing") == {}
 
 
 def test_harness_sends_prompt_and_prefix_as_they_are(data, tok, golden_dir):

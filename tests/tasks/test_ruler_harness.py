@@ -7,8 +7,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 import ctxbench
-from ctxbench.core.assets import tasks_path
 from ctxbench.models.ctxext import CtxExt
+from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.tasks.ruler import build
 from ctxbench.tasks.ruler.subtasks import SUBTASKS
 from tests.methods.tiny import tiny_model

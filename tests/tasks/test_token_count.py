@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ctxbench.core.compat.nltk import english_splitter
 from ctxbench.tasks.additivity import additivity
 from ctxbench.tasks.essays import load_essays
-from ctxbench.tasks.sentences import _tokenizer
 from ctxbench.tasks.token_count import (
     TokenCounter,
     fingerprint,
@@ -102,7 +102,7 @@ def test_essays_are_split_as_the_official_code_splits_a_prefix(data_dir, monkeyp
     """Also where punkt splits inside a word, and beyond the end of the file."""
     monkeypatch.setenv("CTXBENCH_DATA", str(data_dir))
     essays = load_essays(str(data_dir))
-    punkt = _tokenizer(str(data_dir / "nltk_data/tokenizers/punkt_tab/english"))
+    punkt = english_splitter(str(data_dir / "nltk_data/tokenizers/punkt_tab/english"))
     for count in (1, 50, 137, 2500, 3210):
         text = " ".join(essays._source[:count])
         wanted = punkt.tokenize(text)

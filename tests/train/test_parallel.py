@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from ctxbench import load_model
+from ctxbench.train.export import gather_weights
 from ctxbench.train.loop import train
 from ctxbench.train.sequence import SequenceParallel
 from tests.methods.tiny import tiny_model
@@ -170,3 +175,23 @@ def test_launch_configs_are_accelerates(file):
     config = load_config_from_file(str(file))
     assert config.mixed_precision == "no"
     assert config.num_processes in (1, 2, 8, 32)
+
+
+def test_gathered_weights_are_whole_equal_and_tied(tmp_path):
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = tiny_model("llama")
+        model.lm_head.weight = model.model.embed_tokens.weight
+        expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        mesh = init_device_mesh("cpu", (1,))
+        for part in (*model.model.layers, model):
+            fully_shard(part, mesh=mesh)
+        assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+        gather_weights(model)
+    finally:
+        dist.destroy_process_group()
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    found = model.state_dict()
+    assert not any(isinstance(tensor, DTensor) for tensor in found.values())
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

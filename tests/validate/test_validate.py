@@ -83,7 +83,7 @@ def test_a_broken_method_is_found(name, tmp_path, own_folders):
             assert change[0] in text
             text = text.replace(*change)
     file = tmp_path / f"broken_{name.replace('-', '_')}.py"
-    file.write_text(text)
+    file.write_text(text.replace(', name="my_method"', ""))  # then the file's name is the method's
     checks, subject = cli.find(str(file), {}, "llama")
     outcome = run_check(checks[name.partition("-")[0]], subject)
     assert outcome.status == FAILED
@@ -95,6 +95,41 @@ def test_a_class_called_method_is_a_method(tmp_path, own_folders):
     registry.add_method_folder(tmp_path)
     assert registry.method_class("my_method").__name__ == "MyMethod"
     assert "rotary" not in registry.list_methods()
+
+
+TWO = """import ctxbench
+from dataclasses import dataclass
+from ctxbench.methods.rotary import PositionMethod as Base
+
+
+class Shared(Base):
+    def scaled(self, config, current_length):
+        return ctxbench.get_method("pi", factor=2).scaled(config, current_length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class One(Shared, name="one"):
+    \"\"\"One (2023).\"\"\"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Two(ctxbench.YaRN, name="two"):
+    \"\"\"Two (2023).\"\"\"
+"""
+
+
+def test_every_method_of_a_file_is_validated(tmp_path, own_folders, capsys):
+    file = tmp_path / "several.py"
+    file.write_text('"""Several methods, 2023."""\n\n' + TWO)
+    assert main(["validate", f"{file}"]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split("(")[0] for line in printed.splitlines() if line.startswith("method ")] == [
+        "method one",
+        "method two",
+    ]
+    assert cli.subjects(f"{file}:two") == ["two"]
+    with pytest.raises(ValueError, match="no method 'tow'; did you mean two"):
+        cli.subjects(f"{file}:tow")
 
 
 # --------------------------------------------------------------------- tasks
@@ -243,7 +278,7 @@ def test_the_command(tmp_path):
     [
         ('"""Divide', '""Divide', r"broken\.py, line \d+, is not Python"),
         ("method = super()", "method = supper()", r"NameError: .* \(broken\.py:\d+\)"),
-        ("import check_positive", "import check_positives", r"ImportError: .* \(broken\.py:\d+\)"),
+        ("import ctxbench", "import ctxbenches", r"broken\.py, line 9, .* ModuleNotFoundError:"),
     ],
 )
 def test_a_file_that_does_not_begin_is_one_line(old, new, words, tmp_path, own_folders):
@@ -262,7 +297,7 @@ def test_a_file_that_does_not_begin_is_one_line(old, new, words, tmp_path, own_f
     [
         ("yrn", "neither a method nor a task folder; did you mean yarn"),
         ("nowhere.py", "There is no file nowhere.py"),
-        (str(ROOT / "ctxbench" / "assets.py"), "defines no method"),
+        (str(ROOT / "ctxbench" / "core" / "assets.py"), "defines no method"),
         (str(ROOT / "train"), "has no task file"),
     ],
 )

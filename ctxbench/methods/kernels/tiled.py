@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import torch
 
+from ctxbench.core.compat.torch import cpu_attention
 from ctxbench.methods.kernels.plan import AttentionPlan, Branch
 from ctxbench.methods.kernels.rope import Rope
 
@@ -144,9 +145,7 @@ def attend(
         bias = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)
         bias.masked_fill_(~mask, torch.finfo(query.dtype).min / 2)
     if query.device.type == "cpu" and not needs_grad(query, key, value):
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, False, attn_mask=bias, scale=scale
-        )
+        return cpu_attention(query, key, value, bias, scale)
     scores = query @ key.transpose(-1, -2) * scale
     if bias is not None:
         scores = scores + bias

@@ -45,10 +45,12 @@ class Options:
         budget: `official` leaves room for the answer, `lceg` does not, as the paper's runs: such a
             prompt may pass the window, which the model `ctxext` is told is meant.
         data_dir: searched before `CTXBENCH_DATA`.
+        templates: `unchecked` goes on with a prompt that is not the one that was checked.
     """
 
     budget: Literal["official", "lceg"] = "official"
     data_dir: str | None = None
+    templates: Literal["checked", "unchecked"] = "checked"
 
 
 def docs(ctx_dataset: str, ctx_length: int, **metadata: Any) -> dict[str, datasets.Dataset]:
@@ -65,7 +67,7 @@ def docs(ctx_dataset: str, ctx_length: int, **metadata: Any) -> dict[str, datase
     """
     options = read_settings(Options, metadata, "Metadata", strict=False)
     tokenizer = load_tokenizer(tokenizer_name(**metadata))
-    prompt = load_prompt(ctx_dataset.removesuffix("_e"))
+    prompt = load_prompt(ctx_dataset.removesuffix("_e"), options.templates)
     rows, skipped = [], 0
     for row in read_rows(ctx_dataset, options.data_dir):
         if not row["context"].strip() or not row["answers"]:

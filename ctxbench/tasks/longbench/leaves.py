@@ -1,23 +1,28 @@
-"""Write the task files of LongBench: data set x length, and the groups over them."""
+"""LongBench's task files: data set x length, and the groups over them."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
 from ctxbench.core.longbench_sets import ALL, CATEGORIES, PAPER, E
-from ctxbench.tasks import leaf_files
+from ctxbench.tasks.leaf_files import Leaves, base_file, group, ladder
 from ctxbench.tasks.longbench.prompts import load_prompt
 
-FOLDER = Path(__file__).parent / "leaves"
-LENGTHS = {"4k": 4096, "16k": 16384, "32k": 32768}
+LENGTHS = (4096, 16384, 32768)
 E_NAMES = tuple(f"{name}_e" for name in E)
+_METRICS = ("score", "score_lceg", "truncated", "past_window")
+"""A group's are plain means over its data sets, as in the paper."""
 
 
-def leaves() -> dict[str, dict]:
-    """Return the content of every file by its name."""
-    files: dict[str, dict] = {}
-    for suffix, length in LENGTHS.items():
+def leaves(numbers: Sequence[int] | None) -> Leaves:
+    """Return the content of every file by its name; see `leaf_files`."""
+    files: Leaves = {}
+    for suffix, length in ladder(LENGTHS, numbers).items():
+
+        def names(members: Sequence[str], suffix: str = suffix) -> list[str]:
+            return [f"longbench_{suffix}_{name}" for name in members]
+
         for name in ALL + E_NAMES:
             files[f"longbench_{suffix}_{name}"] = {
-                "include": "../_e.yaml" if name.endswith("_e") else "../_base.yaml",
+                "include": base_file("longbench", "_e" if name.endswith("_e") else "_base"),
                 "task": f"longbench_{suffix}_{name}",
                 "task_alias": name,
                 "dataset_kwargs": {"ctx_dataset": name, "ctx_length": length},
@@ -25,32 +30,17 @@ def leaves() -> dict[str, dict]:
                     # No stop text: the official code cuts when it scores, and a leading newline,
                     # which it strips, would end the answer before it began.
                     "until": [],
-                    "max_gen_toks": load_prompt(name.removesuffix("_e")).max_gen_toks,
+                    "max_gen_toks": load_prompt(
+                        name.removesuffix("_e"),
+                        "unchecked",  # checked when prompts are made
+                    ).max_gen_toks,
                     "do_sample": False,
                 },
             }
-        files[f"longbench_{suffix}"] = _group(f"longbench_{suffix}", suffix, PAPER)
-        files[f"longbench21_{suffix}"] = _group(f"longbench21_{suffix}", suffix, ALL)
-        files[f"longbench_e_{suffix}"] = _group(f"longbench_e_{suffix}", suffix, E_NAMES)
-        for category, names in CATEGORIES.items():
-            for family, members in (("longbench", PAPER), ("longbench21", ALL)):
-                group = f"{family}_{suffix}_{category}"
-                files[group] = _group(group, suffix, tuple(n for n in names if n in members))
+        groups = {f"longbench_{suffix}": PAPER, f"longbench21_{suffix}": ALL}
+        groups[f"longbench_e_{suffix}"] = E_NAMES
+        for category, members in CATEGORIES.items():
+            groups[f"longbench21_{suffix}_{category}"] = members
+            groups[f"longbench_{suffix}_{category}"] = tuple(n for n in members if n in PAPER)
+        files |= {name: group(name, names(members), _METRICS) for name, members in groups.items()}
     return files
-
-
-def _group(group: str, suffix: str, names: tuple[str, ...]) -> dict:
-    """Return a group whose scores are the plain means over its data sets, as in the paper."""
-    return {
-        "group": group,
-        "task": [f"longbench_{suffix}_{name}" for name in names],
-        "aggregate_metric_list": [
-            {"metric": metric, "aggregation": "mean", "weight_by_size": False}
-            for metric in ("score", "score_lceg", "truncated", "past_window")
-        ],
-        "metadata": {"version": 1.0},
-    }
-
-
-if __name__ == "__main__":
-    leaf_files.write(FOLDER, leaves())

@@ -7,9 +7,8 @@ lm-eval's task files hold the 21 prompt texts; compared with the official
 import re
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 
-import yaml
+from ctxbench.core.compat.templates import LONGBENCH, check_templates
 
 # dataset -> (how lm-eval's prompt ends, how the official one does)
 OFFICIAL_ENDS = {
@@ -34,31 +33,23 @@ class Prompt:
         return re.sub(r"\{(context|input)\}", lambda field: row[field[1]], self.template)
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads lm-eval's task files without importing the functions they name."""
-
-
-_Loader.add_constructor("!function", lambda loader, node: None)
-
-
 @cache
-def load_prompt(dataset: str) -> Prompt:
-    """Read the prompt of a data set (a LongBench name without `_e`).
+def load_prompt(dataset: str, templates: str = "checked") -> Prompt:
+    """Return the prompt of a data set.
+
+    Args:
+        dataset: a LongBench name without `_e`.
+        templates: metadata; `unchecked` goes on with a text that is not the one that was checked.
 
     Raises:
-        ValueError: the installed lm-eval's prompt is not the one that was compared.
+        ValueError: the installed lm-eval's prompt is not the one that was checked.
     """
-    text = resources.files("lm_eval.tasks.longbench").joinpath(f"{dataset}.yaml").read_text("utf-8")
-    task = yaml.load(text, _Loader)
+    check_templates([LONGBENCH[dataset]], templates)
+    text, _, max_gen_toks = LONGBENCH[dataset].read().rpartition("\n")
     # The copy of the data that lm-eval reads calls the official column `input` `question`.
-    template = task["doc_to_text"].replace("{{context}}", "{context}")
+    template = text.replace("{{context}}", "{context}")
     template = template.replace("{{question}}", "{input}")
-    if dataset in OFFICIAL_ENDS:
-        theirs, official = OFFICIAL_ENDS[dataset]
-        if not template.endswith((theirs, official)):
-            raise ValueError(
-                f"The prompt of {dataset!r} in the installed lm-eval ends with {template[-30:]!r}; "
-                f"known are {theirs!r} and {official!r}. Install lm-eval 0.4.13, or report this."
-            )
-        template = template.removesuffix(official).removesuffix(theirs) + official
-    return Prompt(template=template, max_gen_toks=task["generation_kwargs"]["max_gen_toks"])
+    theirs, official = OFFICIAL_ENDS.get(dataset, ("", ""))
+    if template.endswith(theirs):
+        template = template.removesuffix(theirs) + official
+    return Prompt(template=template, max_gen_toks=int(max_gen_toks))

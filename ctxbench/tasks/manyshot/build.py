@@ -5,7 +5,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 
@@ -61,6 +61,7 @@ class Options:
         lceg_window: tokens the paper's form is cut to, without room for the answer as in the paper,
             which gave its base model 4096 and the extended ones 32768.
         data_dir: searched before `CTXBENCH_DATA`.
+        templates: `unchecked` goes on with a prompt that is not the one that was checked.
     """
 
     runs: Count = 10
@@ -68,6 +69,7 @@ class Options:
     samples: Count = trec.TEST_QUESTIONS
     lceg_window: Count = 32768
     data_dir: str | None = None
+    templates: Literal["checked", "unchecked"] = "checked"
 
 
 def trec_run(granularity: str, shots: int, run: int, options: Options) -> Run:
@@ -143,7 +145,7 @@ def lceg_docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict[str, dat
     """
     options = read_settings(Options, {"runs": 1, **metadata}, "Metadata", strict=False)
     tokenizer = load_tokenizer(tokenizer_name(**metadata))
-    prompt = load_prompt("trec")
+    prompt = load_prompt("trec", options.templates)
     rows = []
     for number in range(options.runs):
         run = trec_run(ctx_labels, ctx_shots, number, options)

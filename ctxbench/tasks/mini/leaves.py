@@ -1,11 +1,10 @@
-"""Write the task files of the mini family: `python -m ctxbench.tasks.mini.leaves`."""
+"""The mini family's task files."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
-from ctxbench.tasks import leaf_files
+from ctxbench.tasks.leaf_files import Leaves, base_file, ladder
 
-FOLDER = Path(__file__).parent / "leaves"
-LENGTHS = {"128": 128, "256": 256, "512": 512, "1k": 1024, "2k": 2048, "4k": 4096}
+LENGTHS = (128, 256, 512, 1024, 2048, 4096)
 FAMILIES = {
     "mini_needle": ("needle", {"ctx_distractors": 3}, 128),
     "mini_needle_hard": ("needle", {"ctx_distractors": 15}, 256),
@@ -16,19 +15,15 @@ FAMILIES = {
 """Name: (base file, constants, shortest length that fits)."""
 
 
-def leaves() -> dict[str, dict]:
-    """Return the content of every file by its name."""
+def leaves(numbers: Sequence[int] | None) -> Leaves:
+    """Return the content of every file by its name; see `leaf_files`."""
     return {
         f"{family}_{name}": {
-            "include": f"../_{base}.yaml",
+            "include": base_file("mini", f"_{base}"),
             "task": f"{family}_{name}",
             "dataset_kwargs": {"ctx_length": length, **constants},
         }
         for family, (base, constants, shortest) in FAMILIES.items()
-        for name, length in LENGTHS.items()
+        for name, length in ladder(LENGTHS, numbers).items()
         if length >= shortest
     }
-
-
-if __name__ == "__main__":
-    leaf_files.write(FOLDER, leaves())

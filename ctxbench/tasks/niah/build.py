@@ -18,12 +18,8 @@ _HEAD = "This is a very long story book: <book> "
 _TAIL = " </book>.\n Based on the content of the book, Question: {question}\nAnswer:"
 _NEW_TOKENS = 50
 
-LENGTHS = {
-    "niah": tuple(needle_grid.LENGTHS.values()),
-    "niah_lceg": tuple(
-        int(n) for n in np.linspace(1000, 128000, 40).round().astype(int) if n < 64000
-    ),
-}
+LCEG_LENGTHS = tuple(int(n) for n in np.linspace(1000, 128000, 40).round().astype(int) if n < 64000)
+"""Of the study's grid, tokens."""
 GRIDS = {
     "niah": Grid("niah", Frame(_HEAD, _TAIL, " ", _NEW_TOKENS), load_haystack, draw),
     "niah_lceg": Grid(
@@ -65,14 +61,6 @@ report_skips = needle_grid.report_skips
 def leaf_name(grid: str, length: int) -> str:
     """Return the name of a task."""
     return GRIDS[grid].leaf(length)
-
-
-def leaves_of(name: str) -> list[tuple[str, int]]:
-    """Return grid and length of every task of a name; empty if it is none of ours."""
-    everything = [(grid, length) for grid in GRIDS for length in LENGTHS[grid]]
-    return [leaf for leaf in everything if name == leaf_name(*leaf)] or [
-        leaf for leaf in everything if name == leaf[0] == "niah_lceg"
-    ]
 
 
 def get_recipes(

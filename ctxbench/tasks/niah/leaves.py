@@ -1,36 +1,29 @@
-"""Write the needle's task files: `python -m ctxbench.tasks.niah.leaves`."""
+"""The needle's task files: ours at any length, the LCEG study's at the lengths of its grid."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
-from ctxbench.tasks import leaf_files
-from ctxbench.tasks.niah.build import LENGTHS, leaf_name
+from ctxbench.core.lengths import LADDER
+from ctxbench.tasks.leaf_files import Leaves, base_file, group
+from ctxbench.tasks.niah.build import LCEG_LENGTHS, leaf_name
 
-FOLDER = Path(__file__).parent / "leaves"
-_BASES = {"niah": "../_niah.yaml", "niah_lceg": "../_lceg.yaml"}
+_METRICS = ("score", "exact", "rouge1")
 
 
-def leaves() -> dict[str, dict]:
-    """Return the content of every file by its name."""
-    files: dict[str, dict] = {
-        leaf_name(grid, length): {
-            "include": _BASES[grid],
-            "task": leaf_name(grid, length),
-            "dataset_kwargs": {"ctx_grid": grid, "ctx_length": length},
-        }
-        for grid, lengths in LENGTHS.items()
-        for length in lengths
-    }
-    metrics = ("score", "exact", "rouge1")
-    files["niah_lceg"] = {
-        "group": "niah_lceg",
-        "task": [leaf_name("niah_lceg", length) for length in LENGTHS["niah_lceg"]],
-        "aggregate_metric_list": [
-            {"metric": name, "aggregation": "mean", "weight_by_size": False} for name in metrics
-        ],
-        "metadata": {"version": 1.0},
-    }
+def leaves(numbers: Sequence[int] | None) -> Leaves:
+    """Return the content of every file by its name; see `leaf_files`."""
+    files = _grid("niah", "_niah", LADDER if numbers is None else numbers)
+    if numbers is None:
+        study = _grid("niah_lceg", "_lceg", LCEG_LENGTHS)
+        files |= {**study, "niah_lceg": group("niah_lceg", study, _METRICS)}
     return files
 
 
-if __name__ == "__main__":
-    leaf_files.write(FOLDER, leaves())
+def _grid(grid: str, base: str, lengths: Sequence[int]) -> Leaves:
+    return {
+        leaf_name(grid, length): {
+            "include": base_file("niah", base),
+            "task": leaf_name(grid, length),
+            "dataset_kwargs": {"ctx_grid": grid, "ctx_length": length},
+        }
+        for length in lengths
+    }

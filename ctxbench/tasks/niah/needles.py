@@ -2,7 +2,8 @@
 
 import random
 
-from ctxbench.tasks.needle_grid import LENGTHS, Needle
+from ctxbench.core.lengths import LADDER
+from ctxbench.tasks.needle_grid import Needle
 
 # gkamradt/LLMTest_NeedleInAHaystack, needlehaystack/run.py
 _CLASSIC = "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a "
@@ -41,7 +42,7 @@ def draw(rng: random.Random, run: int, haystack) -> tuple[Needle, int]:
     needle = random_needle(rng) if run else CLASSIC
     # So early that the longest haystack does not reach the end of the essays, where they allow it.
     starts = haystack.sentence_starts(0, haystack.prefix(haystack.source_words))
-    last = starts[-1] - max(LENGTHS.values())
+    last = starts[-1] - max(LADDER)
     return needle, rng.choice([start for start in starts if start <= last] or starts[:1])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ctxbench.tasks import needle_grid
-from ctxbench.tasks.needle_grid import LENGTHS, Frame, Grid, Needle
+from ctxbench.tasks.needle_grid import Frame, Grid, Needle
 from ctxbench.tasks.recipes import RecipeFile
 
 # epfml/landmark-attention, llama/run_test.py:96-134
@@ -87,11 +87,6 @@ report_skips = needle_grid.report_skips
 def leaf_name(length: int) -> str:
     """Return the name of a task."""
     return GRID.leaf(length)
-
-
-def leaves_of(name: str) -> list[tuple[int]]:
-    """Return the length of the task of a name, in a list; empty if it is none of ours."""
-    return [(length,) for length in LENGTHS.values() if leaf_name(length) == name]
 
 
 def get_recipes(

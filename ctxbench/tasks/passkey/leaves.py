@@ -1,25 +1,19 @@
-"""Write the passkey's task files: `python -m ctxbench.tasks.passkey.leaves`."""
+"""The passkey's task files."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
-from ctxbench.tasks import leaf_files
-from ctxbench.tasks.needle_grid import LENGTHS
+from ctxbench.core.lengths import LADDER
+from ctxbench.tasks.leaf_files import Leaves, base_file
 from ctxbench.tasks.passkey.build import leaf_name
 
-FOLDER = Path(__file__).parent / "leaves"
 
-
-def leaves() -> dict[str, dict]:
-    """Return the content of every file by its name."""
+def leaves(numbers: Sequence[int] | None) -> Leaves:
+    """Return the content of every file by its name; see `leaf_files`."""
     return {
         leaf_name(length): {
-            "include": "../_passkey.yaml",
+            "include": base_file("passkey", "_passkey"),
             "task": leaf_name(length),
             "dataset_kwargs": {"ctx_length": length},
         }
-        for length in LENGTHS.values()
+        for length in (LADDER if numbers is None else numbers)
     }
-
-
-if __name__ == "__main__":
-    leaf_files.write(FOLDER, leaves())

@@ -13,9 +13,10 @@ import datasets
 import numpy as np
 
 from ctxbench.core.settings import Count, Range, Whole, read_settings
+from ctxbench.core.windows import Window
+from ctxbench.tasks.perplexity.protocols import OVER_DOCUMENTS, PROTOCOLS
 from ctxbench.tasks.perplexity.texts import SOURCES, Documents, locate, read_documents
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
-from ctxbench.tasks.windows import OVER_DOCUMENTS, PROTOCOLS, Window
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ WINDOWS_PER_SHARD = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class WindowPlan:
+class TokenWindows:
     """All windows of a task over one stream of token ids."""
 
     ids: np.ndarray
@@ -42,7 +43,7 @@ class WindowPlan:
         )
 
 
-def make_plan(documents: Documents, protocol: str, length: int, stride: int) -> WindowPlan:
+def lay_windows(documents: Documents, protocol: str, length: int, stride: int) -> TokenWindows:
     """Lay the windows of a protocol over documents.
 
     `overlap` and `lceg_landmark` treat them as one stream, as the paper does: windows may cross
@@ -52,19 +53,19 @@ def make_plan(documents: Documents, protocol: str, length: int, stride: int) -> 
     Raises:
         ValueError: not one window fits.
     """
-    enumerate_windows = PROTOCOLS[protocol]
+    windows_over = PROTOCOLS[protocol]
     if protocol in OVER_DOCUMENTS:
         kept, short = documents.ids, 0
         starts = np.cumsum([0, *(part.size for part in kept)])
-        windows = enumerate_windows(int(starts[-1]), length, stride)
+        windows = windows_over(int(starts[-1]), length, stride)
     else:
         kept = [part for part in documents.ids if part.size >= length]
         short = len(documents.ids) - len(kept)
         starts = np.cumsum([0, *(part.size for part in kept)])
         windows = [
-            (begin + int(at), first + int(at), end + int(at))
+            Window(start + int(at), first + int(at), end + int(at))
             for at, part in zip(starts, kept, strict=False)
-            for begin, first, end in enumerate_windows(part.size, length, stride)
+            for start, first, end in windows_over(part.size, length, stride)
         ]
     if not windows:
         raise ValueError(
@@ -73,8 +74,8 @@ def make_plan(documents: Documents, protocol: str, length: int, stride: int) -> 
             f"protocol {protocol!r} with length {length} and stride {stride}. Choose a shorter "
             "length, a longer text, or more documents (metadata ppl_documents)."
         )
-    first_tokens = [begin for begin, _, _ in windows]
-    return WindowPlan(
+    first_tokens = [window.start for window in windows]
+    return TokenWindows(
         ids=np.concatenate(kept),
         windows=windows,
         documents=(np.searchsorted(starts, first_tokens, side="right") - 1).tolist(),
@@ -139,10 +140,10 @@ def shards(ctx_source: str, ctx_protocol: str, ctx_length: int, **metadata: Any)
         min_tokens=source.min_tokens,
         bin_dtype=options.bin_dtype,
     )
-    plan = make_plan(documents, ctx_protocol, ctx_length, stride)
-    log.info("%s_ppl %s %d: %s", ctx_source, ctx_protocol, ctx_length, plan.cost())
-    if plan.skipped:
-        log.warning("%d documents of %s left out: empty or short", plan.skipped, path.name)
+    stream = lay_windows(documents, ctx_protocol, ctx_length, stride)
+    log.info("%s_ppl %s %d: %s", ctx_source, ctx_protocol, ctx_length, stream.cost())
+    if stream.skipped:
+        log.warning("%d documents of %s left out: empty or short", stream.skipped, path.name)
     common = {
         "source": ctx_source,
         "file": path.name,
@@ -150,13 +151,13 @@ def shards(ctx_source: str, ctx_protocol: str, ctx_length: int, **metadata: Any)
         "stride": stride,
         "chunk": chunk,
         "bucket": 0 if ctx_protocol == "sliding" else BUCKET,
-        "bytes_per_token": bytes_per_token(plan.ids, tokenizer),
-        "skipped": plan.skipped,
+        "bytes_per_token": bytes_per_token(stream.ids, tokenizer),
+        "skipped": stream.skipped,
     }
     rows = [
-        {**common, "document": document, "windows": windows} for document, windows in _shard(plan)
+        {**common, "document": document, "windows": windows} for document, windows in _shard(stream)
     ]
-    return {"test": datasets.Dataset.from_list(rows), "ids": plan.ids}
+    return {"test": datasets.Dataset.from_list(rows), "ids": stream.ids}
 
 
 def bytes_per_token(ids: np.ndarray, tokenizer) -> float:
@@ -165,10 +166,10 @@ def bytes_per_token(ids: np.ndarray, tokenizer) -> float:
     return len(tokenizer.decode(ordinary.tolist()).encode()) / ordinary.size
 
 
-def _shard(plan: WindowPlan):
+def _shard(stream: TokenWindows):
     """Yield (document, windows): up to `WINDOWS_PER_SHARD` that begin in one document."""
     by_document: dict[int, list[Window]] = {}
-    for document, window in zip(plan.documents, plan.windows, strict=True):
+    for document, window in zip(stream.documents, stream.windows, strict=True):
         by_document.setdefault(document, []).append(window)
     for document, windows in by_document.items():
         rest = iter(windows)

@@ -1,10 +1,9 @@
-"""Write the task files of the perplexity family: source x protocol x length, and their groups."""
+"""The perplexity family's task files: source x protocol x length, and their groups."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
-from ctxbench.tasks import leaf_files
+from ctxbench.tasks.leaf_files import Leaves, base_file, group, ladder
 
-FOLDER = Path(__file__).parent / "leaves"
 SOURCES = ("pg19", "proof_pile", "text")
 PROTOCOLS = {
     "overlap": "ppl",
@@ -14,18 +13,18 @@ PROTOCOLS = {
 }
 CONSTANTS = {"lceg_landmark": {"ctx_chunk": 512}}
 """Protocol -> further constants of its leaves."""
-LENGTHS = {f"{k}k": k * 1024 for k in (2, 4, 8, 16, 32, 64)}
+LENGTHS = tuple(k * 1024 for k in (2, 4, 8, 16, 32, 64))
 
 
-def leaves() -> dict[str, dict]:
-    """Return the content of every file by its name."""
-    files: dict[str, dict] = {}
+def leaves(numbers: Sequence[int] | None) -> Leaves:
+    """Return the content of every file by its name; see `leaf_files`."""
+    files: Leaves = {}
     for source in SOURCES:
         for protocol, infix in PROTOCOLS.items():
             family = f"{source}_{infix}"
-            files |= {
+            curve = {
                 f"{family}_{name}": {
-                    "include": f"../_{protocol}.yaml",
+                    "include": base_file("perplexity", f"_{protocol}"),
                     "task": f"{family}_{name}",
                     "dataset_kwargs": {
                         "ctx_source": source,
@@ -34,12 +33,9 @@ def leaves() -> dict[str, dict]:
                         **CONSTANTS.get(protocol, {}),
                     },
                 }
-                for name, length in LENGTHS.items()
+                for name, length in ladder(LENGTHS, numbers).items()
             }
-            # A group without an average: a mean of perplexities at several lengths means nothing.
-            files[family] = {"group": family, "task": [f"{family}_{name}" for name in LENGTHS]}
+            files |= curve
+            if numbers is None:  # no average: a mean of perplexities at several lengths is nothing
+                files[family] = group(family, curve)
     return files
-
-
-if __name__ == "__main__":
-    leaf_files.write(FOLDER, leaves())

@@ -2,8 +2,9 @@
 
 from lm_eval.api.instance import Instance
 
+from ctxbench.core.windows import WRONG_MODEL, Window, WindowedText, WindowLosses
 from ctxbench.tasks.class_task import ClassTask
-from ctxbench.tasks.windows import WRONG_MODEL, Window, WindowRequest, in_chunks
+from ctxbench.tasks.perplexity.protocols import in_chunks
 
 
 class PerplexityTask(ClassTask):
@@ -28,13 +29,13 @@ class PerplexityTask(ClassTask):
         requests = []
         for idx, windows in enumerate(chunk_windows(doc)):
             first, last = windows[0][0], windows[-1][2]
-            request = WindowRequest(
+            text = WindowedText(
                 self.ids[first:last].tolist(),
                 [[offset - first for offset in window] for window in windows],
                 doc["bucket"],
             )
             requests.append(
-                Instance("loglikelihood_rolling", doc=doc, arguments=(request,), idx=idx, **kwargs)
+                Instance("loglikelihood_rolling", doc=doc, arguments=(text,), idx=idx, **kwargs)
             )
         return requests
 
@@ -42,12 +43,12 @@ class PerplexityTask(ClassTask):
 def chunk_windows(doc: dict) -> list[list[Window]]:
     """Return the windows to read: those of the shard, or per chunk offset the parts of all."""
     if not doc["chunk"]:
-        return [doc["windows"]]
-    parts = [in_chunks(window, doc["chunk"]) for window in doc["windows"]]
+        return [[Window(*window) for window in doc["windows"]]]
+    parts = [in_chunks(Window(*window), doc["chunk"]) for window in doc["windows"]]
     return [list(same_offset) for same_offset in zip(*parts, strict=True)]
 
 
-def process_results(doc: dict, results: list[dict]) -> dict:
+def process_results(doc: dict, results: list[WindowLosses]) -> dict:
     """Return the sums of one shard, to be put together by `ctxbench.tasks.perplexity.metrics`.
 
     Raises:
@@ -65,17 +66,20 @@ def process_results(doc: dict, results: list[dict]) -> dict:
         "documents_skipped": doc["skipped"],
     }
     if doc["bucket"]:
-        values["nll_by_position"] = _by_position(doc, read, results)
+        losses = [result.get("positions", []) for result in results]
+        values["nll_by_position"] = _by_position(doc, read, losses)
     return values
 
 
-def _by_position(doc: dict, read: list[list[Window]], results: list[dict]) -> list[list[float]]:
+def _by_position(
+    doc: dict, read: list[list[Window]], losses: list[list[float]]
+) -> list[list[float]]:
     """Return [NLL sum, number of tokens] per bucket of positions in the task's windows."""
     bucket = doc["bucket"]
     points: dict[int, list[float]] = {}
-    for offset, (windows, result) in enumerate(zip(read, results, strict=True)):
+    for offset, (windows, positions) in enumerate(zip(read, losses, strict=True)):
         shift = offset * doc["chunk"] // bucket
-        for b, nll in enumerate(result["positions"]):
+        for b, nll in enumerate(positions):
             point = points.setdefault(b + shift, [0.0, 0])
             point[0] += nll
             point[1] += sum(

@@ -8,15 +8,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from ctxbench.core.compat.templates import RULER, check_templates
+from ctxbench.core.lengths import LADDER, length_name
 from ctxbench.core.settings import Count, Whole, read_settings
 from ctxbench.tasks import recipes
+from ctxbench.tasks.chat import chat_texts
 from ctxbench.tasks.essays import load_essays
-from ctxbench.tasks.model_window import check_window
+from ctxbench.tasks.model_window import check_task_length
 from ctxbench.tasks.ruler import templates, words
 from ctxbench.tasks.ruler.family import DoesNotFit, Family, Recipe, RulerSettings, Sample
 from ctxbench.tasks.ruler.qa import load_corpus
-from ctxbench.tasks.ruler.subtasks import LENGTHS, SUBTASKS
-from ctxbench.tasks.token_count import TokenCounter, fingerprint, render
+from ctxbench.tasks.ruler.subtasks import SUBTASKS
+from ctxbench.tasks.token_count import TokenCounter, fingerprint, make_recounted, render
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ class Options:
         unfit: a question that cannot fit is skipped for the next, or an error.
         chat: count and place the tokenizer's chat template (give --apply_chat_template too).
         data_dir: searched for local data before `CTXBENCH_DATA`.
+        templates: `unchecked` goes on with prompt texts that are not those that were checked.
     """
 
     samples: Count = 500
@@ -43,6 +47,7 @@ class Options:
     unfit: Literal["skip", "error"] = "skip"
     chat: bool = False
     data_dir: str | None = None
+    templates: Literal["checked", "unchecked"] = "checked"
 
     def __post_init__(self):
         if self.chat and self.fidelity == "lceg":
@@ -54,24 +59,7 @@ class Options:
 
 def leaf_name(subtask: str, length: int) -> str:
     """Return the name of a leaf task."""
-    return f"ruler_{length // 1024}k_{subtask}"
-
-
-def leaves_of(name: str) -> list[tuple[str, int]]:
-    """Return subtask and length of every leaf of a task or group; empty if it is none of ours."""
-    everything = [(subtask, length) for length in LENGTHS.values() for subtask in SUBTASKS]
-    if name == "ruler_all":
-        return [leaf for leaf in everything if leaf[1] >= 4096]
-    found = [leaf for leaf in everything if leaf_name(*leaf) == name]
-    for key, length in LENGTHS.items():
-        for category in ("", *dict.fromkeys(task.category for task in SUBTASKS.values())):
-            if name == "_".join(filter(None, ("ruler", key, category))):
-                found += [
-                    (subtask, length)
-                    for subtask, task in SUBTASKS.items()
-                    if category in ("", task.category)
-                ]
-    return found
+    return f"ruler_{length_name(length)}_{subtask}"
 
 
 def load(ctx_subtask: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
@@ -81,9 +69,7 @@ def load(ctx_subtask: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
         ValueError: an option is not allowed, the model's window is too short, or no sample fits.
         FileNotFoundError: local data are missing; the message says how to get them.
     """
-    import datasets
-
-    check_window(ctx_length, leaf_name(ctx_subtask, ctx_length), metadata)
+    check_task_length(ctx_length, leaf_name(ctx_subtask, ctx_length), metadata)
     found = get_recipes(ctx_subtask, ctx_length, metadata)
     report_skips(found)
     options = read_settings(Options, metadata, "Metadata", strict=False)
@@ -98,7 +84,7 @@ def load(ctx_subtask: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
         }
         for row in found.rows
     ]
-    return {"test": datasets.Dataset.from_list(rows)}
+    return recipes.test_split(rows, found.report.get("counted", "not recorded"))
 
 
 def report_skips(found: recipes.RecipeFile) -> None:
@@ -140,24 +126,6 @@ def _settings(length: int, options: Options, tokenizer: str) -> RulerSettings:
     )
 
 
-def chat_texts(tokenizer) -> tuple[str, str]:
-    """Return what a chat template puts before and after the user's message.
-
-    Raises:
-        ValueError: the tokenizer has no chat template.
-    """
-    if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(
-            "Metadata chat=true was given, but the tokenizer has no chat template. Leave it out, "
-            "or give the tokenizer of a chat model."
-        )
-    user, answer = "<<user>>", "<<answer>>"
-    messages = [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, continue_final_message=True)
-    before, rest = text.split(user)
-    return before, rest[: rest.index(answer)]
-
-
 def get_recipes(
     subtask: str,
     length: int,
@@ -173,6 +141,7 @@ def get_recipes(
         progress: called after every sample that is made.
     """
     options = read_settings(Options, metadata, "Metadata", strict=False)
+    check_templates(RULER.values(), options.templates)
     name = tokenizer_name(**metadata)
     settings = _settings(length, options, name)
     key = {
@@ -180,7 +149,8 @@ def get_recipes(
         "leaf": leaf_name(subtask, length),
         "subtask": subtask,
         "length": length,
-        **{k: v for k, v in asdict(options).items() if k not in ("data_dir", "chat")},
+        **{k: v for k, v in asdict(options).items() if k not in ("data_dir", "chat", "templates")},
+        **({} if options.templates == "checked" else {"templates": options.templates}),
         "chat": list(settings.chat),
         "tokenizer": _fingerprint(name),
         "texts": _texts_digest(),
@@ -189,8 +159,11 @@ def get_recipes(
     counter = _counter(name, options.fidelity == "strict" and not options.chat)
 
     def make() -> tuple[list[recipes.Row], dict[str, Any]]:
-        rows, report = make_rows(
-            leaf_name(subtask, length), SUBTASKS[subtask].make(settings), counter, options, progress
+        leaf = leaf_name(subtask, length)
+        rows, report = make_recounted(
+            lambda how: make_rows(leaf, SUBTASKS[subtask].make(settings), how, options, progress),
+            lambda how, row: _recount(SUBTASKS[subtask].make(settings), how, row),
+            counter,
         )
         return rows, report | {"tokenizer_name": name}
 
@@ -281,12 +254,16 @@ def _cannot_fit(leaf: str, family: Family, needed: list[int], unfit: str) -> Val
             f"{what}: it needs {needed[-1]}. Metadata unfit='error' stops here; unfit='skip' goes "
             "on to the next question where there is one. Give that, or take a longer length."
         )
-    fits = next((n for n in sorted(LENGTHS.values()) if n >= min(needed)), min(needed))
+    fits = next((n for n in LADDER if n >= min(needed)), min(needed))
     return ValueError(
         f"{leaf} has no sample that fits {length} tokens with this "
         f"tokenizer: the shortest needs {min(needed)}. Take length {fits} or more, or leave this "
         "subtask out."
     )
+
+
+def _recount(family: Family, counter: TokenCounter, row: recipes.Row) -> int:
+    return family.count(counter, family.sample(row["recipe"]))
 
 
 def recount(found: recipes.RecipeFile, tokenizer: str | None = None) -> None:
@@ -309,7 +286,7 @@ def recount(found: recipes.RecipeFile, tokenizer: str | None = None) -> None:
         load_tokenizer(name), key["fidelity"] == "strict" and not any(key["chat"]), additive=False
     )
     for row in found.rows:
-        tokens = family.count(counter, family.sample(row["recipe"]))
+        tokens = _recount(family, counter, row)
         if tokens != row["tokens"]:
             raise ValueError(
                 f"Sample {row['index']} has {tokens} tokens, but {row['tokens']} were recorded: "

@@ -110,6 +110,8 @@ class CommonWords(Family):
 
     def draw(self, stream: Stream, size: int, index: int) -> Recipe:
         """Draw in the official order: the example's words, then the list's."""
+        if size < COMMON:  # where LCEG's growth ends when its first size is too long
+            raise ValueError("fewer words than the common ones")
         place = stream.drawn
         chosen = self._choose(stream, size)
         return {"size": size, "from": [self.settings.seed, place], "_chosen": chosen}

@@ -1,47 +1,33 @@
-"""Write RULER's task files: `python -m ctxbench.tasks.ruler.leaves`."""
+"""RULER's task files: subtask x length, and groups by category and length."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
-from ctxbench.tasks import leaf_files
+from ctxbench.core.lengths import LADDER
+from ctxbench.tasks.leaf_files import Leaves, base_file, group, ladder
 from ctxbench.tasks.ruler.build import leaf_name
-from ctxbench.tasks.ruler.family import RulerSettings
-from ctxbench.tasks.ruler.subtasks import LENGTHS, SUBTASKS
+from ctxbench.tasks.ruler.subtasks import CATEGORIES, SUBTASKS
 
-FOLDER = Path(__file__).parent / "leaves"
-
-
-def _group(name: str, tasks: list[str]) -> dict:
-    mean = {"aggregation": "mean", "weight_by_size": False}
-    return {
-        "group": name,
-        "task": tasks,
-        "aggregate_metric_list": [{"metric": "score", **mean}, {"metric": "null", **mean}],
-        "metadata": {"version": 1.0},
-    }
+_METRICS = ("score", "null")
 
 
-def leaves() -> dict[str, dict]:
-    """Return the content of every file by its name."""
-    files: dict[str, dict] = {}
-    categories = dict.fromkeys(task.category for task in SUBTASKS.values())
-    for key, length in LENGTHS.items():
+def leaves(numbers: Sequence[int] | None) -> Leaves:
+    """Return the content of every file by its name; see `leaf_files`."""
+    files: Leaves = {}
+    for key, length in ladder(LADDER, numbers).items():
         for name, subtask in SUBTASKS.items():
-            tokens = subtask.make(RulerSettings(length)).new_tokens
+            tokens = subtask.family.new_tokens
             files[leaf_name(name, length)] = {
-                "include": "../_ruler.yaml",
+                "include": base_file("ruler", "_ruler"),
                 "task": leaf_name(name, length),
                 "generation_kwargs": {"until": [], "max_gen_toks": tokens, "do_sample": False},
                 "dataset_kwargs": {"ctx_subtask": name, "ctx_length": length},
             }
-        for category in categories:
-            members = [n for n, task in SUBTASKS.items() if task.category == category]
-            group = f"ruler_{key}_{category}"
-            files[group] = _group(group, [leaf_name(n, length) for n in members])
-        files[f"ruler_{key}"] = _group(f"ruler_{key}", [f"ruler_{key}_{c}" for c in categories])
-    paper = [f"ruler_{key}" for key, length in LENGTHS.items() if length >= 4096]
-    files["ruler_all"] = _group("ruler_all", paper)
+        for category, members in CATEGORIES.items():
+            name = f"ruler_{key}_{category}"
+            files[name] = group(name, [leaf_name(n, length) for n in members], _METRICS)
+        by_category = [f"ruler_{key}_{category}" for category in CATEGORIES]
+        files[f"ruler_{key}"] = group(f"ruler_{key}", by_category, _METRICS)
+    if numbers is None:
+        paper = [f"ruler_{key}" for key, length in ladder(LADDER, None).items() if length >= 4096]
+        files["ruler_all"] = group("ruler_all", paper, _METRICS)
     return files
-
-
-if __name__ == "__main__":
-    leaf_files.write(FOLDER, leaves())

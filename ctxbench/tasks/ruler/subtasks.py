@@ -13,8 +13,6 @@ from ctxbench.tasks.ruler.niah import Niah
 from ctxbench.tasks.ruler.qa import QuestionAnswering
 from ctxbench.tasks.ruler.vt import VariableTracking
 
-LENGTHS = {f"{k}k": k * 1024 for k in (1, 2, 4, 8, 16, 32, 64, 128)}
-
 
 @dataclass(frozen=True)
 class Subtask:
@@ -63,3 +61,9 @@ SUBTASKS = {
     "qa_1": _qa("squad"),
     "qa_2": _qa("hotpotqa"),
 }
+
+CATEGORIES: dict[str, tuple[str, ...]] = {
+    category: tuple(name for name, task in SUBTASKS.items() if task.category == category)
+    for category in dict.fromkeys(task.category for task in SUBTASKS.values())
+}
+"""Category of the paper -> its subtasks."""

@@ -1,14 +1,9 @@
-"""RULER's prompt texts, read from the installed lm-eval's sources without importing them.
+"""RULER's prompt texts: lm-eval's, as the official generator writes them."""
 
-Importing lm-eval's own RULER modules costs seconds and a gigabyte (a list of six million strings),
-so the texts are taken out of the parsed source.
-"""
-
-import ast
 import functools
-import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
+
+from ctxbench.core.compat.templates import RULER
 
 
 @dataclass(frozen=True)
@@ -24,60 +19,22 @@ class Template:
     prefix: str
 
 
-def _source(name: str) -> ast.Module:
-    spec = importlib.util.find_spec("lm_eval")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    path = Path(next(iter(spec.submodule_search_locations))) / "tasks" / "ruler" / name
-    if not path.exists():
-        raise FileNotFoundError(
-            f"RULER's prompt texts are read from the installed lm-eval, which has no {path.name} "
-            "in lm_eval/tasks/ruler. Install lm-eval 0.4.13, or a version that has it."
-        )
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def _constant(module: ast.Module, name: str):
-    """Return the literal that is assigned to a name at the top of a module."""
-    for node in module.body:
-        if isinstance(node, ast.Assign) and any(
-            isinstance(target, ast.Name) and target.id == name for target in node.targets
-        ):
-            return ast.literal_eval(node.value)
-    raise ValueError(f"The installed lm-eval has no constant {name} in its RULER sources any more.")
-
-
-def _joined(module: ast.Module, ending: str) -> str:
-    """Return the f-string with this ending, as a format string."""
-    for node in ast.walk(module):
-        if isinstance(node, ast.JoinedStr):
-            text = "".join(
-                f"{{{ast.unparse(part.value)}}}"
-                if isinstance(part, ast.FormattedValue)
-                else str(ast.literal_eval(part))
-                for part in node.values
-            )
-            if text.endswith(ending):
-                return text
-    raise ValueError(f"The installed lm-eval has no RULER answer prefix that ends in {ending!r}.")
-
-
+@functools.cache
 def needle() -> str:
     """Return the needle's sentence, with `{type_needle_v}`, `{key}` and `{value}`."""
-    return _constant(_source("prepare_niah.py"), "NEEDLE")
+    return RULER["needle"].read()
 
 
+@functools.cache
 def noise() -> str:
     """Return the line that fills a noise haystack."""
-    for node in ast.walk(_source("prepare_niah.py")):
-        if isinstance(node, ast.Constant) and str(node.value).startswith("The grass is green."):
-            return str(node.value)
-    raise ValueError("The installed lm-eval has no RULER noise line any more.")
+    return RULER["noise"].read()
 
 
+@functools.cache
 def document() -> str:
     """Return how a document is written, with `{i}` and `{document}`."""
-    return _constant(_source("qa_utils.py"), "DOCUMENT_PROMPT")
+    return RULER["document"].read()
 
 
 @functools.lru_cache
@@ -88,13 +45,7 @@ def template(family: str, misspelled: bool = False) -> Template:
     of the paper's time ("assgined") that the official generator has corrected since; `misspelled`
     keeps it too (the LCEG study used it).
     """
-    if family == "niah":
-        body = _constant(_source("niah_utils.py"), "TEMPLATE")
-        prefix = _joined(_source("prepare_niah.py"), "provided text are")
-    else:
-        config = _constant(_source(f"{family}_utils.py"), "CONFIG")
-        config = config.get("variable_tracking", config)
-        body, prefix = config["template"], config["answer_prefix"]
+    body, prefix = RULER[f"{family} template"].read(), RULER[f"{family} prefix"].read()
     if not misspelled:
         prefix = prefix.replace("assgined", "assigned")
     return Template(body, prefix if prefix.startswith(" ") else f" {prefix}")

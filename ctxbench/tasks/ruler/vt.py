@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from ctxbench.tasks.ruler import templates
-from ctxbench.tasks.ruler.family import Family, Recipe, Sample
+from ctxbench.tasks.ruler.family import DoesNotFit, Family, Recipe, Sample
 from ctxbench.tasks.ruler.stream import Stream
 from ctxbench.tasks.token_count import PromptPart, TokenCounter, render, repeated_line
 
@@ -71,7 +71,14 @@ class VariableTracking(Family):
         example = self._example
         size = example.grow(stream, counter) if self._lceg else example.search(stream, counter)
         self._values = example._values
-        self._example_recipe, _, _ = example.fit(stream, counter, size, 0)
+        try:
+            self._example_recipe, _, _ = example.fit(stream, counter, size, 0)
+        except DoesNotFit as shortest:
+            raise ValueError(
+                f"RULER's variable tracking shows an example of at most {_EXAMPLE_TOKENS} tokens, "
+                f"and the shortest has {shortest.tokens} with this tokenizer (the official "
+                "generator never ends there). Leave the subtask vt out."
+            ) from None
         self._example_tokens = counter.count([self._example_text(self._example_recipe)])
 
     def _example_text(self, recipe: Recipe) -> str:
@@ -131,7 +138,9 @@ class VariableTracking(Family):
         """Count a sample; LCEG counts chain and example apart."""
         if not self._lceg or self.is_example:
             return super().count(counter, sample)
-        return counter.count([*sample.parts[1:], sample.prefix]) + self.overhead
+        example, *chain_parts = sample.parts
+        shown = counter.count([render([example])[1:-2]])  # without what stands around it
+        return counter.count([*chain_parts, sample.prefix]) + shown + self.new_tokens
 
     def shrink(self, size: int) -> int:
         """Return the size to try after one that was too long; LCEG tries the same again."""

@@ -6,10 +6,10 @@ import hashlib
 import itertools
 import json
 import random
-from importlib import resources
 from pathlib import Path
 
 from ctxbench.core.assets import require_data
+from ctxbench.core.compat.wonderwords import LISTS
 
 _GET_LIST = (
     "Beyond wonderwords' own words, common words extraction takes them from the official "
@@ -21,8 +21,7 @@ _GET_LIST = (
 @functools.lru_cache
 def wordlist(name: str) -> list[str]:
     """Return a word list of the wonderwords package: noun, adjective or verb."""
-    text = resources.files("wonderwords.assets").joinpath(f"{name}list.txt").read_text("utf-8")
-    return [line.rstrip() for line in text.splitlines()]
+    return [line.rstrip() for line in LISTS[name].read().splitlines()]
 
 
 class Pairs:

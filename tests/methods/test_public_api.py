@@ -1,0 +1,83 @@
+"""What `ctxbench` gives: names that change nothing global, a model extended for a while."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import ctxbench
+from tests.methods.tiny import tiny_model, tokens
+
+NEEDED = {"longrope": {"long_factor": [2.0] * 8}}
+BEFORE = [None, "clex", "self_extend", "dynamic_ntk"]
+
+
+def state(model, ids):
+    with torch.no_grad():
+        logits = model(ids).logits
+    hooks = len(model.base_model._forward_pre_hooks), len(model.base_model._forward_hooks)
+    named = {name: value.clone() for name, value in model.state_dict().items()}
+    own = type(model.base_model.rotary_emb), sorted(vars(model)), model.config.to_dict()
+    return [logits, *named.values()], [*named, hooks, own, model.config._attn_implementation]
+
+
+def fail_after(model, ids):
+    """Serve once, then fail as a user's own code might."""
+    model(ids)
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize("name", ctxbench.list_methods())
+def test_a_model_is_what_it_was_after_the_block(name, before):
+    model, ids = tiny_model(), tokens(1, 40)
+    if before:
+        ctxbench.extend(model, before, length=256)
+    with torch.no_grad():
+        for tensor in [getattr(model.base_model.rotary_emb, "up", torch.empty(0))]:
+            tensor.add_(0.01)  # as if CLEX had been trained
+    tensors, rest = state(model, ids)
+    other = {"override": True} if before not in (None, name) else {}
+    with (
+        pytest.raises(ZeroDivisionError),
+        ctxbench.extended(model, name, length=256, **other, **NEEDED.get(name, {})) as inside,
+    ):
+        fail_after(inside, ids)
+    again, rest_again = state(model, ids)
+    assert rest_again == rest
+    assert all(a.equal(b) for a, b in zip(tensors, again, strict=True))
+
+
+def test_a_refused_method_changes_nothing():
+    model, ids = ctxbench.extend(tiny_model(), "yarn", length=256), tokens(1, 40)
+    tensors, rest = state(model, ids)
+    with pytest.raises(ValueError, match="yrn was asked for"), ctxbench.extended(model, "yrn"):
+        pass
+    again, rest_again = state(model, ids)
+    assert rest_again == rest
+    assert all(a.equal(b) for a, b in zip(tensors, again, strict=True))
+
+
+IMPORTS = """
+import logging, os, sys, warnings
+import torch, transformers
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+import ctxbench
+def world():
+    return (sys.excepthook, list(warnings.filters), dict(os.environ), torch.get_default_dtype(),
+            torch.is_grad_enabled(), list(logging.getLogger().handlers),
+            sorted(AttentionInterface()), sorted(AttentionMaskInterface()))
+before = world()
+for name in ctxbench.__all__:
+    getattr(ctxbench, name)
+assert "ctxbench.train.config" in sys.modules
+for number, (a, b) in enumerate(zip(before, world())):
+    assert a == b, (number, a, b)
+"""
+
+
+def test_importing_every_name_changes_nothing_global():
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
