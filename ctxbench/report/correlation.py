@@ -15,6 +15,7 @@ from statistics import fmean
 
 from ctxbench.core.lengths import length_name
 from ctxbench.core.protocol import CLASSES, Column
+from ctxbench.report.estimates import correlation
 from ctxbench.report.labels import kind_name
 from ctxbench.report.numbers import Measure, Numbers
 from ctxbench.report.tables import Entry, Line, Table
@@ -115,8 +116,8 @@ def _both(points: Sequence[Point]) -> tuple[Correlation, Correlation]:
     losses = [math.log(point.perplexity) for point in points]
     scores = [point.score for point in points]
     return (
-        _with_interval(pearson(ranks(losses), ranks(scores)), len(points), rank=True),
-        _with_interval(pearson(losses, scores), len(points), rank=False),
+        _with_interval(correlation(ranks(losses), ranks(scores)), len(points), rank=True),
+        _with_interval(correlation(losses, scores), len(points), rank=False),
     )
 
 
@@ -131,7 +132,7 @@ def _within(classes: Sequence[Sequence[Point]]) -> tuple[Correlation, Correlatio
             [value - fmean(part) for part in map(transform, parts) for value in part]
             for parts in (losses, scores)
         )
-        made = _with_interval(pearson(xs, ys), worth, rank)
+        made = _with_interval(correlation(xs, ys), worth, rank)
         found.append(Correlation(made.value, made.low, made.high, count))
     return found[0], found[1]
 
@@ -166,17 +167,6 @@ def ranks(values: Sequence[float]) -> list[float]:
     """Return ranks from 1; equal values share their mean rank."""
     order = sorted(values)
     return [order.index(value) + (order.count(value) + 1) / 2 for value in values]
-
-
-def pearson(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Return the linear correlation; NaN where one side does not vary."""
-    if len(xs) < 2:
-        return math.nan
-    x, y = fmean(xs), fmean(ys)
-    spread = math.sqrt(sum((a - x) ** 2 for a in xs) * sum((b - y) ** 2 for b in ys))
-    if spread < 1e-12:
-        return math.nan
-    return max(-1.0, min(1.0, sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / spread))
 
 
 def _with_interval(value: float, worth: int, rank: bool) -> Correlation:

@@ -51,28 +51,18 @@ class Estimate:
 
 
 def student_p(t: float, freedom: int) -> float:
-    """Return the two-sided p of Student's t, exactly (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
-    angle = math.atan(abs(t) / math.sqrt(freedom))
-    cosine = math.cos(angle)
-    odd = freedom % 2
-    term = cosine if odd else 1.0
-    terms = [term] if freedom > 1 else []
-    for k in range(2 + odd, freedom - 1, 2):
-        term *= cosine**2 * (k - 1) / k
-        terms.append(term)
-    inside = math.sin(angle) * math.fsum(terms)
-    beyond = 1 - (2 / math.pi * (angle + inside) if odd else inside)
-    return max(beyond, _SMALLEST)
+    """Return the two-sided p of Student's t."""
+    from scipy.special import stdtr
+
+    return max(2 * float(stdtr(freedom, -abs(t))), _SMALLEST)
 
 
 @cache
 def student(freedom: int) -> float:
     """Return Student's two-sided 5 % quantile."""
-    low, high = 1.0, 13.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_p(middle, freedom) > LEVEL else (low, middle)
-    return (low + high) / 2
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 1 - LEVEL / 2))
 
 
 def over_seeds(seeds: Iterable[Leaves]) -> dict[str, tuple[Sample, ...]]:
@@ -262,7 +252,7 @@ def _contrast(
     value = a - share * b
     parts = [x - share * y for x, y in zip(mine, other_s, strict=True)]
     first, second = estimate(one, False, shares), estimate(other, False, shares)
-    shared = max(correlation(mine, other_s), 0.0)
+    shared = max(0.0, correlation(mine, other_s))  # of NaN, too
     reach = (
         (a - first.low, share * (second.high - b)),
         (first.high - a, share * (b - second.low)),
@@ -283,12 +273,12 @@ def _student_p(value: float, parts: Sequence[float]) -> float:
 
 
 def correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Return the linear correlation; 0 where one side does not vary."""
+    """Return the linear correlation; NaN where one side does not vary."""
     x, y = fmean(xs), fmean(ys)
-    spread = math.sqrt(math.fsum((a - x) ** 2 for a in xs) * math.fsum((b - y) ** 2 for b in ys))
-    if spread < 1e-12 * max(1.0, len(xs)) ** -2:
-        return 0.0
-    return math.fsum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / spread
+    spread = math.sqrt(sum((a - x) ** 2 for a in xs) * sum((b - y) ** 2 for b in ys))
+    if spread < 1e-12 * len(xs) ** -2:
+        return math.nan
+    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / spread
 
 
 def _common(one: Leaves, other: Leaves) -> dict[str, list[tuple[Sample, Sample]]]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import linear_regression
 from typing import Any
 
 from ctxbench.core.lengths import length_name
@@ -320,15 +321,11 @@ def _scatter(panels: Sequence[Panel]):
 
 def _fit(axis, xs: Sequence[float], losses: Sequence[float]) -> None:
     """Draw the least-squares line of loss on score."""
-    count = len(xs)
-    middle = sum(xs) / max(count, 1)
-    spread = sum((x - middle) ** 2 for x in xs)
-    if count < 3 or spread == 0:
+    if len(xs) < 3 or min(xs) == max(xs):
         return
-    mean = sum(losses) / count
-    slope = sum((x - middle) * (y - mean) for x, y in zip(xs, losses, strict=True)) / spread
+    slope, start = linear_regression(xs, losses)
     ends = [min(xs), max(xs)]
-    heights = [math.exp(mean + slope * (x - middle)) for x in ends]
+    heights = [math.exp(start + slope * x) for x in ends]
     axis.plot(ends, heights, color=COLOURS["context"], linewidth=1, zorder=1)
 
 
