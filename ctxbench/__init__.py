@@ -8,6 +8,7 @@ from ctxbench import _startup
 
 TYPE_CHECKING = False  # typing's, without the cost of importing typing at interpreter start
 if TYPE_CHECKING:
+    from ctxbench.core.stdlib_corpus import NOUNS
     from ctxbench.methods.attention import AttentionMethod
     from ctxbench.methods.base import Method, check_positive, length_ratio
     from ctxbench.methods.record import read_record
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
     from ctxbench.models.export import export_checkpoint
     from ctxbench.models.loading import extend, load_model, save_model
     from ctxbench.models.temporary import extended
+    from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
     from ctxbench.train.config import TrainConfig
     from ctxbench.train.run import train_model
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "NOUNS": "ctxbench.core.stdlib_corpus",
     "AttentionMethod": "ctxbench.methods.attention",
     "Method": "ctxbench.methods.base",
     "check_positive": "ctxbench.methods.base",
@@ -42,11 +45,14 @@ _HOMES = {
     "load_model": "ctxbench.models.loading",
     "save_model": "ctxbench.models.loading",
     "extended": "ctxbench.models.temporary",
+    "load_tokenizer": "ctxbench.tasks.tokenizer",
+    "tokenizer_name": "ctxbench.tasks.tokenizer",
     "TrainConfig": "ctxbench.train.config",
     "train_model": "ctxbench.train.run",
 }
 
 __all__ = [
+    "NOUNS",
     "AttentionMethod",
     "Method",
     "PositionMethod",
@@ -63,10 +69,12 @@ __all__ = [
     "list_methods",
     "list_presets",
     "load_model",
+    "load_tokenizer",
     "read_record",
     "rotary_base",
     "rotary_dim",
     "save_model",
+    "tokenizer_name",
     "train_model",
 ]
 

@@ -4,8 +4,7 @@ import random
 
 from datasets import Dataset
 
-from ctxbench.core.stdlib_corpus import NOUNS
-from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
+from ctxbench import NOUNS, load_tokenizer, tokenizer_name
 
 
 def documents(*, ctx_length, samples=20, seed=0, **metadata):

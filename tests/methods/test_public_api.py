@@ -81,3 +81,29 @@ for number, (a, b) in enumerate(zip(before, world())):
 def test_importing_every_name_changes_nothing_global():
     done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_training_and_evaluating_from_python(tmp_path):
+    (tmp_path / "text.txt").write_text("The needle is in the haystack.\n" * 400)
+    folder = ctxbench.train_model(
+        model="mini",
+        method="pi",
+        data=[str(tmp_path / "text.txt")],
+        output=str(tmp_path / "out"),
+        length="512",
+        tokens=1024,
+        batch_size=1,
+        warmup=0,
+    )
+    model, _ = ctxbench.load_model(folder)
+    record = ctxbench.read_record(model.config)
+    assert (record.method, record.trained_length) == ("pi", 512)
+    found = ctxbench.evaluate_model(str(folder), ["mini_needle_256"], limit=1)
+    assert set(found["results"]) == {"mini_needle_256"}
+    assert found["config"]["ctxbench"]["method"] == "pi"
+
+
+def test_a_recipe_beside_a_config_is_refused(tmp_path):
+    config = ctxbench.TrainConfig(model="mini", data=("stdlib",), output=str(tmp_path / "out"))
+    with pytest.raises(ValueError, match="recipe='mini', which would be ignored"):
+        ctxbench.train_model(config, recipe="mini")
