@@ -56,8 +56,8 @@ def test_ctxbench_data_builds_and_verifies_needles(tmp_path, monkeypatch, capsys
     assert sum(path.stat().st_size for path in recipes.files()) < 60_000
     assert run("verify", "--prompts") == 0
     assert capsys.readouterr().out.count("samples whole") == 3
-    with pytest.raises(ValueError, match="no task or group 'niah_5k'"):
-        run("build", "niah_5k", "--tokenizer", "mini")
+    with pytest.raises(ValueError, match="no task or group 'niah_5x'"):
+        run("build", "niah_5x", "--tokenizer", "mini")
 
 
 @pytest.mark.parametrize(
