@@ -207,6 +207,7 @@ def _plan_task(
     chosen = sorted({number * prompts // count for number in range(count)})
     task.build_all_requests(samples=chosen, rank=0, world_size=1)
     sizes, budgets, cut, unfit = [], [0], 0, 0
+    window += len(tokenizer("")["input_ids"])  # special tokens may stand beyond, as in ctxext
     for request in task.instances:
         size, new, overflow = _measure(request, tokenizer)
         if size + new > window:
