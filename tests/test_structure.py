@@ -140,3 +140,18 @@ def test_readme_tables_are_generated(mark, rows, head):
     assert inside == listing.markdown(rows(), head), (
         f"README's table of {mark} is out of date; run python -m ctxbench.listing README.md"
     )
+
+
+def test_what_our_commands_write_is_not_tracked():
+    """But for a study's archive, its page and the figures that the README shows."""
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    tracked = done.stdout.splitlines()
+    assert len(tracked) < 500
+    assert not [name for name in tracked if re.match(r"ctxbench/tasks/.*/leaves/", name)]
+    allowed = re.compile(
+        r"results/(paper/\w+\.(md|json)|[\w-]+/(README\.md|cells\.jsonl\.xz|report/report\.html"
+        r"|report/figures/figure-\d\.png|heatmap_\w+\.png))"
+    )
+    assert [n for n in tracked if n.startswith("results/") and not allowed.fullmatch(n)] == []
