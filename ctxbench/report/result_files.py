@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxbench.core.lengths import length_name
+from ctxbench.core.text_files import json_objects
 from ctxbench.report.archive import NAME, read_archive
 
 _HARNESS_ARGUMENTS = ("method", "length", "max_length", "batch_size", "device", "cache")
@@ -199,12 +200,6 @@ class SamplesFile:
     path: Path
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        with open(self.path, encoding="utf-8", newline="\n") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    yield {**json.loads(line)}
-                except (ValueError, TypeError) as damage:
-                    raise ValueError(
-                        f"{self.path}, line {number} is damaged ({damage}). Run the task again, "
-                        "or leave the file out."
-                    ) from damage
+        with open(self.path, "rb") as lines:
+            advice = "Run the task again, or leave the file out."
+            yield from (sample for _, sample in json_objects(lines, self.path, advice))

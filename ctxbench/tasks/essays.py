@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ctxbench.core.assets import require_data
-from ctxbench.tasks.reading import check_text
+from ctxbench.core.text_files import check_text
 from ctxbench.tasks.sentences import sentence_spans
 
 _GET_ESSAYS = (

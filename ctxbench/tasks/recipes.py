@@ -16,6 +16,7 @@ from typing import Any
 
 from ctxbench.core.assets import cache_dir
 from ctxbench.core.atomic_file import write_atomically
+from ctxbench.core.text_files import json_lines, json_objects
 
 Row = dict[str, Any]
 
@@ -59,7 +60,7 @@ def read(path: Path) -> RecipeFile:
         about = json.loads(header)
         if hashlib.sha256(body).hexdigest() != about["sha256"]:
             raise ValueError("its rows are not those that were written")
-        rows = [json.loads(line) for line in body.splitlines()]
+        rows = [row for _, row in json_objects(body.splitlines(), path)]
         return RecipeFile(path, about["key"], about["report"], rows)
     except (ValueError, KeyError, TypeError) as damage:
         raise ValueError(
@@ -70,7 +71,7 @@ def read(path: Path) -> RecipeFile:
 
 def write(path: Path, key: dict[str, Any], report: dict[str, Any], rows: list[Row]) -> None:
     """Write a file, whole or not at all."""
-    body = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    body = json_lines(rows)
     about = {"key": key, "report": report, "sha256": hashlib.sha256(body).hexdigest()}
     write_atomically(path, json.dumps(about).encode() + b"\n" + body, shared=True)
 

@@ -7,7 +7,6 @@ many, to rounding.
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import jsonlines
 import numpy as np
 import torch
 
@@ -155,7 +155,8 @@ def _train(config: TrainConfig, recipe: str | None, command: str) -> Path:
                 )
             progress.update(metrics)
             if ranks.main:
-                _append(output / "metrics.jsonl", metrics)
+                with jsonlines.open(output / "metrics.jsonl", "a") as lines:
+                    lines.write(metrics)
             due = config.save_every and _is_due(done, config.save_every, config.steps)
             if (due or stop) and not ranks.deepspeed:
                 state = run_state(trained, average, optimizers)
@@ -217,11 +218,6 @@ def _write_config(output: Path, config: TrainConfig, recipe: str | None, command
     head = f"# {command}\n# recipe {recipe or 'none'}, settings hash {config_hash(config)}\n"
     text = head + yaml.safe_dump(as_dict(config), sort_keys=False)
     (output / "train.yaml").write_text(text, encoding="utf-8")
-
-
-def _append(file: Path, metrics: dict[str, Any]) -> None:
-    with open(file, "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(metrics) + "\n")
 
 
 def _is_due(done: int, every: int, steps: int) -> bool:

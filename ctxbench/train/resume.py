@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jsonlines
 import torch
 
 from ctxbench.core.atomic_file import write_atomically
+from ctxbench.core.text_files import json_lines
 from ctxbench.train.checkpoint import Checkpoint, find_checkpoint, open_checkpoint
 from ctxbench.train.config import TrainConfig
 from ctxbench.train.ema import MovingAverage
@@ -102,12 +103,6 @@ def drop_metrics_after(file: Path, step: int) -> None:
     """Keep the lines of the steps that the run resumes after."""
     if not file.exists():
         return
-    kept = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            metrics = json.loads(line)
-        except json.JSONDecodeError:  # the process was killed while writing it
-            continue
-        if metrics["step"] <= step:
-            kept.append(line + "\n")
-    write_atomically(file, "".join(kept).encode())
+    with jsonlines.open(file) as lines:
+        found = list(lines.iter(type=dict, skip_invalid=True))  # cut, if a kill came while writing
+    write_atomically(file, json_lines(metrics for metrics in found if metrics["step"] <= step))

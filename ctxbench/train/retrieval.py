@@ -54,7 +54,7 @@ def stdlib_stream(split: str, tokenizer: PreTrainedTokenizerBase) -> TokenStream
     """Return the standard library's text of one split as tokens."""
     files = [(n, text) for n, text in stdlib_files() if is_held_out(n) == (split == "held_out")]
     stamp = [[name, len(text), text[:64], text[-64:]] for name, text in files]
-    return cached_stream(["stdlib", stamp], (text for _, text in files), tokenizer)
+    return cached_stream(["stdlib", stamp], files, tokenizer)
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ import numpy as np
 from ctxbench.core.assets import cache_dir
 from ctxbench.core.compat.datasets import fingerprint
 from ctxbench.core.settings import read_settings
-from ctxbench.train.files import ARRAY_FILES, data_files, read_records
-from ctxbench.train.tokens.check import check_array, check_ids, explain_texts
+from ctxbench.core.text_files import check_text, read_records, record_files
+from ctxbench.train.tokens.check import check_array, check_ids
 from ctxbench.train.tokens.store import TokenShards, TokenStore, is_store
 from ctxbench.train.word_encoder import WordEncoder
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Options = TypeVar("Options")
+Document = tuple[str, Any]
+"""Where it is, for messages; its text, or token ids."""
 
 _BLOCK_CHARACTERS = 250_000
 _STORE_VERSION = 2
@@ -68,7 +70,7 @@ def parse_source(text: str) -> Source:
     """Return a source from `NAME[:key=value,...][@weight]`.
 
     Raises:
-        ValueError: the weight is no positive number.
+        ValueError: there is no name, or the weight is no positive number.
     """
     name, at, weight = text.rpartition("@")
     if not at or not re.fullmatch(r"[0-9.eE+-]+", weight):
@@ -86,6 +88,11 @@ def parse_source(text: str) -> Source:
             f"data {text!r}: the weight {weight!r} is not a positive number. Write for example "
             "books.jsonl@0.3."
         ) from None
+    if not name.strip():
+        raise ValueError(
+            f"data {text!r} names nothing. It must be a file, a folder, a dataset's id or stdlib. "
+            "Give one of them."
+        )
     return Source(name=name, options=options, weight=share)
 
 
@@ -149,7 +156,7 @@ def open_stream(source: Source, tokenizer: PreTrainedTokenizerBase) -> TokenStre
         ValueError: a form of data that is not read.
     """
     path = Path(source.name).expanduser()
-    if path.suffix in ARRAY_FILES and path.is_file():
+    if path.suffix in (".bin", ".npy") and path.is_file():
         return _open_array(path, source, len(tokenizer))
     if is_store(path):
         source.read_options(NoOptions)
@@ -158,25 +165,25 @@ def open_stream(source: Source, tokenizer: PreTrainedTokenizerBase) -> TokenStre
         return TokenStream(store.tokens, store.documents["offset"], store.fingerprint)
     if path.is_file() or (path.is_dir() and not _is_saved_dataset(path)):
         column = source.read_options(FileOptions).column
-        files = data_files(path)
+        files = record_files(path)
         stamp = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        documents = (record for file in files for record in _text_or_ids(file, column))
-        return cached_stream([stamp, column], documents, tokenizer)
+        records = (found for file in files for found in read_records(file, (column, "input_ids")))
+        return cached_stream([stamp, column], _documents(records, column), tokenizer)
     dataset, column = _open_dataset(path, source)
-    records = (row.get("input_ids", row.get(column)) for row in dataset)
-    return cached_stream([fingerprint(dataset), column], records, tokenizer)
+    records = ((f"{source.name} record {number}", row) for number, row in enumerate(dataset, 1))
+    return cached_stream([fingerprint(dataset), column], _documents(records, column), tokenizer)
 
 
 def cached_stream(
     stamp: Any,
-    documents: Iterable[str | list[int] | None],
+    documents: Iterable[Document],
     tokenizer: PreTrainedTokenizerBase,
 ) -> TokenStream:
     """Return documents as one stream of tokens, from the cache if they are there.
 
     Args:
         stamp: what identifies the documents; JSON values.
-        documents: texts, or token ids; read only if the cache lacks them.
+        documents: read only if the cache lacks them.
         tokenizer: a fast one.
 
     Several processes may do this at once: each builds in a folder of its own, the first to finish
@@ -240,7 +247,9 @@ def _read_cache(folder: Path, dtype: type) -> tuple[np.ndarray, np.ndarray] | No
         return None
 
 
-def _write_cache(folder: Path, documents, tokenizer: PreTrainedTokenizerBase, dtype: type) -> None:
+def _write_cache(
+    folder: Path, documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, dtype: type
+) -> None:
     """Write the tokens, and where each document starts; the last entry is where all end."""
     starts, total = [], 0
     with open(folder / _TOKENS, "wb") as file:
@@ -265,39 +274,37 @@ def tokenizer_stamp(backend: Any) -> str:
 
 
 def encode_documents(
-    documents: Iterable[str | Any | None], words: WordEncoder, separator: list[int]
+    documents: Iterable[Document], words: WordEncoder, separator: list[int]
 ) -> Iterator[Any]:
     """Yield the ids of each document; texts begin with the separator, token ids stay as they are.
 
     Raises:
-        ValueError: a document is None, no valid text, or holds ids beyond the vocabulary.
+        ValueError: a document is no valid text, or holds ids beyond the vocabulary.
     """
-    block, characters = [], 0
+    block: list[Document] = []
+    characters = 0
 
     def flush() -> Iterator[list[int]]:
         try:
-            encoded = words.encode(block)
-        except TypeError as error:
-            raise explain_texts(block) from error
+            encoded = words.encode([text for _, text in block])
+        except TypeError:
+            for where, text in block:
+                check_text(text, where, "Correct it where the data were made.")
+            raise
         for ids in encoded:
             yield [*separator, *ids]
         block.clear()
 
-    for document in documents:
-        if document is None:
-            raise ValueError(
-                "A record has neither the text column nor input_ids. Name the column: "
-                "SOURCE:column=NAME."
-            )
+    for where, document in documents:
         if isinstance(document, str):
-            block.append(document)
+            block.append((where, document))
             characters += len(document)
             if characters > _BLOCK_CHARACTERS:
                 yield from flush()
                 characters = 0
         else:
             yield from flush()
-            yield check_ids(document, words.vocabulary)
+            yield check_ids(document, words.vocabulary, where)
     yield from flush()
 
 
@@ -312,10 +319,20 @@ def separator(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 # -------------------------------------------------------------------- reading
 
 
-def _text_or_ids(file: Path, column: str) -> Iterator[str | list[int] | None]:
-    """Yield token ids of each record of a file, or its text where it has none."""
-    for record in read_records(file, (column, "input_ids")):
-        yield record.get("input_ids", record.get(column))
+def _documents(records: Iterable[tuple[str, dict[str, Any]]], column: str) -> Iterator[Document]:
+    """Yield token ids of each record, or its text where it has none.
+
+    Raises:
+        ValueError: it has neither.
+    """
+    for where, record in records:
+        found = record.get("input_ids", record.get(column))
+        if found is None:
+            raise ValueError(
+                f"{where} has neither {column!r} nor input_ids, only {', '.join(record)}. Name the "
+                "column: SOURCE:column=NAME."
+            )
+        yield where, found
 
 
 def _open_array(path: Path, source: Source, vocabulary: int) -> TokenStream:
@@ -338,7 +355,7 @@ def _open_array(path: Path, source: Source, vocabulary: int) -> TokenStream:
             )
         tokens = np.memmap(path, dtype=dtype, mode="r")
     tokens = tokens.reshape(-1)
-    check_array(tokens, vocabulary, source.name)
+    check_array(tokens, vocabulary, f"data {source.name!r}")
     stamp = [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
     fingerprint = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:16]
     return TokenStream(tokens, None, fingerprint)

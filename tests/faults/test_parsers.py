@@ -62,7 +62,7 @@ def test_any_text_is_a_source_or_an_error(text):
     try:
         source = parse_source(text)
     except ValueError as error:
-        says(error, "is not a positive number. Write for example")
+        says(error, "is not a positive number. Write for example|names nothing. It must be")
     else:
         assert 0 < source.weight < float("inf")
         assert all(isinstance(value, str) for value in source.options.values())

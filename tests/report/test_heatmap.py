@@ -227,7 +227,7 @@ def test_wrong_paths_and_files(tmp_path):
     with pytest.raises(ValueError, match="is not a results file"):
         run("heatmap", tmp_path)
     (tmp_path / "samples.jsonl").write_text('{"a": 1}\n{"a"')
-    with pytest.raises(ValueError, match="line 2 is damaged"):
+    with pytest.raises(ValueError, match="line 2 is not a JSON object"):
         list(SamplesFile(tmp_path / "samples.jsonl"))
 
 

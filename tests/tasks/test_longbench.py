@@ -241,9 +241,9 @@ def test_rows_without_context_are_counted(tmp_path, caplog):
 
 LINE = json.dumps(row("qasper"))
 DAMAGED = {
-    "cut": (f"{LINE}\n{LINE[:40]}".encode(), r"qasper\.jsonl line 2 is damaged"),
-    "list": (b"[1]\n", r"qasper\.jsonl line 1 is damaged \(it is list"),
-    "latin": (LINE.encode() + b'\n{"input": "na\xefve"}\n', r"qasper\.jsonl is damaged.*UTF-8"),
+    "cut": (f"{LINE}\n{LINE[:40]}".encode(), r"qasper\.jsonl line 2 is not a JSON object"),
+    "list": (b"[1]\n", r"qasper\.jsonl line 1 is not a JSON object"),
+    "latin": (LINE.encode() + b'\n{"input": "na\xefve"}\n', r"qasper\.jsonl line 2 is not.*utf-8"),
     "number": (json.dumps(row("qasper") | {"context": 5}).encode(), r"line 1: context is int"),
     "answers": (json.dumps(row("qasper") | {"answers": "x"}).encode(), "answers is no list"),
     "lacks": (b'{"input": "a"}\n', "line 1 has the columns input and lacks context"),
@@ -259,7 +259,6 @@ def test_damaged_longbench_lines_are_named(tmp_path, name, archived):
     if archived:
         with zipfile.ZipFile(tmp_path / "LongBench" / "data.zip", "w") as archive:
             archive.writestr("data/qasper.jsonl", content)
-        words = words.replace(r"qasper\.jsonl is", r"data\.zip is")
     else:
         (tmp_path / "LongBench" / "qasper.jsonl").write_bytes(content)
     with pytest.raises(ValueError, match=f"{words}.*Fetch the official data.zip again"):

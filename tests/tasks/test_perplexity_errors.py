@@ -65,11 +65,11 @@ def test_token_file_errors(tmp_path, tokenizer, tokenizer_path):
 
 
 DAMAGED = {
-    "cut.jsonl": (b'{"text": "abc"}\n\n{"text": "de', "cut.jsonl line 3 is damaged"),
-    "latin.jsonl": (b'{"text": "\xff"}\n', "latin.jsonl is damaged.*UTF-8"),
-    "list.jsonl": (b"[1, 2]\n", r"list.jsonl line 1 is damaged \(it is list"),
-    "number.jsonl": (b'{"text": "a"}\n{"text": 5}\n', "'text' of record 2 is int"),
-    "half.jsonl": (b'{"text": "\\ud83d x"}\n', "record 1 is no valid text"),
+    "cut.jsonl": (b'{"text": "abc"}\n\n{"text": "de', "cut.jsonl line 3 is not a JSON object"),
+    "latin.jsonl": (b'{"text": "\xff"}\n', "latin.jsonl line 1 is not a JSON object.*utf-8"),
+    "list.jsonl": (b"[1, 2]\n", "list.jsonl line 1 is not a JSON object"),
+    "number.jsonl": (b'{"text": "a"}\n{"text": 5}\n', "number.jsonl line 2: text is int"),
+    "half.jsonl": (b'{"text": "\\ud83d x"}\n', "half.jsonl line 1: text is no valid text"),
     "cut.jsonl.gz": (gzip.compress(b'{"text": "abc"}\n')[:20], "cut.jsonl.gz is damaged"),
     "not.jsonl.gz": (b'{"text": "abc"}\n', "not.jsonl.gz is damaged"),
     "cut.parquet": (b"PAR1" + b"x" * 40, "cut.parquet is damaged"),

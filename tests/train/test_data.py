@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from itertools import chain
 
 import numpy as np
@@ -100,18 +101,22 @@ def test_every_form_gives_the_same_tokens(tmp_path, tokenizer, ids, form):
         assert stream.starts.tolist() == np.cumsum([0, *map(len, ids)])[:-1].tolist()
 
 
-def test_zstd_reads_or_says_what_to_install(tmp_path, tokenizer, ids):
+def test_zstd_says_what_to_install(tmp_path, tokenizer, monkeypatch):
+    (tmp_path / "a.jsonl.zst").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(ValueError, match="pip install zstandard"):
+        open_stream(parse_source(str(tmp_path / "a.jsonl.zst")), tokenizer)
+
+
+def test_zstd_is_read_to_its_last_frame(tmp_path, tokenizer, ids):
+    zstandard = pytest.importorskip("zstandard", reason="optional")
+    lines = [json.dumps({"text": text}) + "\n" for text in TEXTS]
     file = tmp_path / "a.jsonl.zst"
-    try:
-        import zstandard  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        file.write_bytes(b"")
-        with pytest.raises(ValueError, match="pip install zstandard"):
-            open_stream(parse_source(str(file)), tokenizer)
-        return
-    lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
-    file.write_bytes(zstandard.compress(lines.encode()))
+    file.write_bytes(b"".join(zstandard.compress(line.encode()) for line in lines))
     assert open_stream(parse_source(str(file)), tokenizer).tokens.tolist() == list(chain(*ids))
+    file.write_bytes(b"no zstd")
+    with pytest.raises(ValueError, match="is damaged, cut short"):
+        open_stream(parse_source(str(file)), tokenizer)
 
 
 def test_cache_is_used_and_noticed_to_be_stale(tmp_path, tokenizer, monkeypatch):
@@ -146,6 +151,7 @@ def test_parse_source(text, name, options, weight):
     ("source", "error", "message"),
     [
         ("a.jsonl@0", ValueError, "not a positive number"),
+        ("", ValueError, "names nothing"),
         ("./nowhere", FileNotFoundError, "no file or folder"),
         ("stdlib:kets=1-2", ValueError, "did you mean keys"),
         ("stdlib:keys=9-2", ValueError, "LOW-HIGH"),

@@ -89,7 +89,7 @@ def test_mixture_is_even_over_the_store(store):
 
 def test_short_documents_are_thinned_and_long_ones_kept(corpus):
     parts = documents.parts_of(sorted(corpus.iterdir()), "text", "meta.redpajama_set_name")
-    lengths = [len(text) / 3.68 for part in parts for text, _ in part.documents()]
+    lengths = [len(text) / 3.68 for part in parts for _, text, _ in part.documents()]
     kept = np.concatenate([documents.scan(part, REQUEST)[0] for part in parts])
     tokens = kept["characters"] / 3.68
     assert (tokens >= 4096).sum() == sum(length >= 4096 for length in lengths) > 100
@@ -274,5 +274,5 @@ def test_stores_that_cannot_be_read_say_why(tmp_path, store, tokenizer, damage):
 
 def test_record_without_text_names_the_column(tmp_path, tokenizer):
     (tmp_path / "a.jsonl").write_text('{"body": "x"}\n')
-    with pytest.raises(ValueError, match=r"no text in column 'text', only body.*--text NAME"):
+    with pytest.raises(ValueError, match=r"a.jsonl line 1 has no 'text', only body.*--text NAME"):
         build_store([tmp_path / "a.jsonl"], tokenizer, tmp_path / "store", REQUEST)

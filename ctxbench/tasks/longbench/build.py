@@ -11,11 +11,11 @@ import datasets
 
 from ctxbench.core.assets import find_data
 from ctxbench.core.settings import read_settings
+from ctxbench.core.text_files import check_text, explained, json_objects, read_records
 from ctxbench.tasks.hub import HubFile
 from ctxbench.tasks.longbench import metrics
 from ctxbench.tasks.longbench.prompts import load_prompt
 from ctxbench.tasks.longbench.truncation import truncate_middle
-from ctxbench.tasks.reading import check_text, explained, json_rows
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
 log = logging.getLogger(__name__)
@@ -114,17 +114,11 @@ def read_rows(dataset: str, data_dir: str | None = None) -> Iterator[dict]:
     folders = ("LongBench", "longbench")
     names = [f"{f}/{inner}{dataset}.jsonl" for f in folders for inner in ("", "data/")]
     if path := find_data(*names, data_dir=data_dir):
-        name = str(path)
-        with explained(name, ADVICE):
-            lines = path.read_text("utf-8")
+        rows = read_records(path, COLUMNS, advice=ADVICE)
     else:
         path = find_data(*(f"{f}/data.zip" for f in folders), data_dir=data_dir) or ARCHIVE.fetch()
-        name = f"{path}: {dataset}.jsonl"
-        with explained(path, ADVICE):
-            lines = _archived(path, dataset)
-    # Not `splitlines`: the texts hold characters (U+2028, form feed) that it takes for line ends.
-    for number, row in json_rows(lines.split("\n"), name, ADVICE):
-        where = f"{name} line {number}"
+        rows = _archived(path, dataset)
+    for where, row in rows:
         if missing := [column for column in COLUMNS if column not in row]:
             raise ValueError(
                 f"{where} has the columns {', '.join(row)} and lacks {', '.join(missing)}. The "
@@ -139,15 +133,16 @@ def read_rows(dataset: str, data_dir: str | None = None) -> Iterator[dict]:
         yield row
 
 
-def _archived(archive: Path, dataset: str) -> str:
-    with zipfile.ZipFile(archive) as files:
+def _archived(archive: Path, dataset: str) -> Iterator[tuple[str, dict]]:
+    with explained(archive, ADVICE), zipfile.ZipFile(archive) as files:
         name = f"data/{dataset}.jsonl"
         if name not in files.namelist():
             raise FileNotFoundError(
                 f"{archive.name} has no {name}; it has {len(files.namelist())} other files. The "
                 "official archive has 34 data sets. Fetch it again."
             )
-        return files.read(name).decode("utf-8")
+        with files.open(name) as lines:
+            yield from json_objects(lines, f"{archive}: {dataset}.jsonl", ADVICE)
 
 
 def process_results(doc: dict, results: list[str]) -> dict:

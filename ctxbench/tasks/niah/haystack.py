@@ -1,11 +1,12 @@
 """The essays: a local file first, else a pinned copy on the Hugging Face hub."""
 
 import functools
+from pathlib import Path
 
 from ctxbench.core.assets import find_data
+from ctxbench.core.text_files import read_records, text_of
 from ctxbench.tasks.essays import Essays, load_essays
 from ctxbench.tasks.hub import HubFile
-from ctxbench.tasks.reading import check_text, explained
 from ctxbench.tasks.sentences import sentence_spans
 
 HUB = HubFile(
@@ -31,13 +32,8 @@ def load_haystack(data_dir: str | None = None) -> Essays:
 
 @functools.lru_cache(maxsize=2)
 def _read_parquet(path: str, data_dir: str | None) -> Essays:
-    import pyarrow.parquet
-
     advice = f"It must be {HUB.filename} of {HUB.repo}: remove the file, or fetch it again."
-    with explained(path, advice):
-        table = pyarrow.parquet.read_table(path)
-    if "text" not in table.column_names:
-        raise ValueError(f"{path} has no column 'text', but {table.column_names}. {advice}")
-    texts = [check_text(text, f"{path}: a text", advice) for text in table["text"].to_pylist()]
+    records = read_records(Path(path), ["text"], advice=advice)
+    texts = [text_of(record, "text", where, advice) for where, record in records]
     spans = functools.partial(sentence_spans, data_dir=data_dir)
     return Essays(" ".join(texts), spans)

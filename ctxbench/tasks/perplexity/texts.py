@@ -1,21 +1,19 @@
 """The documents of a perplexity task, as token ids: raw text or LongLoRA's token files.
 
-Raw text: `.jsonl`, `.jsonl.gz` or `.parquet` with a column `text`, or `.txt` (one document).
+Raw text: records with a `text` (see `ctxbench.core.text_files`), or `.txt` (one document).
 Token file: `.bin`, little-endian uint16 or uint32 token ids of the model's own tokenizer, the
 documents one after the other, each beginning with the BOS token.
 """
 
-import gzip
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ctxbench.core.assets import find_data
+from ctxbench.core.text_files import RECORD_FILES, read_records, text_of
 from ctxbench.tasks.hub import HubFile
-from ctxbench.tasks.reading import check_text, explained, json_rows
 
 ADVICE = "Fetch or write the file again."
 
@@ -87,16 +85,17 @@ def locate(source: Source, text_path: str | None, data_dir: str | None) -> Path:
         path = Path(text_path).expanduser()
         if not path.is_file():
             raise FileNotFoundError(
-                f"Metadata text_path={text_path!r} is not a file. It must name a .jsonl, .jsonl.gz,"
-                " .parquet, .txt or .bin file. Correct the path."
+                f"Metadata text_path={text_path!r} is not a file. It must name one of "
+                f"{', '.join(RECORD_FILES)} or .bin. Correct the path."
             )
         return path
     if found := find_data(*source.names, data_dir=data_dir):
         return found
     if source.hub is None:
         raise FileNotFoundError(
-            "This task measures a text of your own and none was given. It reads .jsonl, .jsonl.gz, "
-            """.parquet, .txt or .bin. Add --metadata '{"text_path": "FILE"}'."""
+            "This task measures a text of your own and none was given. It reads "
+            f"{', '.join(RECORD_FILES)} or .bin. Add "
+            """--metadata '{"text_path": "FILE"}'."""
         )
     return source.hub.fetch()
 
@@ -146,42 +145,13 @@ def read_texts(path: Path) -> Iterator[str]:
     Raises:
         ValueError: the file or a line of it is damaged, has no texts, or is of no known type.
     """
-    with explained(path, ADVICE):
-        for number, text in _texts(path):
-            yield check_text(text, f"{path}: 'text' of record {number}", ADVICE)
-
-
-def _texts(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield number and content of the documents."""
-    if path.suffix == ".txt":
-        yield 1, path.read_text(encoding="utf-8")
-    elif path.suffix == ".parquet":
-        import pyarrow.parquet as parquet
-
-        file = parquet.ParquetFile(path)
-        require_text(path, file.schema_arrow.names)
-        batches = file.iter_batches(batch_size=8, columns=["text"])
-        yield from enumerate((text for b in batches for text in b.column("text").to_pylist()), 1)
-    elif path.suffix == ".jsonl" or path.suffixes[-2:] == [".jsonl", ".gz"]:
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", encoding="utf-8") as lines:
-            for number, row in json_rows(lines, path, ADVICE):
-                require_text(path, row)
-                yield number, row["text"]
-    else:
+    if not path.name.endswith(RECORD_FILES):
         raise ValueError(
-            f"{path.name} is of no known type; known are .jsonl, .jsonl.gz, .parquet, .txt and "
-            ".bin (token ids). Convert the file."
+            f"{path.name} is of no known type; known are {', '.join(RECORD_FILES)} and .bin (token "
+            "ids). Convert the file."
         )
-
-
-def require_text(path: Path, columns: Iterable[str]) -> None:
-    """Raise unless there is a column `text`."""
-    if "text" not in columns:
-        raise ValueError(
-            f"{path.name} has the columns {', '.join(columns)}; the documents must be in a column "
-            "'text'. Rename the column."
-        )
+    for where, record in read_records(path, ["text"], advice=ADVICE):
+        yield text_of(record, "text", where, "Documents are in a column 'text'. " + ADVICE)
 
 
 def read_bin(path: Path, tokenizer, dtype: str | None = None) -> np.ndarray:

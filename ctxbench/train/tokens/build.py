@@ -71,7 +71,7 @@ def build_store(
     """Build a token store, or go on with one, and return its description (`meta.json`).
 
     Args:
-        files: with documents, see `data_files`.
+        files: with documents, see `record_files`.
         tokenizer: a fast one.
         output: folder of the store.
         request: what it is to hold.
@@ -228,7 +228,8 @@ def _scan_part(part: Part, request: StoreRequest, file: Path) -> None:
 def _tokenise_part(part: Part, numbers: np.ndarray, separator, dtype: str, file: Path) -> None:
     words = _word_encoder(file.with_name("tokenizer.json"))
     wanted = set(numbers.tolist())
-    texts = (text for number, (text, _) in enumerate(part.documents()) if number in wanted)
+    found = enumerate(part.documents())
+    texts = ((where, text) for number, (where, text, _) in found if number in wanted)
     lengths = []
     with replacing(file, synced=False) as stream:
         for ids in encode_documents(texts, words, separator):

@@ -81,14 +81,14 @@ def _tokenize(options: argparse.Namespace) -> int:
 
 
 def _files(options: argparse.Namespace, request: StoreRequest) -> list[Path]:
-    from ctxbench.train.files import data_files
+    from ctxbench.core.text_files import record_files
     from ctxbench.train.tokens.stream import open_hub_stream, spool
 
     found = []
     for name in options.inputs:
         path = Path(name).expanduser()
         if path.exists():
-            found += data_files(path)
+            found += record_files(path)
             continue
         records = open_hub_stream(name, options.revision, options.split)
         stream = f"{name} {options.revision} {options.split}"

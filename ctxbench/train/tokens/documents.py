@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ctxbench.train.files import byte_ranges, read_records
+from ctxbench.core.text_files import byte_ranges, read_records, text_of
 from ctxbench.train.tokens.request import CHARACTERS_PER_TOKEN, StoreRequest, source_name
 
 RANGE_BYTES = 2**28
@@ -47,22 +47,20 @@ class Part:
     text: str
     label: str
 
-    def documents(self) -> Iterator[tuple[str, str]]:
-        """Yield text and source name of each record.
+    def documents(self) -> Iterator[tuple[str, str, str]]:
+        """Yield where each record is, its text and the name of its source.
 
         Raises:
             ValueError: a record without text.
         """
+        advice = (
+            "Name the column: --text NAME. (Token ids need no store: give such files to "
+            "ctxbench-train as they are.)"
+        )
         columns = (self.text, self.label, self.label.partition(".")[0])
-        for record in read_records(self.file, columns, self.begin, self.end):
-            text = record.get(self.text)
-            if not isinstance(text, str):
-                raise ValueError(
-                    f"{self.file}: a record has no text in column {self.text!r}, only "
-                    f"{', '.join(record)}. Name the column: --text NAME. (Token ids need no "
-                    "store: give such files to ctxbench-train as they are.)"
-                )
-            yield text, record_source(record, self.label)
+        for where, record in read_records(self.file, columns, self.begin, self.end):
+            text = text_of(record, self.text, where, advice)
+            yield where, text, record_source(record, self.label, where)
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def scan(part: Part, request: StoreRequest) -> tuple[np.ndarray, dict[str, list[
     kept = []
     names: dict[str, list[int]] = {}
     indices: dict[str, int] = {}
-    for number, (text, name) in enumerate(part.documents()):
+    for number, (_, text, name) in enumerate(part.documents()):
         if not text:
             continue
         counts = names.setdefault(name, [0] * HISTOGRAM_BINS)
@@ -128,18 +126,28 @@ def length_bin(tokens: float) -> int:
     return max(int(tokens).bit_length() - 1, 0)
 
 
-def record_source(record: dict[str, Any], label: str) -> str:
+def record_source(record: dict[str, Any], label: str, where: str) -> str:
     """Return the name of a record's source, "" where it has none.
 
     Args:
         record: of a file or dataset.
         label: a column, or a path into objects such as `meta.redpajama_set_name`.
+        where: it is, for messages.
+
+    Raises:
+        ValueError: a text on the path is no JSON.
     """
     value: Any = record.get(label)
     if value is None:
         value = record
         for key in label.split("."):
             if isinstance(value, str):  # SlimPajama's meta is JSON text in some copies
-                value = json.loads(value)
+                try:
+                    value = json.loads(value)
+                except ValueError as error:
+                    raise ValueError(
+                        f"{where}: {value[:60]!r} was to be JSON with {key!r} in it ({error}). "
+                        "Name the column of the source's name: --label NAME."
+                    ) from error
             value = value.get(key) if isinstance(value, dict) else None
     return source_name(value) if isinstance(value, str) else ""

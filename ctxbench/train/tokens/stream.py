@@ -10,6 +10,7 @@ from typing import Any
 
 from ctxbench.core.assets import cache_dir
 from ctxbench.core.atomic_file import replacing
+from ctxbench.core.text_files import json_lines, text_of
 from ctxbench.train.tokens.documents import document_keys, is_kept, record_source
 from ctxbench.train.tokens.request import CHARACTERS_PER_TOKEN, StoreRequest
 
@@ -61,15 +62,16 @@ def spool(
         return file
     wanted = {source: tokens * MARGIN for source, tokens in request.budgets().items()}
     with replacing(file, shared=True) as stream:
-        for record in records:
-            source, content = record_source(record, label), record[text]
+        for number, record in enumerate(records, 1):
+            where = f"{name} record {number}"
+            source = record_source(record, label, where)
+            content = text_of(record, text, where, "Name the column: --text NAME.")
             budget = source if request.mix else ""
             if wanted.get(budget, 0) <= 0 or not content:
                 continue
             if is_kept(request, len(content), document_keys(content, source, request.seed)[1]):
                 wanted[budget] -= len(content) / CHARACTERS_PER_TOKEN
-                line = json.dumps({text: content, label: source}, ensure_ascii=False) + "\n"
-                stream.write(line.encode())
+                stream.write(json_lines([{text: content, label: source}]))
                 if max(wanted.values()) <= 0:
                     break
     return file
