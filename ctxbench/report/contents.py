@@ -111,7 +111,7 @@ def _maps(numbers: Numbers) -> Sequence[Map]:
     for row in ordered(study.rows):
         trained = row.trained_length or study.window
         how = f", trained to {length_name(row.trained_length)}" if row.trained_length else ""
-        mean = _told(numbers.number(row, Measure("", columns)))
+        mean = _mean_text(numbers.number(row, Measure("", columns)))
         heat = HeatMap("needle", study.protocol.model_name, row.label + how, "", trained, mean)
         for column in columns:
             for leaf in numbers.leaves(row, Measure("", (column,))).values():
@@ -128,7 +128,7 @@ def _maps(numbers: Numbers) -> Sequence[Map]:
     return found
 
 
-def _told(number: Number) -> str:
+def _mean_text(number: Number) -> str:
     """Return the mean over lengths and depths in words; none is made over what is not there."""
     if number.estimate is None:
         return f"no mean: {number.state}"

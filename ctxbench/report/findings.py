@@ -1,8 +1,9 @@
 """Which findings of the paper appear in a study, computed from its cells, together and by seed.
 
-A claim (`claims.py`) has the rows it is about, and tests of the form "the score at this length is
-at least this share of the score at that length". A test holds, fails or stays undecided by the
-95 % interval of the difference of the two sides, paired over the documents both were measured on.
+A finding (`paper_findings.py`) has the rows it is about, and criteria of the form "the score at
+this length is at least this share of the score at that length". A criterion holds, fails or stays
+undecided by the 95 % interval of the difference of the two sides, paired over the documents both
+were measured on.
 A verdict is of the seeds' average per document; those of the single seeds stand beside it, and
 where two of them contradict each other the finding appears in part.
 """
@@ -12,18 +13,26 @@ from collections.abc import Iterable, Sequence
 
 from ctxbench.core.lengths import length_name
 from ctxbench.core.protocol import Column, Row
-from ctxbench.report.claims import CLAIMS, HARD, LOSS, NEEDLE, Claim, Test, is_exact
 from ctxbench.report.correlation import panels, scopes
 from ctxbench.report.estimates import Contrast, difference, estimate
 from ctxbench.report.group_order import same_order
 from ctxbench.report.labels import kind_name
 from ctxbench.report.numbers import Measure, Number, Numbers, show, show_interval
+from ctxbench.report.paper_findings import (
+    HARD,
+    LOSS,
+    NEEDLE,
+    PAPER_FINDINGS,
+    Criterion,
+    PaperFinding,
+    is_exact,
+)
 from ctxbench.report.study_results import StudyResults
-from ctxbench.report.verdicts import Finding, Part, all_of, over_rows, with_seeds
+from ctxbench.report.verdicts import Finding, Outcome, all_of, over_rows, with_seeds
 
 
 def findings(numbers: Numbers) -> list[Finding]:
-    """Return every claim judged, then the comparisons of groups."""
+    """Return every finding judged, then the comparisons of groups."""
     study = numbers.study
     seeds = study.drawn_seeds if len(study.drawn_seeds) > 1 else ()
     single = {seed: _judged(Numbers(study.of_seed(seed))) for seed in seeds}
@@ -37,7 +46,7 @@ def findings(numbers: Numbers) -> list[Finding]:
 def _judged(numbers: Numbers) -> list[Finding]:
     """Return the findings that one seed can show."""
     return [
-        *(_judge(claim, numbers) for claim in CLAIMS),
+        *(_judge(finding, numbers) for finding in PAPER_FINDINGS),
         _approximate(numbers),
         _control(numbers),
         _correlation(numbers),
@@ -57,21 +66,21 @@ def _measure(column: Column) -> Measure:
     return Measure(length_name(column.length or 0), (column,))
 
 
-# ---------------------------------------------------------------------- claims
+# --------------------------------------------------------------- the paper's
 
 
-def _judge(claim: Claim, numbers: Numbers) -> Finding:
+def _judge(finding: PaperFinding, numbers: Numbers) -> Finding:
     parts, verdicts = [], []
-    for row in filter(claim.rows, numbers.study.rows):
-        judged = [_test(test, row, numbers) for test in claim.tests]
+    for row in filter(finding.rows, numbers.study.rows):
+        judged = [_test(test, row, numbers) for test in finding.tests]
         tests = [part for part in judged if part]
         parts += tests
         verdicts += [all_of([part.holds for part in tests])] if tests else []
-    return Finding(claim.name, claim.text, over_rows(verdicts), tuple(parts))
+    return Finding(finding.name, finding.text, over_rows(verdicts), tuple(parts))
 
 
-def _test(test: Test, row: Row, numbers: Numbers) -> Part | None:
-    """Return a test of a row; None if the study has no such columns."""
+def _test(test: Criterion, row: Row, numbers: Numbers) -> Outcome | None:
+    """Return what came of a criterion for a row; None if the study has no such columns."""
     study = numbers.study
     other = numbers.base if test.of == "base" else row
     columns = study.of_kind(*test.kinds)
@@ -88,12 +97,12 @@ def _test(test: Test, row: Row, numbers: Numbers) -> Part | None:
     key = (row.name, test)
     found = numbers.contrast(row, one.measure, other, two.measure, test.share)
     if found is None:
-        return Part(f"{sentence}, a cell is not there", None, key)
+        return Outcome(f"{sentence}, a cell is not there", None, key)
     over = test.relation == "at least"
     holds = found.low >= 0 if over else found.high <= 0
     fails = found.high < 0 if over else found.low > 0
     margin = _margin(found, test.share, one.measure.perplexity)
-    return Part(f"{sentence}; {margin}", True if holds else (False if fails else None), key)
+    return Outcome(f"{sentence}; {margin}", True if holds else (False if fails else None), key)
 
 
 def _said(number: Number) -> str:
@@ -123,8 +132,8 @@ def _paired(found: Contrast, perplexity: bool = False) -> str:
 
 def _points(found: Contrast) -> str:
     """Return a difference of scores in points."""
-    told = f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-    return told.replace("-", "\u2212")
+    text = f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    return text.replace("-", "\u2212")
 
 
 def _column(study: StudyResults, columns: Sequence[Column], row: Row, at: str) -> Column | None:
@@ -161,13 +170,13 @@ def _approximate(numbers: Numbers) -> Finding:
                 continue
             mean = estimate(theirs, perplexity=False)
             text = (
-                f"{row.label}, {measure.told}: {_said(numbers.number(row, measure))}; "
+                f"{row.label}, {measure.description}: {_said(numbers.number(row, measure))}; "
                 f"{_points(found)} from the mean of the fine-tuned exact methods, "
                 f"{show(mean.value, False)} [{show_interval(mean, False)}], {_paired(found)}"
             )
             holds = True if found.high < 0 else (False if found.low > 0 else None)
             words = ("below", "above", "not told apart")
-            judged.append(Part(text, holds, (row.name, measure), words))
+            judged.append(Outcome(text, holds, (row.name, measure), words))
         parts += judged
         verdicts += [all_of([part.holds for part in judged])] if judged else []
     text = "Approximate attention underperforms in retrieval"
@@ -186,10 +195,10 @@ def _control(numbers: Numbers) -> Finding:
                     continue
                 holds = True if found.low > 0 else (False if found.high < 0 else None)
                 text = (
-                    f"{row.label} less {control.label}, {measure.told}: {_points(found)}, "
+                    f"{row.label} less {control.label}, {measure.description}: {_points(found)}, "
                     f"p {found.p:.2g}, {_paired(found)}"
                 )
-                parts.append(Part(text, holds, (row.name, control.name, measure)))
+                parts.append(Outcome(text, holds, (row.name, control.name, measure)))
     text = "The method does it, not the tokens: the control without one retrieves less"
     verdict = over_rows([part.holds for part in parts])
     return Finding("control-below", text, verdict, tuple(parts))
@@ -201,7 +210,7 @@ def _correlation(numbers: Numbers) -> Finding:
         for scope, rank, linear in scopes(panel.points):
             text = f"{panel.title}, {scope} ({rank.count} rows): rank {rank}, linear {linear}"
             holds = True if rank.high < 0 else (False if rank.low > 0 else None)
-            parts.append(Part(text, holds, (panel.title, scope)))
+            parts.append(Outcome(text, holds, (panel.title, scope)))
             if scope in ("all rows", "within classes") and rank.low == rank.low:
                 verdicts.append(holds)
     text = "Perplexity goes with downstream scores, across and within classes of methods"

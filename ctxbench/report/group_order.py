@@ -28,7 +28,7 @@ def same_order(numbers: Numbers, measures: Sequence[Measure]) -> Finding:
         orders = [_order(numbers, groups, measure, seed) for seed in seeds]
         same = all(order == orders[0] for order in orders)
         verdicts.append(same)
-        told = "; ".join(
+        by_seed = "; ".join(
             f"seed {seed}: "
             + ", ".join(f"{CLASSES[g]} {_mean(numbers, groups[g], measure, seed)}" for g in order)
             for seed, order in zip(seeds, orders, strict=True)
@@ -39,7 +39,9 @@ def same_order(numbers: Numbers, measures: Sequence[Measure]) -> Finding:
             if any(order.index(one) > order.index(other) for order in orders)
         )
         left = f"; without {', '.join(without)}, not on every seed" if without else ""
-        evidence.append(f"{measure.told}: {HOLDS if same else FAILS}; {told}{moved}{left}")
+        evidence.append(
+            f"{measure.description}: {HOLDS if same else FAILS}; {by_seed}{moved}{left}"
+        )
     verdict = (HOLDS if all(verdicts) else FAILS) if verdicts else ABSENT
     count = _COUNTS.get(max(len(seeds), 2), str(len(seeds)))
     text = f"The order of the groups is the same on {count} seeds"
@@ -95,5 +97,5 @@ def _apart(
     unit = "nats" if measure.perplexity else "points"
     scale = 1 if measure.perplexity else 100
     ends = f"{scale * found.low:+.2f}, {scale * found.high:+.2f}"
-    told = "told apart" if found.low > 0 or found.high < 0 else "not told apart"
-    return f"{names}: {scale * found.value:+.2f} [{ends}] {unit} over all seeds, {told}"
+    verdict = "told apart" if found.low > 0 or found.high < 0 else "not told apart"
+    return f"{names}: {scale * found.value:+.2f} [{ends}] {unit} over all seeds, {verdict}"

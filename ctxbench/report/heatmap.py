@@ -39,7 +39,7 @@ class HeatMap:
         method: with whether it was trained.
         options: of the method.
         trained_length: tokens; None: not known.
-        told: its mean in words; computed from the scores without.
+        mean_text: its mean in words; computed from the scores without.
         scores: by (length in tokens, depth in percent); 0 to 1.
     """
 
@@ -48,7 +48,7 @@ class HeatMap:
     method: str
     options: str
     trained_length: int | None
-    told: str = ""
+    mean_text: str = ""
     scores: dict[tuple[int, float], list[float]] = field(default_factory=dict)
 
     @property
@@ -155,8 +155,8 @@ def titles(maps: Sequence[HeatMap]) -> list[str]:
 
 def summary(found: HeatMap) -> str:
     """Return the mean of all records and its 95 % interval in words."""
-    if found.told:
-        return found.told
+    if found.mean_text:
+        return found.mean_text
     low, high = wilson(found.everything)
     return f"mean {fmean(found.everything):.2f} [{low:.2f}, {high:.2f}]"
 

@@ -33,7 +33,7 @@ class Pick:
 
 
 @dataclass(frozen=True)
-class Setting:
+class RowProperty:
     """A measure that is not measured: a property of the row.
 
     Attributes:
@@ -56,7 +56,7 @@ class Layout:
         title: what it shows.
         caption: how to read it, how cells average.
         picks: its measures.
-        settings: properties of the rows, before the measures.
+        properties: properties of the rows, before the measures.
         only: which rows; all without it.
         transposed: methods across, measures downwards, as the paper has its subtask tables.
         average: last measures, the means of the others.
@@ -72,7 +72,7 @@ class Layout:
     title: str
     caption: str
     picks: tuple[Pick, ...] = ()
-    settings: tuple[Setting, ...] = ()
+    properties: tuple[RowProperty, ...] = ()
     only: Callable[[Row], bool] = field(default=lambda row: True)
     transposed: bool = False
     average: bool = False
@@ -158,7 +158,7 @@ LAYOUTS = (
         "Perplexity by length",
         "Lower is better. exp of the mean loss over all scored tokens.",
         picks=(Pick(("perplexity",), "lengths"),),
-        settings=(Setting("Len", _length),),
+        properties=(RowProperty("Len", _length),),
     ),
     Layout(
         "ruler",
@@ -167,7 +167,7 @@ LAYOUTS = (
         "{kind} by length",
         "Mean over its subtasks, each weighing the same.",
         picks=(Pick(("ruler", "multiquery"), "lengths"),),
-        settings=(Setting("Len", _length),),
+        properties=(RowProperty("Len", _length),),
         effective=True,
     ),
     Layout(
@@ -177,7 +177,7 @@ LAYOUTS = (
         "Needle by length",
         "Mean over depths, each weighing the same (the maps of Figure 1, as numbers).",
         picks=(Pick(("needle",), "lengths"),),
-        settings=(Setting("Len", _length),),
+        properties=(RowProperty("Len", _length),),
         effective=True,
     ),
     Layout(
@@ -209,7 +209,7 @@ LAYOUTS = (
         "Many-shot learning by number of shots",
         "Accuracy (the curves of Figure 2, as numbers).",
         picks=(Pick(("manyshot",), "shots"),),
-        settings=(Setting("Len", _length),),
+        properties=(RowProperty("Len", _length),),
     ),
     Layout(
         "positions",
@@ -219,7 +219,7 @@ LAYOUTS = (
         "exp of the mean loss over stretches of positions in the longest texts (the curves of "
         "Figure 3, as numbers). Lower is better.",
         picks=(Pick(("nll",), "positions"),),
-        settings=(Setting("Len", _length),),
+        properties=(RowProperty("Len", _length),),
     ),
     Layout(
         "training",
@@ -227,15 +227,15 @@ LAYOUTS = (
         (7,),
         "Training",
         "The common budget is the same for every method; a row with its own schedule says so.",
-        settings=(
-            Setting("Method", lambda study, row: row.method or ""),
-            Setting("Options", _options),
-            Setting("Len", _length),
-            Setting("Tokens", _trained_with("tokens")),
-            Setting("\u03b1", _scale),
-            Setting("Batch", _trained_with("batch_size")),
-            Setting("lr", _trained_with("lr")),
-            Setting("Schedule", _schedule),
+        properties=(
+            RowProperty("Method", lambda study, row: row.method or ""),
+            RowProperty("Options", _options),
+            RowProperty("Len", _length),
+            RowProperty("Tokens", _trained_with("tokens")),
+            RowProperty("\u03b1", _scale),
+            RowProperty("Batch", _trained_with("batch_size")),
+            RowProperty("lr", _trained_with("lr")),
+            RowProperty("Schedule", _schedule),
         ),
         only=lambda row: row.trained,
     ),
@@ -255,7 +255,7 @@ LAYOUTS = (
         "Scale factor against perplexity",
         "One checkpoint under fixed values of alpha. Lower is better.",
         picks=(Pick(("perplexity",), "lengths"),),
-        settings=(Setting("alpha", lambda study, row: f"{row.options['alpha']:g}"),),
+        properties=(RowProperty("alpha", lambda study, row: f"{row.options['alpha']:g}"),),
         only=lambda row: row.method == "ntk" and "alpha" in row.options,
         absent="No row of this study fixes alpha; `ctxbench study scale-grid` does.",
     ),
@@ -266,7 +266,7 @@ LAYOUTS = (
         "LongLoRA, checked",
         "Our LongLoRA beside the published and the reproduced numbers of the paper.",
         picks=(Pick(("perplexity",), "lengths"),),
-        settings=(Setting("Len", _length),),
+        properties=(RowProperty("Len", _length),),
         only=lambda row: row.method == "longlora",
         absent="This study has no LongLoRA.",
     ),

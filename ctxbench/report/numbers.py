@@ -63,7 +63,7 @@ class Measure:
         return self.columns[0].kind
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """What it is, in words: kind, leaf task, length or shots."""
         if self.span:
             return f"Perplexity at positions {self.label}"

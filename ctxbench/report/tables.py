@@ -101,14 +101,14 @@ def _fill(layout: Layout, numbers: Numbers, length: int | None) -> Table:
     heads = [(measure.group, measure.label) for measure in measures]
     if len({group for group, _ in heads}) < 2:
         heads = [("", label) for _, label in heads]
-    _add_settings(layout, study, rows, heads, entries)
+    _add_properties(layout, study, rows, heads, entries)
     _add_scales(layout, study, rows, heads, entries)
     if layout.effective and measures:
         notes += _add_effective(layout, numbers, rows, heads, entries)
     lines = tuple(Line(r.label, CLASSES[r.group], tuple(entries[r.name])) for r in rows)
     if layout.transposed:
         heads, lines = _transpose(heads, lines, [measure.summary for measure in measures])
-    if not rows or not heads or not (measures or layout.settings or layout.scales):
+    if not rows or not heads or not (measures or layout.properties or layout.scales):
         heads, lines = [], ()
         notes = notes or [layout.absent]
     kinds = " and ".join(dict.fromkeys(kind_name(measure.kind) for measure in measures))
@@ -285,13 +285,11 @@ def entry(number: Number) -> Entry:
     )
 
 
-def _add_settings(layout: Layout, study: StudyResults, rows, heads, entries) -> None:
-    settings = [
-        (setting, [setting.read(study, row) for row in rows]) for setting in layout.settings
-    ]
-    heads[:0] = [("", setting.label) for setting, _ in settings]
+def _add_properties(layout: Layout, study: StudyResults, rows, heads, entries) -> None:
+    properties = [(given, [given.read(study, row) for row in rows]) for given in layout.properties]
+    heads[:0] = [("", given.label) for given, _ in properties]
     for number, row in enumerate(rows):
-        texts = [Entry(values[number], sort=_sortable(values[number])) for _, values in settings]
+        texts = [Entry(values[number], sort=_sortable(values[number])) for _, values in properties]
         entries[row.name][:0] = texts
 
 

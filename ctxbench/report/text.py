@@ -34,7 +34,7 @@ def facts(contents: Contents) -> list[tuple[str, str]]:
     study, protocol = contents.study, contents.study.protocol
     budget = protocol.budget
     shown = [(word, budget[key]) for key, word in _BUDGET.items() if key in budget]
-    told = ", ".join(
+    common = ", ".join(
         f"{word} {value:,}" if isinstance(value, int) else f"{word} {value}".strip()
         for word, value in shown
     )
@@ -43,7 +43,7 @@ def facts(contents: Contents) -> list[tuple[str, str]]:
         ("Model", protocol.model_name),
         ("Window", f"{study.window:,} tokens"),
         ("Compared at", f"{length_name(study.reference_length)} tokens"),
-        ("Common budget", told),
+        ("Common budget", common),
         ("Seeds", ", ".join(map(str, protocol.seeds))),
         ("Cells", f"{done} of {len(study.planned)} done"),
     ]

@@ -1,4 +1,4 @@
-"""What is said of a finding: a verdict over its parts, and over the seeds."""
+"""What is said of a finding: a verdict over its outcomes, and over the seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +14,8 @@ HOLDS, FAILS = "holds", "does not hold"
 
 
 @dataclass(frozen=True)
-class Part:
-    """One test of a finding.
+class Outcome:
+    """What came of one criterion of a finding.
 
     Attributes:
         text: what was compared, with numbers.
@@ -37,21 +37,21 @@ class Part:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim judged.
+    """A finding of the paper, judged.
 
     Attributes:
         name: in links.
-        text: the claim.
+        text: of the finding.
         verdict: over everything.
-        parts: the tests it rests on.
+        outcomes: of the criteria it rests on.
         seeds: verdict of every single seed, where there are several.
-        evidence: the tests as sentences, each with what the single seeds say.
+        evidence: the outcomes as sentences, each with what the single seeds say.
     """
 
     name: str
     text: str
     verdict: str
-    parts: tuple[Part, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
     seeds: tuple[tuple[int, str], ...] = ()
     evidence: tuple[str, ...] = ()
 
@@ -61,11 +61,11 @@ class Finding:
         return ", ".join(f"seed {seed}: {verdict}" for seed, verdict in self.seeds)
 
 
-def all_of(parts: Sequence[bool | None]) -> bool | None:
+def all_of(outcomes: Sequence[bool | None]) -> bool | None:
     """Return whether all hold: False if one fails, None if one is undecided."""
-    if False in parts:
+    if False in outcomes:
         return False
-    return None if None in parts else True
+    return None if None in outcomes else True
 
 
 def over_rows(verdicts: Sequence[bool | None]) -> str:
@@ -81,12 +81,12 @@ def over_rows(verdicts: Sequence[bool | None]) -> str:
 
 def with_seeds(found: Finding, single: Mapping[int, Finding]) -> Finding:
     """Return a finding with the verdicts of the single seeds beside its own."""
-    known = {seed: {part.key: part.word for part in alone.parts} for seed, alone in single.items()}
+    known = {seed: {o.key: o.word for o in alone.outcomes} for seed, alone in single.items()}
     evidence = []
-    for part in found.parts:
-        said = [f"seed {seed}: {words.get(part.key, ABSENT)}" for seed, words in known.items()]
+    for outcome in found.outcomes:
+        said = [f"seed {seed}: {words.get(outcome.key, ABSENT)}" for seed, words in known.items()]
         beside = f" ({', '.join(said)})" if said else ""
-        evidence.append(f"{part.text}: {part.word}{beside}")
+        evidence.append(f"{outcome.text}: {outcome.word}{beside}")
     seeds = tuple((seed, alone.verdict) for seed, alone in single.items())
     verdict = PARTLY if {APPEARS, NOT} <= {word for _, word in seeds} else found.verdict
     return replace(found, verdict=verdict, seeds=seeds, evidence=tuple(evidence))

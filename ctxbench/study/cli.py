@@ -71,11 +71,11 @@ def _list() -> int:
 def _plan(options: argparse.Namespace) -> int:
     if options.name is None:
         return _list()
-    from ctxbench.study.plan import describe_plan, make_plan
+    from ctxbench.study.cost import describe_cost, study_cost
 
     study = _load(options)
-    plan = make_plan(study, gpu=options.gpu, mfu=options.mfu)
-    print("\n".join(describe_plan(plan, gpus=options.gpus, price=options.price)))
+    cost = study_cost(study, gpu=options.gpu, mfu=options.mfu)
+    print("\n".join(describe_cost(cost, gpus=options.gpus, price=options.price)))
     return 0
 
 

@@ -277,9 +277,9 @@ class Runner:
         text = self._log(job).read_text(encoding="utf-8", errors="replace")
         text = text.replace(f"{self.root.resolve()}/", "")
         lines = [re.sub(r".*\r", "", line).rstrip() for line in text.splitlines()]
-        told = [line for line in lines if line and not line.startswith(" ")][-_REASON_LINES:]
+        said = [line for line in lines if line and not line.startswith(" ")][-_REASON_LINES:]
         end = f"killed by signal {-status}" if status < 0 else f"status {status}"
-        return f"{' / '.join(told)[-_REASON_CHARACTERS:]} ({end})"
+        return f"{' / '.join(said)[-_REASON_CHARACTERS:]} ({end})"
 
 
 def _next(ready: Sequence[Job], free: int, busy: bool) -> Job | None:

@@ -42,7 +42,7 @@ def test_a_map_says_the_number_of_the_table(mini):
     numbers = {line.label: line.entries[place].number.estimate for line in overview.lines}
     for found in mini.maps:
         e = numbers[found.row.label]
-        assert found.heat.told == f"mean {e.value:.2f} [{e.low:.2f}, {e.high:.2f}]"
+        assert found.heat.mean_text == f"mean {e.value:.2f} [{e.low:.2f}, {e.high:.2f}]"
 
 
 def test_positions_are_taken_together_exactly(mini):

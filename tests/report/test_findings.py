@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from ctxbench.report.claims import CLAIMS
 from ctxbench.report.findings import findings
 from ctxbench.report.numbers import Measure, Numbers
+from ctxbench.report.paper_findings import PAPER_FINDINGS
 from ctxbench.report.study_results import load_study
 from ctxbench.report.verdicts import ABSENT, APPEARS, FAILS, HOLDS, NOT, OPEN, PARTLY
 from tests.report.synthetic import mini_plan, write_study
@@ -188,6 +188,6 @@ def test_what_a_study_has_not_is_not_measured(tmp_path, plan):
 
 def test_nothing_is_typed():
     """No number and no verdict stands in a claim's text."""
-    for claim in CLAIMS:
-        assert not any(character.isdigit() for character in claim.text)
-        assert not any(verdict in claim.text for verdict in (APPEARS, NOT, OPEN))
+    for finding in PAPER_FINDINGS:
+        assert not any(character.isdigit() for character in finding.text)
+        assert not any(verdict in finding.text for verdict in (APPEARS, NOT, OPEN))

@@ -10,8 +10,8 @@ from ctxbench.core.protocol import Row
 
 
 @dataclass(frozen=True)
-class Test:
-    """One side of a claim.
+class Criterion:
+    """One inequality of a finding: a score against a share of another.
 
     Attributes:
         kinds: of column; the first the study has.
@@ -32,13 +32,13 @@ class Test:
 
 
 @dataclass(frozen=True)
-class Claim:
+class PaperFinding:
     """A finding of the paper: what it says, about which rows, how it is tested."""
 
     name: str
     text: str
     rows: Callable[[Row], bool]
-    tests: tuple[Test, ...]
+    tests: tuple[Criterion, ...]
 
 
 NEEDLE, HARD, LOSS = ("needle",), ("ruler", "multiquery"), ("perplexity",)
@@ -49,66 +49,66 @@ def is_exact(row: Row) -> bool:
     return row.group == "exact" and row.trained and not row.own_budget
 
 
-CLAIMS = (
-    Claim(
+PAPER_FINDINGS = (
+    PaperFinding(
         "base-collapses",
         "The base model collapses past its window",
         lambda row: row.group == "frozen" and row.method == "none",
         (
-            Test(LOSS, "reference", "at least", 2.0),
-            Test(NEEDLE, "reference", "at most", 0.25),
-            Test(HARD, "reference", "at most", 0.25),
+            Criterion(LOSS, "reference", "at least", 2.0),
+            Criterion(NEEDLE, "reference", "at most", 0.25),
+            Criterion(HARD, "reference", "at most", 0.25),
         ),
     ),
-    Claim(
+    PaperFinding(
         "frozen-ntk-fades",
         "NTK-Frozen holds to twice the window and fades beyond",
         lambda row: row.group == "frozen" and row.method == "dynamic_ntk",
         (
-            Test(NEEDLE, "twice", "at least", 0.75),
-            Test(NEEDLE, "longest", "at most", 0.75),
-            Test(HARD, "longest", "at most", 0.5),
-            Test(LOSS, "longest", "at least", 1.1),
+            Criterion(NEEDLE, "twice", "at least", 0.75),
+            Criterion(NEEDLE, "longest", "at most", 0.75),
+            Criterion(HARD, "longest", "at most", 0.5),
+            Criterion(LOSS, "longest", "at least", 1.1),
         ),
     ),
-    Claim(
+    PaperFinding(
         "trained-methods-hold",
         "Fine-tuned exact methods hold to the length they were trained to",
         is_exact,
         (
-            Test(LOSS, "trained", "at most", 1.1, "base"),
-            Test(NEEDLE, "trained", "at least", 0.8, "base"),
-            Test(HARD, "trained", "at least", 0.5, "base"),
+            Criterion(LOSS, "trained", "at most", 1.1, "base"),
+            Criterion(NEEDLE, "trained", "at least", 0.8, "base"),
+            Criterion(HARD, "trained", "at least", 0.5, "base"),
         ),
     ),
-    Claim(
+    PaperFinding(
         "ntk-goes-beyond",
         "Trained NTK goes beyond the length it was trained to",
         lambda row: is_exact(row) and row.method in ("dynamic_ntk", "ntk"),
         (
-            Test(LOSS, "beyond", "at most", 1.25, of_at="trained"),
-            Test(NEEDLE, "beyond", "at least", 0.75, of_at="trained"),
-            Test(HARD, "beyond", "at least", 0.5, of_at="trained"),
+            Criterion(LOSS, "beyond", "at most", 1.25, of_at="trained"),
+            Criterion(NEEDLE, "beyond", "at least", 0.75, of_at="trained"),
+            Criterion(HARD, "beyond", "at least", 0.5, of_at="trained"),
         ),
     ),
-    Claim(
+    PaperFinding(
         "pi-and-yarn-do-not",
         "PI and YaRN break beyond the length they were trained to",
         lambda row: is_exact(row) and row.method in ("pi", "yarn"),
         (
-            Test(LOSS, "beyond", "at least", 1.5, of_at="trained"),
-            Test(NEEDLE, "beyond", "at most", 0.5, of_at="trained"),
-            Test(HARD, "beyond", "at most", 0.5, of_at="trained"),
+            Criterion(LOSS, "beyond", "at least", 1.5, of_at="trained"),
+            Criterion(NEEDLE, "beyond", "at most", 0.5, of_at="trained"),
+            Criterion(HARD, "beyond", "at most", 0.5, of_at="trained"),
         ),
     ),
-    Claim(
+    PaperFinding(
         "lm-infinite-reads-its-window",
         "LM-Infinite keeps its perplexity and loses retrieval",
         lambda row: row.group == "approximate" and row.method == "lm_infinite",
         (
-            Test(LOSS, "longest", "at most", 1.25),
-            Test(NEEDLE, "reference", "at most", 0.5),
-            Test(HARD, "reference", "at most", 0.5),
+            Criterion(LOSS, "longest", "at most", 1.25),
+            Criterion(NEEDLE, "reference", "at most", 0.5),
+            Criterion(HARD, "reference", "at most", 0.5),
         ),
     ),
 )

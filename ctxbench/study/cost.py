@@ -27,7 +27,7 @@ _GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Part:
+class RowCost:
     """A training, or the measurement of one kind of column, of one row.
 
     Attributes:
@@ -48,11 +48,11 @@ class Part:
 
 
 @dataclass(frozen=True)
-class StudyPlan:
+class StudyCost:
     """A study's cost.
 
     Attributes:
-        study: planned.
+        study: it is of.
         gpu: whose peak is assumed; None: a CPU core.
         flops_per_second: of one device, assumed.
         parts: in the order of the rows.
@@ -62,10 +62,10 @@ class StudyPlan:
     study: Study
     gpu: str | None
     flops_per_second: float
-    parts: tuple[Part, ...]
+    parts: tuple[RowCost, ...]
     missing: tuple[str, ...]
 
-    def of(self, what: str) -> list[Part]:
+    def of(self, what: str) -> list[RowCost]:
         """Return the parts of one kind: `train` or a kind of column."""
         return [part for part in self.parts if part.what == what]
 
@@ -75,11 +75,11 @@ class StudyPlan:
         return sum(part.flops * part.times for part in parts) / self.flops_per_second / 3600
 
 
-def make_plan(study: Study, *, gpu: str = "A100", mfu: float = 0.4) -> StudyPlan:
+def study_cost(study: Study, *, gpu: str = "A100", mfu: float = 0.4) -> StudyCost:
     """Return what a study will cost.
 
     Args:
-        study: to plan.
+        study: to estimate.
         gpu: a key of `PEAK_TERAFLOPS`; not used for a bundled model, which runs on CPU cores.
         mfu: share of the peak that is reached.
 
@@ -96,60 +96,60 @@ def make_plan(study: Study, *, gpu: str = "A100", mfu: float = 0.4) -> StudyPlan
     with _model(study) as model:
         costs = _Costs(model)
         parts = [part for row in study.rows for part in _parts(study, row, costs)]
-    return StudyPlan(study, None if on_cpu else gpu, rate, tuple(parts), tuple(_missing(study)))
+    return StudyCost(study, None if on_cpu else gpu, rate, tuple(parts), tuple(_missing(study)))
 
 
-def describe_plan(plan: StudyPlan, *, gpus: int, price: float | None) -> list[str]:
-    """Return the plan as lines of text."""
-    study = plan.study
+def describe_cost(cost: StudyCost, *, gpus: int, price: float | None) -> list[str]:
+    """Return the cost as lines of text."""
+    study = cost.study
     number = sum(len(study.columns_of(row)) * len(row.seeds) for row in study.rows)
-    trained = sum(part.tokens * part.times for part in plan.parts if part.what == "train")
-    read = sum(part.tokens * part.times for part in plan.parts if part.what != "train")
+    trained = sum(part.tokens * part.times for part in cost.parts if part.what == "train")
+    read = sum(part.tokens * part.times for part in cost.parts if part.what != "train")
     lines = [
         f"{study.name}: {study.title}",
         f"{len(study.rows)} rows x {len(study.columns)} columns, {number} cells",
         f"{trained:.4g} tokens to train, {read:.4g} tokens to read",
         "",
         f"{'training'.ljust(24)}{'times'.rjust(6)}{'tokens'.rjust(11)}"
-        f"{'GFLOP/token'.rjust(13)}{_unit(plan).rjust(16)}{'GiB'.rjust(8)}",
+        f"{'GFLOP/token'.rjust(13)}{_unit(cost).rjust(16)}{'GiB'.rjust(8)}",
     ]
-    for part in plan.of("train"):
+    for part in cost.of("train"):
         memory = f"{part.memory / _GIB:.1f}".rjust(8)
-        lines.append(f"{part.row.ljust(24)}{_figures(plan, [part])}{memory}")
+        lines.append(f"{part.row.ljust(24)}{_figures(cost, [part])}{memory}")
     lines += ["", "measuring, all rows"]
-    for what in dict.fromkeys(part.what for part in plan.parts if part.what != "train"):
-        lines.append(f"{what.ljust(24)}{_figures(plan, plan.of(what))}")
-    lines += ["", *_totals(plan, gpus, price), "", "Missing here:"]
-    return lines + [f"  {line}" for line in plan.missing or ("nothing",)]
+    for what in dict.fromkeys(part.what for part in cost.parts if part.what != "train"):
+        lines.append(f"{what.ljust(24)}{_figures(cost, cost.of(what))}")
+    lines += ["", *_totals(cost, gpus, price), "", "Missing here:"]
+    return lines + [f"  {line}" for line in cost.missing or ("nothing",)]
 
 
-def _figures(plan: StudyPlan, parts: Sequence[Part]) -> str:
+def _figures(cost: StudyCost, parts: Sequence[RowCost]) -> str:
     """Return times, tokens, operations per token and device time of some parts."""
     tokens = sum(part.tokens * part.times for part in parts)
     flops = sum(part.flops * part.times for part in parts)
-    hours = flops / plan.flops_per_second / 3600 * (1 if plan.gpu else 60)
+    hours = flops / cost.flops_per_second / 3600 * (1 if cost.gpu else 60)
     times = sum(part.times for part in parts)
     return f"{times:>6}{tokens:>11.3g}{flops / tokens / 1e9:>13.3g}{hours:>16.3g}"
 
 
-def _totals(plan: StudyPlan, gpus: int, price: float | None) -> list[str]:
-    training, measuring = plan.hours(training=True), plan.hours(training=False)
+def _totals(cost: StudyCost, gpus: int, price: float | None) -> list[str]:
+    training, measuring = cost.hours(training=True), cost.hours(training=False)
     total = training + measuring
-    if plan.gpu is None:
+    if cost.gpu is None:
         return [
             f"About {60 * training:.0f} core-minutes of training and {60 * measuring:.0f} of "
             f"measuring at an assumed {CORE_GIGAFLOPS} GFLOP/s a core, without start-up."
         ]
     lines = [
-        f"About {training:.0f} {plan.gpu} hours of training and {measuring:.0f} of measuring at "
-        f"{plan.flops_per_second / 1e12:.0f} TFLOP/s a GPU: {total / gpus:.0f} hours on {gpus}."
+        f"About {training:.0f} {cost.gpu} hours of training and {measuring:.0f} of measuring at "
+        f"{cost.flops_per_second / 1e12:.0f} TFLOP/s a GPU: {total / gpus:.0f} hours on {gpus}."
     ]
-    cost = "Give --price for the cost." if price is None else f"Cost: {total * price:,.0f}"
-    return [*lines, cost if price is None else f"{cost} at {price:g} a GPU hour."]
+    said = "Give --price for the cost." if price is None else f"Cost: {total * price:,.0f}"
+    return [*lines, said if price is None else f"{said} at {price:g} a GPU hour."]
 
 
-def _unit(plan: StudyPlan) -> str:
-    return f"{plan.gpu} hours" if plan.gpu else "core-minutes"
+def _unit(cost: StudyCost) -> str:
+    return f"{cost.gpu} hours" if cost.gpu else "core-minutes"
 
 
 # ----------------------------------------------------------------------- parts
@@ -181,7 +181,7 @@ class _Costs:
         return self.of(make_config(None, {**values, "batch_size": 1})).flops / 3
 
 
-def _parts(study: Study, row: Row, costs: _Costs) -> Iterator[Part]:
+def _parts(study: Study, row: Row, costs: _Costs) -> Iterator[RowCost]:
     seeds = row.seeds
     if row.train is not None:
         config = study.training(row, seeds[0] or 0, "x")
@@ -189,7 +189,7 @@ def _parts(study: Study, row: Row, costs: _Costs) -> Iterator[Part]:
         cost = costs.of(config)
         tokens = config.steps * config.tokens_per_step
         memory = sum(cost.memory.values())
-        yield Part(row.label, "train", len(seeds), tokens, tokens * cost.flops, memory)
+        yield RowCost(row.label, "train", len(seeds), tokens, tokens * cost.flops, memory)
     for kind in dict.fromkeys(column.kind for column in study.columns_of(row)):
         tokens = flops = 0.0
         seen = set()
@@ -201,7 +201,7 @@ def _parts(study: Study, row: Row, costs: _Costs) -> Iterator[Part]:
             tokens += column.requests * length
             flops += column.requests * length * costs.read(length)
         if tokens:
-            yield Part(row.label, kind, len(seeds), tokens, flops)
+            yield RowCost(row.label, kind, len(seeds), tokens, flops)
 
 
 @contextmanager
