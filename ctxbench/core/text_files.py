@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import IO, Any
 
 RECORD_FILES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".parquet", ".txt")
 AGAIN = "Copy or download it again, or leave it out."
-_DAMAGE = (EOFError, UnicodeDecodeError, zlib.error, zipfile.BadZipFile)
+_DAMAGE = (EOFError, UnicodeDecodeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 _BATCH = 64
 """Rows of parquet at once: a row may be a book."""
 
@@ -85,11 +86,15 @@ def json_objects(
 
     def counted() -> Iterator[str | bytes]:
         nonlocal number
-        try:
-            for number, line in enumerate(lines, 1):  # noqa: B007  (read outside)
-                yield line
-        except EOFError as error:  # by which gzip says that a file is cut short, jsonlines its end
-            raise zlib.error(str(error)) from error
+        every = iter(lines)
+        while True:
+            # here, since jsonlines takes the EOFError by which gzip says "cut short" for its end
+            with explained(f"{name} line {number + 1}", advice):
+                line = next(every, None)
+            if line is None:
+                return
+            number += 1
+            yield line
 
     # whatever faster parser is installed, floats and errors are those of the standard library
     reader = jsonlines.Reader(counted(), loads=json.loads)  # type: ignore[call-arg]
@@ -103,12 +108,13 @@ def json_objects(
         ) from error
 
 
-def json_lines(rows: Iterable[Any]) -> bytes:
-    """Return rows as JSON Lines."""
+def json_lines(rows: Iterable[Any], compact: bool = False) -> bytes:
+    """Return rows as JSON Lines, `compact` without spaces between values."""
     import jsonlines
 
     stream = io.StringIO()
-    jsonlines.Writer(stream).write_all(rows)
+    writer = jsonlines.Writer(stream, compact=compact)  # type: ignore[call-arg]
+    writer.write_all(rows)
     return stream.getvalue().encode()
 
 

@@ -17,9 +17,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ctxbench.core.atomic_file import write_atomically
+from ctxbench.core.text_files import explained, json_lines, json_objects
 
 NAME = "cells.jsonl.xz"
 _FORMAT = "ctxbench results 1"
+_ADVICE = "Fetch the archive again, or make it again with `ctxbench report compact`."
 
 
 def write_archive(path: Path, head: dict[str, Any], folders: Iterable[dict[str, Any]]) -> None:
@@ -30,11 +32,11 @@ def write_archive(path: Path, head: dict[str, Any], folders: Iterable[dict[str, 
     """
     made, count = io.BytesIO(), 0
     with lzma.open(made, "wb", preset=6 | lzma.PRESET_EXTREME) as lines:
-        lines.write(_line({"format": _FORMAT, **head}))
+        lines.write(json_lines([{"format": _FORMAT, **head}], compact=True))
         for folder in folders:
-            lines.write(_line(folder))
+            lines.write(json_lines([folder], compact=True))
             count += 1
-        lines.write(_line({"folders": count}))
+        lines.write(json_lines([{"folders": count}], compact=True))
     if path.exists() and path.read_bytes() != made.getvalue():
         raise ValueError(
             f"{path} is there and holds other results, which would be lost. Give another --out, or "
@@ -43,39 +45,37 @@ def write_archive(path: Path, head: dict[str, Any], folders: Iterable[dict[str, 
     write_atomically(path, made.getvalue())
 
 
-def _line(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-
-
 def read_archive(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the head of an archive, then its folders, line by line; all is checked at the end.
 
     Raises:
         ValueError: it is damaged or cut; it names the line.
     """
-    number, names = 1, set()
-    try:
-        with lzma.open(path, "rt", encoding="utf-8", newline="\n") as lines:
-            value = json.loads(lines.readline())
-            if value["format"] != _FORMAT:
-                raise ValueError(f"the format is {value['format']!r}, not {_FORMAT!r}")
+    names: set[str] = set()
+    with explained(path, _ADVICE), lzma.open(path, "rb") as lines:
+        objects = json_objects(lines, path, _ADVICE)
+        where, value = next(objects, (f"{path} line 1", {}))
+        if value.get("format") != _FORMAT:
+            raise ValueError(
+                f"{where} is damaged: the format is {value.get('format')!r}, not {_FORMAT!r}. "
+                f"{_ADVICE}"
+            )
+        yield value
+        for where, value in objects:
+            if "folders" in value:
+                continue
+            if value.get("folder") in {*names, None}:
+                raise ValueError(
+                    f"{where} is damaged: the folder is {value.get('folder')!r}, which is there "
+                    f"twice or none. {_ADVICE}"
+                )
+            names.add(value["folder"])
             yield value
-            for line in lines:
-                number += 1
-                value = json.loads(line)
-                if "folders" in value:
-                    continue
-                if value["folder"] in names:
-                    raise ValueError(f"{value['folder']} is there twice")
-                names.add(value["folder"])
-                yield value
-        if value.get("folders") != len(names):
-            raise ValueError(f"the last line does not say that there are {len(names)} folders")
-    except (lzma.LZMAError, EOFError, ValueError, KeyError, TypeError) as damage:
+    if value.get("folders") != len(names):
         raise ValueError(
-            f"{path}, line {number} is damaged ({type(damage).__name__}: {damage}). Fetch the "
-            "archive again, or make it again with `ctxbench report compact`."
-        ) from damage
+            f"{where} is damaged: the last line does not say that there are {len(names)} folders. "
+            f"{_ADVICE}"
+        )
 
 
 def unpack(path: Path, folder: Path) -> int:

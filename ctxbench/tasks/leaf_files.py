@@ -190,7 +190,8 @@ def _sources() -> str:
     """Return what decides the content of task files: our code and the installed harness."""
     from importlib.metadata import version
 
-    files = [*_FOLDER.rglob("*.py"), *(PACKAGE / "core").glob("*.py")]
+    code = [*_FOLDER.rglob("*.py"), *(PACKAGE / "core").glob("*.py")]
+    files = [*code, *_FOLDER.glob("*/README.md")]
     stats = [(str(file), stat.st_size, stat.st_mtime_ns) for file in files if (stat := file.stat())]
     return f"{version('lm-eval')} {sorted(stats)}"
 
@@ -216,6 +217,8 @@ def _write(folder: Path, families: dict[str, Leaves]) -> None:
     sizes = {}
     for family, leaves in families.items():
         (folder / family).mkdir()
+        readme = (_FOLDER / family / "README.md").read_bytes()
+        sizes[f"{family}/README.md"] = (folder / family / "README.md").write_bytes(readme)
         for name, content in leaves.items():
             # a value in JSON is one in YAML, and written a hundred times faster
             text = "".join(f"{key}: {json.dumps(value)}\n" for key, value in content.items())

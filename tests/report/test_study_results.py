@@ -78,7 +78,7 @@ def test_failed_missing_and_damaged_cells_say_why(small):
     damaged, bare, empty = (why.pop(("base", c)) for c in ("ppl_128", "ppl_256", "needle_128"))
     assert not why
     assert damaged[0] == bare[0] == empty[0] == "failed"
-    assert "line 1 is damaged" in damaged[1]
+    assert "line 1 is not a JSON object" in damaged[1]
     assert "--log_samples" in bare[1]
     assert "No results_*.json" in empty[1]
     assert str(folder) not in damaged[1] + bare[1] + empty[1]

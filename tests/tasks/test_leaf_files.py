@@ -11,7 +11,7 @@ from lm_eval.tasks.manager import TaskManager
 
 from ctxbench.core.lengths import length_name, parse_length
 from ctxbench.tasks import leaf_files
-from ctxbench.tasks.leaf_files import constants_of, is_task, tasks_path, unlisted
+from ctxbench.tasks.leaf_files import FAMILIES, constants_of, is_task, tasks_path, unlisted
 
 PRINT = "from ctxbench.tasks.leaf_files import tasks_path; print(tasks_path())"
 
@@ -45,6 +45,11 @@ def test_every_file_includes_a_hand_written_one_that_exists(cache):
         assert content.get("group", content["task"]) == file.stem
         assert "group" in content or os.path.isfile(content["include"])
     assert set(manager().all_tasks) == {file.stem for file in files}
+
+
+def test_every_family_says_what_it_measures(cache):
+    for family in FAMILIES:
+        assert (tasks_path() / family / "README.md").read_text().startswith("# ")
 
 
 def test_processes_make_one_folder_together(cache):
