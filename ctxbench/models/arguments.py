@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import torch
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from ctxbench.core.assets import resolve_model
 from ctxbench.core.compat.lm_eval import model_arguments
@@ -69,9 +68,6 @@ OF_A_MODEL_IN_MEMORY = (
     "use_fast_tokenizer",
 )
 """Arguments that are followed for a model in memory; the others say how to load one."""
-
-OVERFLOW = ("error", "left", "middle", "allow")
-"""What a task may ask for a prompt that does not fit, as generation argument `ctx_overflow`."""
 
 
 def split_arguments(
@@ -179,53 +175,3 @@ def stride_asked(stride: int | str | None, window: int) -> int | None:
             "windows would not be scored. Give a stride of at most the window."
         )
     return tokens
-
-
-@dataclass(frozen=True)
-class GenerationArguments:
-    """What a task asks of generation.
-
-    Attributes:
-        options: for transformers' `generate`.
-        until: stop strings.
-        overflow: of `OVERFLOW`: what is done with a prompt that does not fit.
-    """
-
-    options: dict[str, Any]
-    until: list[str]
-    overflow: str
-
-    @property
-    def new_tokens(self) -> int:
-        """At most."""
-        return self.options["max_new_tokens"]
-
-
-def generation_arguments(
-    given: dict[str, Any], *, new_tokens: int, end: str, overflow: str
-) -> GenerationArguments:
-    """Return what a task asks of generation.
-
-    Args:
-        given: the task's `generation_kwargs`.
-        new_tokens: at most, where the task does not say.
-        end: text of the token that ends a text; it always stops.
-        overflow: of `OVERFLOW`, where the task does not say.
-
-    Raises:
-        ValueError: the task asks for something else than `OVERFLOW` has.
-    """
-    options: dict[str, Any] = dict(normalize_gen_kwargs(given, new_tokens))
-    until = handle_stop_sequences(options.pop("until", None), eos=end)
-    options["max_new_tokens"] = int(options.pop("max_gen_toks"))
-    overflow = options.pop("ctx_overflow", overflow)
-    if overflow not in OVERFLOW:
-        raise ValueError(
-            f"ctx_overflow={overflow!r} is not allowed; it is one of {', '.join(OVERFLOW)}. "
-            "Correct the task's generation_kwargs."
-        )
-    if not options.get("do_sample"):  # greedy unless sampling was asked for
-        sampling = ("temperature", "top_p", "top_k")
-        options = {name: value for name, value in options.items() if name not in sampling}
-        options["do_sample"] = False
-    return GenerationArguments(options, until, overflow)

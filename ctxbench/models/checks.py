@@ -81,6 +81,17 @@ def check_bos(config: Any, tokenizer: Any, encoded: list[int], stated: bool | No
     )
 
 
+def end_of_turn(tokenizer: Any) -> int | None:
+    """Return the token that a chat template puts after an answer; None: no token of its own."""
+    messages = [
+        {"role": "user", "content": "<<question>>"},
+        {"role": "assistant", "content": "<<answer>>"},
+    ]
+    after = tokenizer.apply_chat_template(messages, tokenize=False).partition("<<answer>>")[2]
+    ids = tokenizer(after.lstrip(), add_special_tokens=False).input_ids
+    return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else None
+
+
 class ChatCheck:
     """Whether requests come as the model expects: with its chat template, or without any.
 

@@ -46,11 +46,13 @@ class GenerationRequest:
         ids: its tokens.
         final_length: that sets the frequencies: prompt and new tokens.
         task: its name, for messages.
+        reasoning: whether the prompt ends inside reasoning.
     """
 
     ids: Sequence[int]
     final_length: int
     task: str | None = None
+    reasoning: bool = False
 
     @property
     def size(self) -> int:

@@ -206,17 +206,6 @@ def test_what_only_loads_a_checkpoint_is_refused_for_a_model_in_memory():
     assert CtxExt(loaded, tokenizer=tokenizer, device="cpu", dtype="float32").max_length == 512
 
 
-def test_thinking_ends_at_a_token_given_as_text_or_id():
-    lm = model(length=256)
-    new = lm.tok_encode("class A: class B: c = 3")
-    (end,) = lm.tok_encode(" class")
-    assert end in new
-    assert lm._text(new, []) == "class A: class B: c = 3"
-    for lm.think_end_token in (" class", end):
-        assert lm._text(new, []) == "B: c = 3"
-        assert lm._text(new, [" ="]) == "B: c"
-
-
 def test_a_thinking_model_is_not_asked_to_compare():
     lm = model(length=256, enable_thinking=True, think_end_token="#")
     with pytest.raises(ValueError, match="but test compares given answers"):
