@@ -235,8 +235,17 @@ def check_name(name: object, place: str) -> str:
 
 
 def default_length(config: "PreTrainedConfig") -> int:
-    """Return the window used when no length is given: what the config says it can hold."""
-    return int(config.max_position_embeddings)
+    """Return the window used when no length is given: what the config says it can hold.
+
+    A config may name YaRN beside the window from before it, as the instructions for Qwen have it;
+    then it is factor times that window.
+    """
+    window = int(config.max_position_embeddings)
+    scaling = getattr(config, "rope_parameters", None) or {}
+    original, factor = scaling.get("original_max_position_embeddings"), scaling.get("factor")
+    if scaling.get("rope_type") == "yarn" and original == window and factor:
+        return int(original * factor)
+    return window
 
 
 def length_ratio(method: Method, config: "PreTrainedConfig", option: str) -> float:

@@ -39,10 +39,10 @@ from ctxbench.models.generation_settings import (
     read_checkpoint,
     settings_for,
 )
-from ctxbench.models.long_context import LongContextEncoder, split_by_size
 from ctxbench.models.reasoning import Reasoning
 from ctxbench.models.requests import GenerationRequest, ScoringRequest
 from ctxbench.models.scoring import Scorer
+from ctxbench.models.text_encoding import TextEncoder, split_by_size
 from ctxbench.models.windows import loss_and_buckets, rolling_windows, window_losses
 
 
@@ -59,6 +59,8 @@ class CtxExt(ExtendedHFLM):
         length: window at evaluation in tokens, `32768` or `32k`.
         stride: tokens between the starts of rolling log-likelihood windows; default the window:
             disjoint windows, as HFLM.
+        window_bos: whether every window of rolling log-likelihoods begins with BOS; for models
+            that fail without (Gemma).
         share_prefixes: compute common beginnings of requests once where the method allows.
         prefill_chunk: tokens fed at once, of one row; default all that memory allows.
         reasoning_tokens: that may come before an answer, besides those of the task; for models that
@@ -78,6 +80,7 @@ class CtxExt(ExtendedHFLM):
         length: int | str | None = None,
         *,
         stride: int | str | None = None,
+        window_bos: bool = False,
         share_prefixes: bool = True,
         prefill_chunk: int | str | None = None,
         reasoning_tokens: int | str | None = None,
@@ -86,13 +89,15 @@ class CtxExt(ExtendedHFLM):
         **kwargs: Any,
     ):
         show_user_errors_plainly()
-        self._tokens: dict[str, list[int]] = {}
-        self._long_context = LongContextEncoder(self.tok_encode, self._encode_bare)
+        self.encoder: Any = None  # once there is a tokenizer
         automatic = str(batch_size).startswith("auto")
         super().__init__(
             pretrained, method, length, batch_size=1 if automatic else batch_size, **kwargs
         )
+        rows = self.hf_model.get_input_embeddings().weight.shape[0]
+        self.encoder = TextEncoder(super().tok_encode, self.tokenizer, rows)
         self.chat = ChatCheck(self.tokenizer)
+        self.window_bos = bool(window_bos)
         self.stride = stride_asked(stride, self.max_length)
         self.window = ContextWindow(self.max_length, special_tokens=len(self.tok_encode("")))
         engine = Engine(
@@ -140,7 +145,9 @@ class CtxExt(ExtendedHFLM):
         """Return HFLM's entries and the method, options, lengths, device and counts of this run."""
         devices = sorted({str(parameter.device) for parameter in self.hf_model.parameters()})
         ours = {**self.identity(), "device": ", ".join(devices), **self.window.counts()}
-        ours |= self.generation.recorded()
+        ours |= {**self.encoder.counts(), **self.generation.recorded()}
+        if self.chat.merges_system:
+            ours["system_message"] = "in the user's first message"
         if self.ctx_method.needs_training and not ours.get("trained_length"):
             ours["untrained"] = True
         return {**super().get_model_info(), "ctxbench": ours}
@@ -158,23 +165,13 @@ class CtxExt(ExtendedHFLM):
     # ------------------------------------------------------------ tokenising
 
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
-        """Tokenise, remembering long strings: the harness asks for each several times."""
-        if args or kwargs:
+        """Tokenise a text as it is fed, remembering long ones."""
+        if args or kwargs or self.encoder is None:
             return super().tok_encode(string, *args, **kwargs)
-        if string not in self._tokens:
-            if len(self._tokens) > 4096:
-                self._tokens.clear()
-            self._tokens[string] = super().tok_encode(string)
-        return list(self._tokens[string])
-
-    def _encode_bare(self, text: str) -> list[int]:
-        return self.tok_encode(text, add_special_tokens=False)
+        return self.encoder.text(string)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Tokenise as HFLM does, of a long context only its end for every continuation."""
-        return self._long_context.encode_pair(context, continuation) or super()._encode_pair(
-            context, continuation
-        )
+        return self.encoder.pair(context, continuation)
 
     # --------------------------------------------------------- log-likelihood
 
@@ -213,10 +210,10 @@ class CtxExt(ExtendedHFLM):
         if context:
             before, scored = self._encode_pair(context, continuation)
         else:
-            before, scored = [self.prefix_token_id], self._encode_bare(continuation)
+            before, scored = [self.prefix_token_id], self.encoder.bare(continuation)
             if scored[:1] == before:
                 scored = scored[1:]
-        return ScoringRequest([*before, *scored], len(before), task=request.task_name)
+        return ScoringRequest([*before, *scored], len(before), None, *_origin(request))
 
     def _fit_and_score(self, requests: list[ScoringRequest]) -> list[tuple[float, bool]]:
         for request in requests:
@@ -249,7 +246,11 @@ class CtxExt(ExtendedHFLM):
                 answers[number] = self._window_losses(text, task)
                 continue
             ids = self.tok_encode(text)
-            of_text = rolling_windows(ids, self.prefix_token_id, self.max_length, self.stride, task)
+            if ids[:1] == [self.prefix_token_id]:  # it stands before the text in any case
+                ids = ids[1:]
+            of_text = rolling_windows(
+                ids, self.prefix_token_id, self.max_length, self.stride, task, self.window_bos
+            )
             windows += of_text
             owners += [number] * len(of_text)
         for number, (total, _) in zip(owners, self.score(windows), strict=True):
@@ -258,8 +259,9 @@ class CtxExt(ExtendedHFLM):
 
     def _window_losses(self, text: WindowedText, task: str | None) -> WindowLosses:
         """Return losses per window and, if asked, per position, nats in float64."""
+        begin = [self.prefix_token_id] if self.window_bos else []  # for a token without a context
         windows = [
-            ScoringRequest(text.ids[start:end], first - start, task=task)
+            ScoringRequest([*begin, *text.ids[start + len(begin) : end]], first - start, task=task)
             for start, first, end in text.windows
         ]
         answers = self.score(self.window.fit(windows, truncate=False), text.bucket)
@@ -295,10 +297,11 @@ class CtxExt(ExtendedHFLM):
 
     # ------------------------------------------------------------- generation
 
-    def apply_chat_template(self, *args: Any, **kwargs: Any) -> str:
-        """Return a conversation as one prompt; see HFLM."""
-        self.chat.applying()
-        return super().apply_chat_template(*args, **kwargs)
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Return a conversation as one prompt; see `ChatCheck.prompt`."""
+        return self.chat.prompt(chat_history, add_generation_prompt, self.chat_template_args)
 
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
         """Return the continuation of each prompt up to a stop string."""
@@ -349,7 +352,8 @@ class CtxExt(ExtendedHFLM):
         task = request.task_name
         kept = self.window.truncate(ids, settings.new_tokens, settings.overflow)
         length = self.window.final_length(len(kept) + settings.new_tokens, task, settings.overflow)
-        return GenerationRequest(kept, length, task, self.reasoning.is_open(request.args[0]))
+        inside = self.reasoning.is_open(request.args[0])
+        return GenerationRequest(kept, length, *_origin(request), reasoning=inside)
 
     def _generate(
         self, requests: Sequence[GenerationRequest], settings: GenerationSettings
@@ -393,3 +397,8 @@ class CtxExt(ExtendedHFLM):
         finished = len(new) < settings.new_tokens or any(token in ends for token in new)
         text, cut = self.reasoning.answer(new, inside, finished)
         return postprocess_generated_text(text, settings.until, None), cut
+
+
+def _origin(request: Any) -> tuple[str | None, int | None]:
+    """Return the task of a request and the number of its document."""
+    return request.task_name, request.doc_id

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ctxbench.models.engine import Engine
+from ctxbench.models.finite import FiniteLogits
 from ctxbench.models.generation_settings import generation_config, without_own_settings
 from ctxbench.models.prefix_cache import PrefixCache
 from ctxbench.models.requests import GenerationRequest
@@ -117,6 +118,7 @@ class Generator:
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 generation_config=settings,
+                logits_processor=[FiniteLogits(requests, width, model.dtype)],
                 stopping_criteria=stopping(requests, width),
                 **({} if past is None else {"past_key_values": past}),
             )

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from ctxbench.core.assets import resolve_model
 from ctxbench.models.ctxext import CtxExt
-from ctxbench.models.long_context import continue_tail, short_tail, split_by_size
+from ctxbench.models.text_encoding import continue_tail, short_tail, split_by_size
 from ctxbench.tasks.manyshot import build
 from tests.tasks.reference_lm import tiny_model
 
