@@ -9,6 +9,7 @@ https://arxiv.org/abs/2309.17453, mit-han-lab/streaming-llm streaming_llm/kv_cac
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
@@ -24,7 +25,7 @@ class BoundedCache(Cache):
         window: last tokens.
     """
 
-    def __init__(self, sinks: int, window: int):
+    def __init__(self, sinks: int, window: int) -> None:
         self.kept = Kept(sinks, window)
         super().__init__(layer_class_to_replicate=partial(BoundedLayer, self.kept))  # type: ignore[arg-type]
 
@@ -79,7 +80,7 @@ class Kept:
         seen: tokens read so far, dropped ones included.
     """
 
-    def __init__(self, sinks: int, window: int):
+    def __init__(self, sinks: int, window: int) -> None:
         self.sinks, self.window = sinks, window
         self.mask: torch.Tensor | None = None
         self.slots: torch.Tensor | None = None
@@ -101,11 +102,13 @@ class Kept:
 class BoundedLayer(DynamicLayer):
     """One layer of a bounded cache; keys are not rotated."""
 
-    def __init__(self, kept: Kept):
+    def __init__(self, kept: Kept) -> None:
         super().__init__()
         self.kept = kept
 
-    def update(self, key_states, value_states, *args, **kwargs):
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append keys and values, return all of them, keep what was chosen."""
         keys, values = super().update(key_states, value_states, *args, **kwargs)
         self.keep()

@@ -31,14 +31,16 @@ class KeptLayer(DynamicLayer):
         values: of the same shape.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._room: dict[str, torch.Tensor] = {}
         self._rotated: torch.Tensor | None = None
         self._targets: torch.Tensor | None = None
         """Rotary position at which each key of `_rotated` stands, `[batch or 1, tokens]`."""
 
-    def update(self, key_states, value_states, *args, **kwargs):
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append keys and values; return all of them."""
         if key_states.requires_grad:  # autograd must keep what it was given
             return super().update(key_states, value_states, *args, **kwargs)
@@ -130,7 +132,14 @@ class KeptLayer(DynamicLayer):
         room[:, :, length:total] = new
         return room[:, :, :total]
 
-    def _rotate(self, plan: AttentionPlan, rope: Rope, targets, seen, positions) -> None:
+    def _rotate(
+        self,
+        plan: AttentionPlan,
+        rope: Rope,
+        targets: torch.Tensor,
+        seen: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> None:
         """Rotate the keys that are seen and do not stand at their target yet."""
         assert self.keys is not None
         tokens = targets.shape[1]

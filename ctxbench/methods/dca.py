@@ -10,12 +10,21 @@ What differs: the official prefill casts merge weights to bfloat16 and gives eve
 of the whole length; its token-by-token decode gives each the factor of its own, as here.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ctxbench.methods.attention import AttentionMethod
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.kernels.plan import AttentionPlan, Branch, constant
 from ctxbench.methods.record import original_length
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +44,7 @@ class DualChunk(AttentionMethod, name="dca"):
 
     exact = True
 
-    def resolve(self, config):
+    def resolve(self, config: PreTrainedConfig) -> Self:
         """Set chunk and window."""
         check_positive(self, chunk=2, window=1)
         method = super().resolve(config)
@@ -49,7 +58,7 @@ class DualChunk(AttentionMethod, name="dca"):
             )
         return replace(method, chunk=chunk, window=width)
 
-    def plan(self, config):
+    def plan(self, config: PreTrainedConfig) -> AttentionPlan:
         """Return own stretch, the one before, and all older ones."""
         chunk = self.chunk
         assert chunk is not None
@@ -74,6 +83,6 @@ class DualChunk(AttentionMethod, name="dca"):
         return AttentionPlan(branches=branches, steady=2, query_scale=factor, key_scale=factor)
 
 
-def log_factor(own: int):
+def log_factor(own: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the factor on cos and sin as a function of position; `own` in tokens."""
     return lambda t: 1 + 0.05 * ((t + 1).float() / own).clamp(min=1).log()

@@ -1,7 +1,9 @@
 """What `ctxbench` gives: names that change nothing global, a model extended for a while."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -107,3 +109,21 @@ def test_a_recipe_beside_a_config_is_refused(tmp_path):
     config = ctxbench.TrainConfig(model="mini", data=("stdlib",), output=str(tmp_path / "out"))
     with pytest.raises(ValueError, match="recipe='mini', which would be ignored"):
         ctxbench.train_model(config, recipe="mini")
+
+
+def untyped(file):
+    """Arguments and results of every `def` in a file that have no type."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            given = node.args
+            named = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+            missing = [
+                a.arg for a in named if a and not a.annotation and a.arg not in ("self", "cls")
+            ]
+            if missing or node.returns is None:
+                yield f"{file.name}, line {node.lineno}: {node.name}({', '.join(missing)})"
+
+
+def test_every_function_of_the_methods_is_typed():
+    folder = Path(ctxbench.__file__).parent / "methods"
+    assert [found for file in sorted(folder.rglob("*.py")) for found in untyped(file)] == []

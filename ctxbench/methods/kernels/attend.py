@@ -34,7 +34,7 @@ def attend(
         return decode(plan, rope, query, key, value, positions, scale)
     kernel = prefill_kernel(query.device.type, needs_grad(query, key, value))
 
-    def one(query, key, value):
+    def one(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         return kernel(plan, rope, query, key, value, scale)
 
     if len(positions) == 1:
