@@ -41,28 +41,8 @@ class BoundedCache(Cache):
         kept = self.kept
         mask = new_mask if kept.mask is None else torch.cat((kept.mask, new_mask), dim=1)
         kept.seen += new_mask.shape[1]
-        kept.choose(mask, kept.sinks + kept.window)
+        kept.choose(mask)
         return place_in_row(mask)
-
-    def evict_for_space(self, tokens: int) -> None:
-        """Make room for `tokens` more, so that nothing is dropped while they are read.
-
-        The official protocol of a dialogue: before each turn, for the turn and its answer.
-
-        Raises:
-            ValueError: the window has not that much room.
-        """
-        kept = self.kept
-        if not 0 <= tokens <= kept.window:
-            raise ValueError(
-                f"evict_for_space({tokens}) with a window of {kept.window} tokens; allowed is "
-                "0 to window. Ask for less, or make the window larger."
-            )
-        if kept.mask is None or kept.mask.shape[1] + tokens <= kept.sinks + kept.window:
-            return
-        kept.choose(kept.mask, kept.sinks + kept.window - tokens)
-        for layer in self.layers:
-            layer.keep()  # type: ignore[union-attr]
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Reorder the rows for beam search."""
@@ -86,9 +66,10 @@ class Kept:
         self.slots: torch.Tensor | None = None
         self.seen = 0
 
-    def choose(self, mask: torch.Tensor, room: int) -> None:
-        """Choose `room` slots of each row: the first tokens, then the last ones, then padding."""
+    def choose(self, mask: torch.Tensor) -> None:
+        """Choose the slots of each row: the first tokens, then the last ones, then padding."""
         self.mask, self.slots = mask, None
+        room = self.sinks + self.window
         if mask.shape[1] <= room:
             return
         positions = place_in_row(mask)
@@ -111,10 +92,10 @@ class BoundedLayer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append keys and values, return all of them, keep what was chosen."""
         keys, values = super().update(key_states, value_states, *args, **kwargs)
-        self.keep()
+        self._drop()
         return keys, values
 
-    def keep(self) -> None:
+    def _drop(self) -> None:
         """Drop what was not chosen."""
         slots = self.kept.slots
         if slots is None or self.keys is None or self.values is None:

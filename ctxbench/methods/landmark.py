@@ -25,7 +25,7 @@ import torch
 
 from ctxbench.methods.attention import AttentionMethod, Call
 from ctxbench.methods.base import check_positive
-from ctxbench.methods.kernels.attend import rows_apart
+from ctxbench.methods.kernels.attend import is_padded, rows_apart
 from ctxbench.methods.kernels.landmark import Memory, landmark_attention
 from ctxbench.methods.kernels.plan import FULL, AttentionPlan
 
@@ -96,7 +96,7 @@ class Landmark(AttentionMethod, name="landmark"):
         def one(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
             return self._chunks(call, query, key, value)
 
-        if len(call.positions) == 1:
+        if not is_padded(call.positions, len(query)):
             return one(query, key, value)
         return rows_apart(one, query, key, value, call.positions)
 
