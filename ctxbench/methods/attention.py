@@ -1,9 +1,9 @@
-"""The one seam into transformers' attention.
+"""The hook into transformers' attention.
 
-Three public hooks, no modeling file: the rotary module is replaced by one that rotates nothing, so
-that queries and keys reach the cache and the attention function as projected; one function is
-registered with `AttentionInterface`; and a forward pre-hook on the base model, which sees padding
-mask and cache together, tells that function where each token of a row stands.
+By three public interfaces, no modeling file: the rotary module is replaced by one that rotates
+nothing, so that queries and keys reach the cache and the attention function as projected; one
+function is registered with `AttentionInterface`; and a forward pre-hook on the base model, which
+sees padding mask and cache together, tells that function where each token of a row stands.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from ctxbench.methods.base import Method, default_length
 from ctxbench.methods.bounded import BoundedCache, place_in_row
-from ctxbench.methods.cache import KeptLayer, keep_rotated
+from ctxbench.methods.cache import RotatedLayer, use_rotated_layers
 from ctxbench.methods.extension import ForwardInputs, extension_of
 from ctxbench.methods.kernels.attend import attend
 from ctxbench.methods.kernels.plan import AttentionPlan
@@ -54,7 +54,7 @@ class AttentionMethod(Method):
         raise NotImplementedError
 
     def attend(
-        self, call: Call, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+        self, call: AttentionCall, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
         """Return attention `[batch, heads, new, head_dim]`, scores scaled by `call.scale`.
 
@@ -64,11 +64,11 @@ class AttentionMethod(Method):
             key: `[batch, kv_heads, tokens, head_dim]`, not rotated.
             value: `[batch, kv_heads, tokens, head_dim]`.
         """
-        seam, layers = call.seam, call.cache.layers if call.cache else []
+        hook, layers = call.hook, call.cache.layers if call.cache else []
         layer = layers[call.layer] if call.layer < len(layers) else None
-        if query.shape[2] == 1 and isinstance(layer, KeptLayer):
-            return layer.attend_one(seam.plan, seam.rope, query, call.positions, call.scale)
-        return attend(seam.plan, seam.rope, query, key, value, call.positions, call.scale)
+        if query.shape[2] == 1 and isinstance(layer, RotatedLayer):
+            return layer.attend_one(hook.plan, hook.rope, query, call.positions, call.scale)
+        return attend(hook.plan, hook.rope, query, key, value, call.positions, call.scale)
 
     def resolve(self, config: PreTrainedConfig) -> Self:
         """Set `length`; refuse models whose attention cannot be replaced by a plan."""
@@ -77,19 +77,19 @@ class AttentionMethod(Method):
         return super().resolve(config)
 
     def edit_model(self, model: PreTrainedModel) -> None:
-        """Install the seam."""
+        """Install the hook."""
         base: Any = model.base_model
-        seam = Seam(self, base.rotary_emb, model.config)
+        hook = AttentionHook(self, base.rotary_emb, model.config)
         extension = extension_of(model)
-        extension.replace_rotary(model, Unrotated(seam.rope.rotary))
-        begin = partial(_begin_forward, seam)
+        extension.replace_rotary(model, IdentityRotary(hook.rope.rotary))
+        begin = partial(_begin_forward, hook)
         extension.hooks.append(base.register_forward_pre_hook(begin, with_kwargs=True))
         AttentionInterface.register(IMPLEMENTATION, _attention)
         AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
         extension.replace_attention(model, IMPLEMENTATION)
 
 
-class Seam:
+class AttentionHook:
     """What a model's attention is replaced by: the method and the model's rotary embedding."""
 
     def __init__(
@@ -101,11 +101,11 @@ class Seam:
 
 
 @dataclass(frozen=True)
-class Call:
+class AttentionCall:
     """One forward pass, as the attention of one layer sees it.
 
     Attributes:
-        seam: of the model.
+        hook: of the model.
         positions: `[batch or 1, tokens]` int64, which token of its row each key is; -1 for padding.
         cache: keys and values of earlier tokens, or None.
         layer: index of the layer.
@@ -113,7 +113,7 @@ class Call:
         training: whether the model is in training mode.
     """
 
-    seam: Seam
+    hook: AttentionHook
     positions: torch.Tensor
     cache: Any = None
     layer: int = 0
@@ -121,7 +121,7 @@ class Call:
     training: bool = False
 
 
-class Unrotated(nn.Module):
+class IdentityRotary(nn.Module):
     """Stands in for the rotary module and rotates nothing; it keeps the real one for the method."""
 
     def __init__(self, rotary: nn.Module) -> None:
@@ -163,13 +163,13 @@ def check_full_attention(method: Method, config: PreTrainedConfig) -> None:
         )
 
 
-def own_window(method: Method, config: PreTrainedConfig) -> int:
-    """Return the model's own window in tokens, or `length` if that is shorter."""
+def native_length(method: Method, config: PreTrainedConfig) -> int:
+    """Return the original length in tokens, or `length` if that is shorter."""
     return min(original_length(config), method.length or default_length(config))
 
 
 def check_window(method: Method, window: int) -> int:
-    """Return a window that fits into the method's `length`.
+    """Return the option `window`, tokens of local attention, that fits into `length`.
 
     Raises:
         ValueError: it is longer, or nothing is left for it.
@@ -195,7 +195,7 @@ def _attention(
     attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    ctxbench: Call | None = None,
+    ctxbench: AttentionCall | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention function: hand un-rotated tensors to the method. See `AttentionInterface`."""
@@ -209,15 +209,15 @@ def _attention(
             f"Attention dropout of {dropout} is not supported by the attention methods. Set "
             "attention_dropout to 0 in the config."
         )
-    call = Call(
-        seam=ctxbench.seam,
+    call = AttentionCall(
+        hook=ctxbench.hook,
         positions=ctxbench.positions.to(query.device),  # layers may be on several devices
         cache=ctxbench.cache,
         layer=module.layer_idx,  # type: ignore[arg-type]
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         training=module.training,
     )
-    output = call.seam.method.attend(call, query, key, value)
+    output = call.hook.method.attend(call, query, key, value)
     return output.transpose(1, 2).contiguous(), None
 
 
@@ -227,7 +227,7 @@ def _no_mask(*args: Any, **kwargs: Any) -> None:
 
 @torch.compiler.disable
 def _begin_forward(
-    seam: Seam, base_model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+    hook: AttentionHook, base_model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> ForwardInputs:
     """Forward pre-hook: tell the layers where each token stands."""
     given = kwargs.get("input_ids", args[0] if args else None)
@@ -240,9 +240,9 @@ def _begin_forward(
     if cache is None and use_cache and not base_model.training:
         cache = kwargs["past_key_values"] = DynamicCache(config=base_model.config)
     if isinstance(cache, DynamicCache):
-        keep_rotated(cache)
+        use_rotated_layers(cache)
     positions = token_positions(mask, given.shape[0], given.shape[1], cache, given.device)
-    return args, {**kwargs, "ctxbench": Call(seam, positions, cache)}
+    return args, {**kwargs, "ctxbench": AttentionCall(hook, positions, cache)}
 
 
 def _check_not_packed(mask: torch.Tensor | None, position_ids: torch.Tensor | None) -> None:

@@ -26,8 +26,8 @@ class BoundedCache(Cache):
     """
 
     def __init__(self, sinks: int, window: int) -> None:
-        self.kept = Kept(sinks, window)
-        super().__init__(layer_class_to_replicate=partial(BoundedLayer, self.kept))  # type: ignore[arg-type]
+        self.eviction = Eviction(sinks, window)
+        super().__init__(layer_class_to_replicate=partial(BoundedLayer, self.eviction))  # type: ignore[arg-type]
 
     def begin(self, new_mask: torch.Tensor) -> torch.Tensor:
         """Return the positions of cached and new tokens, and decide what will be kept of them.
@@ -38,21 +38,22 @@ class BoundedCache(Cache):
         Returns:
             `[batch, tokens]` int64, -1 for padding.
         """
-        kept = self.kept
-        mask = new_mask if kept.mask is None else torch.cat((kept.mask, new_mask), dim=1)
-        kept.seen += new_mask.shape[1]
-        kept.choose(mask)
+        eviction = self.eviction
+        mask = new_mask if eviction.mask is None else torch.cat((eviction.mask, new_mask), dim=1)
+        eviction.seen += new_mask.shape[1]
+        eviction.choose(mask)
         return place_in_row(mask)
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Reorder the rows for beam search."""
         super().reorder_cache(beam_idx)  # type: ignore[arg-type]
-        if self.kept.mask is not None:
-            self.kept.mask = self.kept.mask.index_select(0, beam_idx.to(self.kept.mask.device))
+        if self.eviction.mask is not None:
+            mask = self.eviction.mask
+            self.eviction.mask = mask.index_select(0, beam_idx.to(mask.device))
 
 
-class Kept:
-    """What all layers of a bounded cache keep.
+class Eviction:
+    """Which tokens all layers of a bounded cache keep and drop.
 
     Attributes:
         mask: `[batch, tokens]` bool, which kept slots are no padding.
@@ -83,9 +84,9 @@ class Kept:
 class BoundedLayer(DynamicLayer):
     """One layer of a bounded cache; keys are not rotated."""
 
-    def __init__(self, kept: Kept) -> None:
+    def __init__(self, eviction: Eviction) -> None:
         super().__init__()
-        self.kept = kept
+        self.eviction = eviction
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -97,7 +98,7 @@ class BoundedLayer(DynamicLayer):
 
     def _drop(self) -> None:
         """Drop what was not chosen."""
-        slots = self.kept.slots
+        slots = self.eviction.slots
         if slots is None or self.keys is None or self.values is None:
             return
         index = slots[:, None, :, None]
@@ -106,7 +107,7 @@ class BoundedLayer(DynamicLayer):
 
     def get_seq_length(self) -> int:
         """Return the tokens read so far, dropped ones included."""
-        return self.kept.seen if self.is_initialized else 0
+        return self.eviction.seen if self.is_initialized else 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return length and offset of a mask over all tokens."""

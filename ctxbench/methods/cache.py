@@ -1,7 +1,7 @@
 """Cache layers of the attention methods.
 
-Keys are cached as projected, not rotated. `KeptLayer` also keeps them rotated, because most of them
-stand in the same place from one decoding step to the next.
+Keys are cached as projected, not rotated. `RotatedLayer` also keeps them rotated, because most of
+them stand in the same place from one decoding step to the next.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NOWHERE = torch.iinfo(torch.int64).min
 """Target of a key that was not rotated yet."""
 
 
-class KeptLayer(DynamicLayer):
+class RotatedLayer(DynamicLayer):
     """A growing layer that keeps keys rotated between decoding steps.
 
     All branches of a plan are one attention when every key stands relative to one query position,
@@ -160,14 +160,14 @@ class KeptLayer(DynamicLayer):
         self._targets = torch.where(stale, targets, known)
 
 
-def keep_rotated(cache: Any) -> None:
+def use_rotated_layers(cache: Any) -> None:
     """Let an empty cache of transformers use our layers."""
     plain = all(type(layer) is DynamicLayer for layer in cache.layers)
     if cache.get_seq_length() or not plain or getattr(cache, "offloading", False):
         return
-    cache.layers = [KeptLayer() for _ in cache.layers]
+    cache.layers = [RotatedLayer() for _ in cache.layers]
     if cache.layer_class_to_replicate is not None:
-        cache.layer_class_to_replicate = KeptLayer
+        cache.layer_class_to_replicate = RotatedLayer
 
 
 def _with_room(like: torch.Tensor, tokens: int) -> torch.Tensor:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
-from ctxbench.methods.attention import AttentionMethod, Call
+from ctxbench.methods.attention import AttentionCall, AttentionMethod
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.kernels.attend import is_padded, rows_apart
 from ctxbench.methods.kernels.landmark import Memory, landmark_attention
@@ -89,7 +89,7 @@ class Landmark(AttentionMethod, name="landmark"):
         return FULL
 
     def attend(
-        self, call: Call, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+        self, call: AttentionCall, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
         """Return grouped attention, from memory where the text is longer than a chunk."""
 
@@ -101,9 +101,9 @@ class Landmark(AttentionMethod, name="landmark"):
         return rows_apart(one, query, key, value, call.positions)
 
     def _chunks(
-        self, call: Call, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+        self, call: AttentionCall, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
-        rope, tokens = call.seam.rope, key.shape[2]
+        rope, tokens = call.hook.rope, key.shape[2]
         start = tokens - query.shape[2]
         if call.training:
             return landmark_attention(rope, query, key, value, self.block, call.scale)

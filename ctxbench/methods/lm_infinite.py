@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ctxbench.methods.attention import AttentionMethod, check_window, own_window
+from ctxbench.methods.attention import AttentionMethod, check_window, native_length
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.bounded import BoundedCache
 from ctxbench.methods.kernels.plan import AttentionPlan, Branch, constant, window
@@ -42,7 +42,7 @@ class LMInfinite(AttentionMethod, name="lm_infinite"):
         """Set the window."""
         check_positive(self, window=1, sinks=0)
         method = super().resolve(config)
-        default = own_window(method, config)
+        default = native_length(method, config)
         return replace(method, window=check_window(method, self.window or default))
 
     def bounded_cache(self) -> BoundedCache:

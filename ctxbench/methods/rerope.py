@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ctxbench.methods.attention import AttentionMethod, check_window, own_window
+from ctxbench.methods.attention import AttentionMethod, check_window, native_length
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.kernels.plan import AttentionPlan, Branch, constant, window
 from ctxbench.methods.record import original_length
@@ -44,7 +44,7 @@ class ReRoPE(AttentionMethod, name="rerope"):
         """Set the window."""
         check_positive(self, window=1)
         method = super().resolve(config)
-        default = max(own_window(method, config) // 4, 1)
+        default = max(native_length(method, config) // 4, 1)
         return replace(method, window=check_window(method, self.window or default))
 
     def plan(self, config: PreTrainedConfig) -> AttentionPlan:

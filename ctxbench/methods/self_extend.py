@@ -17,7 +17,7 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ctxbench.methods.attention import AttentionMethod, check_window, own_window
+from ctxbench.methods.attention import AttentionMethod, check_window, native_length
 from ctxbench.methods.base import check_positive, default_length
 from ctxbench.methods.kernels.plan import AttentionPlan, Branch, window
 from ctxbench.methods.record import original_length
@@ -47,7 +47,7 @@ class SelfExtend(AttentionMethod, name="self_extend"):
         """Set window and group."""
         check_positive(self, window=1, group=1)
         method = super().resolve(config)
-        width = check_window(method, self.window or max(own_window(method, config) // 4, 1))
+        width = check_window(method, self.window or max(native_length(method, config) // 4, 1))
         length = method.length or default_length(config)
         group = self.group or smallest_group(length, width, original_length(config))
         if width % group:

@@ -66,7 +66,8 @@ def extended(
         if changed:
             set_extension(model, None)
         if changed and before is not None:
-            model.set_attn_implementation(attention)  # what it finds is what it will put back
+            if attention is not None:  # what `attach` finds is what it will put back
+                model.set_attn_implementation(attention)
             attach(model, before.method)
             with torch.no_grad():
                 for name, tensor in before.method.state_tensors(model).items():

@@ -29,7 +29,7 @@ ROUNDING = 5e-5
 
 @dataclass(frozen=True, kw_only=True)
 class Identity(AttentionMethod):
-    """Ordinary attention through the seam."""
+    """Ordinary attention through the hook."""
 
     name = "identity"
 
