@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from typing_extensions import Self
 
 _NAME = re.compile(r"[a-z0-9_-]+")
 
@@ -85,7 +86,7 @@ class Method:
         """Return the options of this method, without `length`."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "length"}
 
-    def resolve(self, config: "PreTrainedConfig") -> "Method":
+    def resolve(self, config: "PreTrainedConfig") -> "Self":
         """Return a copy whose `length` is set and whose options are complete for this model.
 
         Raises:
@@ -93,7 +94,7 @@ class Method:
         """
         return replace(self, length=self.length or default_length(config))
 
-    def for_training(self, config: "PreTrainedConfig") -> "Method":
+    def for_training(self, config: "PreTrainedConfig") -> "Self":
         """Return the method as the paper trains it, `length` being the training length."""
         return self
 

@@ -12,7 +12,7 @@ from ctxbench.core.compat.lm_eval import model_arguments
 from ctxbench.core.errors import near_names
 from ctxbench.core.lengths import parse_length
 from ctxbench.methods.record import read_record
-from ctxbench.methods.registry import method_and_options, method_class
+from ctxbench.methods.registry import class_and_options
 from ctxbench.models.loading import check_dtype, load_config
 
 STATEMENTS = ("length", "adopt", "override", "trained_length", "original_length")
@@ -108,8 +108,8 @@ def split_arguments(
         config = load_config(resolve_model(pretrained), revision=revision, trust_remote_code=trust)
         record = read_record(config)
         name = record.method if record else None
-    base, _ = method_and_options(name or "none")
-    options = {field.name for field in fields(method_class(base))} | set(STATEMENTS)
+    cls, _ = class_and_options(name)
+    options = {field.name for field in fields(cls)} | set(STATEMENTS)
     harness = model_arguments()
     known = [*options, *harness, *FROM_PRETRAINED, *REFUSED]
     asked = {key: value for key, value in given.items() if key in options}
@@ -117,9 +117,9 @@ def split_arguments(
     for key in others:
         if key not in known:
             raise ValueError(
-                f"ctxext has no argument {key!r}{near_names(key, known)} Options of method={base}: "
-                f"{', '.join(sorted(options - set(STATEMENTS))) or 'none'}; about the method: "
-                f"{', '.join(STATEMENTS)}; others as for --model hf."
+                f"ctxext has no argument {key!r}{near_names(key, known)} Options of "
+                f"method={cls.name}: {', '.join(sorted(options - set(STATEMENTS))) or 'none'}; "
+                f"about the method: {', '.join(STATEMENTS)}; others as for --model hf."
             )
     return asked, others
 
