@@ -47,6 +47,21 @@ def check_named_method(config: Any, method: Method) -> None:
         )
 
 
+def check_in_place(model: Any) -> None:
+    """Check that all weights are in memory.
+
+    Raises:
+        ValueError: some were moved to the disk or are fetched for every layer.
+    """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(
+            "parallelize=True found no room for all weights and moved some to the CPU or the disk, "
+            "from where ctxext does not compute. Leave it out on a machine without GPUs; give more "
+            "or larger GPUs, raise max_memory_per_gpu, or load the model in half precision or "
+            "quantised."
+        )
+
+
 def check_tokenizer(model: Any, tokenizer: Any) -> None:
     """Check that every token of texts has an embedding, and that an answer can end.
 

@@ -196,7 +196,7 @@ def test_bad_arguments(kwargs, words):
 
 def test_what_only_loads_a_checkpoint_is_refused_for_a_model_in_memory():
     loaded, tokenizer = ctxbench.load_model("mini", "pi", length=512)
-    for arguments, words in (
+    for given, words in (
         ({"peft": "x"}, "peft='x' says how a checkpoint is loaded"),
         ({"variant": "fp16"}, "variant='fp16' says how"),
         ({"parallelize": True}, "parallelize=True says how"),
@@ -204,7 +204,7 @@ def test_what_only_loads_a_checkpoint_is_refused_for_a_model_in_memory():
         ({"device": "cuda"}, "the model in memory is on cpu"),
     ):
         with pytest.raises(ValueError, match=words):
-            CtxExt(loaded, tokenizer=tokenizer, **arguments)
+            CtxExt(loaded, tokenizer=tokenizer, **given)
     assert CtxExt(loaded, tokenizer=tokenizer, device="cpu", dtype="float32").max_length == 512
 
 
@@ -369,7 +369,7 @@ def template_says(lm):
 
 EFFECTS = {
     "pretrained": lambda _: CtxExt("mini").hf_model.config.hidden_size == 128,
-    "backend": lambda _: "of kind seq2seq" in refusal(backend="seq2seq"),
+    "backend": lambda _: "runs causal language models" in refusal(backend="seq2seq"),
     "revision": lambda patch: of_config(patch, revision="v2")["revision"] == "v2",
     "tokenizer": lambda _: "nowhere" in refusal(tokenizer="nowhere/nothing"),
     "truncation": lambda _: CtxExt("mini", truncation=True).truncation,
@@ -388,7 +388,11 @@ EFFECTS = {
     ),
     "add_bos_token": lambda _: CtxExt("mini", add_bos_token=True).add_bos_token,
     "prefix_token_id": lambda _: empty_context(CtxExt("mini", prefix_token_id=7)) == 7,
-    "parallelize": lambda _: CtxExt("mini", parallelize=True).hf_model.hf_device_map,
+    "parallelize": lambda _: (
+        CtxExt("mini", parallelize=True).hf_model.hf_device_map
+        if torch.cuda.is_available()
+        else "found no room for all weights" in refusal(parallelize=True)
+    ),
     "tp_plan": lambda _: "parallelize" in refusal(tp_plan="auto", parallelize=True),
     "peft": lambda _: "nowhere" in refusal(peft="nowhere"),
     "think_end_token": lambda _: CtxExt("mini", think_end_token="7").reasoning.end == 7,
