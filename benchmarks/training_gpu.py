@@ -92,8 +92,8 @@ def run_theirs(config) -> list[float]:
     """Train the same model on the same rows with transformers' Trainer."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    from ctxbench.train.build import build_model
     from ctxbench.train.data import open_mixture
+    from ctxbench.train.model import build_model
 
     class Clock(TrainerCallback):
         def __init__(self):

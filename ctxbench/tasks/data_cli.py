@@ -7,9 +7,9 @@ from types import ModuleType
 from ctxbench.tasks.leaf_files import constants_of
 
 FAMILIES = {
-    "ruler": "ctxbench.tasks.ruler.build",
-    "niah": "ctxbench.tasks.niah.build",
-    "passkey": "ctxbench.tasks.passkey.build",
+    "ruler": "ctxbench.tasks.ruler.dataset",
+    "niah": "ctxbench.tasks.niah.dataset",
+    "passkey": "ctxbench.tasks.passkey.dataset",
 }
 """Families: the module has `get_recipes`, `report_skips`, `recount`."""
 

@@ -16,9 +16,9 @@ import torch
 
 from ctxbench.core.hardware import ASSUMED_MFU, PEAK_TERAFLOPS
 from ctxbench.methods.attach import method_of
-from ctxbench.train.build import empty_model, trainable_model
 from ctxbench.train.config import TrainConfig
 from ctxbench.train.loss import CHUNK_ELEMENTS
+from ctxbench.train.model import empty_model, trainable_model
 
 _GIB = 2**30
 

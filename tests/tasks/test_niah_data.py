@@ -9,7 +9,7 @@ import pytest
 
 from ctxbench.core.assets import cache_dir
 from ctxbench.tasks import data_cli, recipes, sentences
-from ctxbench.tasks.niah import build, haystack
+from ctxbench.tasks.niah import dataset, haystack
 from ctxbench.tasks.tokenizer import load_tokenizer
 
 
@@ -35,8 +35,8 @@ def test_the_hubs_essays_are_read_from_a_file_of_the_same_schema(data, tmp_path,
     pyarrow.parquet.write_table(pyarrow.table(halves), tmp_path / "paul_graham_essays.parquet")
     essays = haystack.load_haystack()
     assert essays.words_to(3)[:3] == ["July", "2010What", "hard"]
-    doc = build.load(1024, tokenizer="mini", samples=10)["test"][9]
-    assert len(tokens_of("mini", build.doc_to_text(doc))) == doc["tokens"] <= 1024 - 50
+    doc = dataset.load(1024, tokenizer="mini", samples=10)["test"][9]
+    assert len(tokens_of("mini", dataset.doc_to_text(doc))) == doc["tokens"] <= 1024 - 50
 
 
 def test_ctxbench_data_builds_and_verifies_needles(tmp_path, monkeypatch, capsys):

@@ -268,12 +268,12 @@ def windows(*, ctx_length: int, **metadata: Any) -> dict[str, Any]:
         metadata: `Options`; `tokenizer` or `pretrained` names the tokenizer.
 
     Returns:
-        `{"test": shards, "ids": all token ids}`, as `ctxbench.tasks.perplexity.build.shards`.
+        `{"test": shards, "ids": all token ids}`, as `ctxbench.tasks.perplexity.dataset.shards`.
     """
     import numpy as np
     from datasets import Dataset
 
-    from ctxbench.tasks.perplexity.build import bytes_per_token
+    from ctxbench.tasks.perplexity.dataset import bytes_per_token
 
     options, name = _options(metadata, samples=12)
     encode = load_tokenizer(name)
