@@ -44,7 +44,7 @@ def ours(length: int, samples: int, tokenizer: str, fidelity: str, subtasks: lis
     baseline, found = megabytes(), {}
     for subtask in subtasks:
         start = seconds()
-        rows = dataset.get_recipes(subtask, length, metadata).rows
+        rows = dataset.get_specs(subtask, length, metadata).rows
         tokens = sum(row["tokens"] for row in rows) / len(rows)
         found[subtask] = {"s": seconds() - start, "n": len(rows), "fill": tokens / length}
     return {"subtasks": found, "mb": megabytes(), "mb_before": baseline}

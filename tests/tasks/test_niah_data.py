@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from ctxbench.core.assets import cache_dir
-from ctxbench.tasks import data_cli, recipes, sentences
+from ctxbench.tasks import data_cli, sentences, specs
 from ctxbench.tasks.niah import dataset, haystack
 from ctxbench.tasks.tokenizer import load_tokenizer
 
@@ -52,8 +52,8 @@ def test_ctxbench_data_builds_and_verifies_needles(tmp_path, monkeypatch, capsys
 
     for task in ("niah_1k", "niah_lceg_1000", "passkey_1k"):
         assert run("build", task, "--tokenizer", "mini") == 0
-    assert len(list(recipes.files())) == 3
-    assert sum(path.stat().st_size for path in recipes.files()) < 60_000
+    assert len(list(specs.files())) == 3
+    assert sum(path.stat().st_size for path in specs.files()) < 60_000
     assert run("verify", "--prompts") == 0
     assert capsys.readouterr().out.count("samples whole") == 3
     with pytest.raises(ValueError, match="no task or group 'niah_5x'"):

@@ -13,7 +13,7 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from ctxbench.core.lengths import LADDER
-from ctxbench.tasks import recipes
+from ctxbench.tasks import specs
 from ctxbench.tasks.leaf_files import constants_of, ladder, tasks_path
 from ctxbench.tasks.model_window import check_task_length
 from ctxbench.tasks.ruler import dataset, leaves, metrics
@@ -123,16 +123,16 @@ def _make(job):
     import os
 
     os.environ["CTXBENCH_CACHE"] = cache
-    found = {n: dataset.get_recipes(n, 4096, {"tokenizer": tokenizer, "samples": 2}) for n in names}
+    found = {n: dataset.get_specs(n, 4096, {"tokenizer": tokenizer, "samples": 2}) for n in names}
     return {n: (str(f.path), f.rows) for n, f in found.items()}
 
 
 @pytest.mark.slow  # two processes that import everything
 def test_order_processes_and_cache_do_not_matter(data, tok, empty_cache):
     names = ["niah_multikey_2", "vt", "cwe", "fwe", "qa_1"]
-    here = {n: dataset.get_recipes(n, 4096, {"tokenizer": tok, "samples": 2}) for n in names}
+    here = {n: dataset.get_specs(n, 4096, {"tokenizer": tok, "samples": 2}) for n in names}
     again = {
-        n: dataset.get_recipes(n, 4096, {"tokenizer": tok, "samples": 2}) for n in reversed(names)
+        n: dataset.get_specs(n, 4096, {"tokenizer": tok, "samples": 2}) for n in reversed(names)
     }
     assert {n: f.rows for n, f in here.items()} == {n: f.rows for n, f in again.items()}
     other = empty_cache / "other"
@@ -169,7 +169,7 @@ def test_strict_depths_are_uniform(data, tok, subtask):
     """Strata make the recorded depths even: each fifth has a fifth, give or take the haystack's
     units (sentences, documents)."""
     metadata = {"tokenizer": tok, "samples": 50, "fidelity": "strict"}
-    docs = dataset.get_recipes(subtask, 4096, metadata).rows
+    docs = dataset.get_specs(subtask, 4096, metadata).rows
     depths = [doc["depth"] for doc in docs]
     fifths = [sum(k <= 5 * min(d, 0.999) < k + 1 for d in depths) for k in range(5)]
     room = 3 if subtask != "niah_multiquery" else 6  # there the recorded answer is one of four
@@ -197,22 +197,22 @@ def test_lceg_keeps_its_quirks(data, tok):
     assert example.startswith(" Memorize")
     assert "in the text Answer: According" in example
     assert "assgined" in example
-    assert max(row["tokens"] for row in dataset.get_recipes("fwe", 4096, metadata).rows) > 4096
+    assert max(row["tokens"] for row in dataset.get_specs("fwe", 4096, metadata).rows) > 4096
     # 20 samples of LCEG's own generator with this tokenizer have a mean of 2,140 tokens
-    rows = dataset.get_recipes("qa_1", 4096, metadata).rows
+    rows = dataset.get_specs("qa_1", 4096, metadata).rows
     assert round(sum(row["tokens"] for row in rows) / 20, -1) == 2140
 
 
 def test_what_cannot_fit(data, tok, empty_cache):
     """With this tokenizer the official code never ends at the eighth question of qa_2."""
-    found = dataset.get_recipes("qa_2", 4096, {"tokenizer": tok, "samples": 10})
+    found = dataset.get_specs("qa_2", 4096, {"tokenizer": tok, "samples": 10})
     assert len(found.rows) == 10
     assert found.report["skipped"] == 1
     assert [row["recipe"]["question"] for row in found.rows] == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10]
     with pytest.raises(ValueError, match=r"it needs \d+.*unfit='skip'"):
-        dataset.get_recipes("qa_2", 4096, {"tokenizer": tok, "samples": 10, "unfit": "error"})
+        dataset.get_specs("qa_2", 4096, {"tokenizer": tok, "samples": 10, "unfit": "error"})
     with pytest.raises(ValueError, match=r"ruler_1k_qa_2 has no sample.*Take length 2048"):
-        dataset.get_recipes("qa_2", 1024, {"tokenizer": tok, "samples": 10})
+        dataset.get_specs("qa_2", 1024, {"tokenizer": tok, "samples": 10})
 
 
 @pytest.mark.parametrize(
@@ -230,40 +230,40 @@ def test_what_cannot_fit(data, tok, empty_cache):
 )
 def test_wrong_metadata_is_named(data, tok, metadata, message):
     with pytest.raises(ValueError, match=message):
-        dataset.get_recipes("vt", 4096, {"tokenizer": tok, **metadata})
+        dataset.get_specs("vt", 4096, {"tokenizer": tok, **metadata})
 
 
 def test_missing_and_damaged_data_are_named(data, tok, tmp_path, monkeypatch, empty_cache):
     monkeypatch.setenv("CTXBENCH_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"PaulGrahamEssays.json.*download_paulgraham"):
-        dataset.get_recipes("niah_single_2", 4096, {"tokenizer": tok, "samples": 1})
+        dataset.get_specs("niah_single_2", 4096, {"tokenizer": tok, "samples": 1})
     with pytest.raises(FileNotFoundError, match=r"dev-v2.0.json.*rajpurkar"):
-        dataset.get_recipes("qa_1", 4096, {"tokenizer": tok, "samples": 1})
+        dataset.get_specs("qa_1", 4096, {"tokenizer": tok, "samples": 1})
     (tmp_path / "squad.json").write_text('{"data": [{}]}')
     with pytest.raises(ValueError, match=r"squad.json is not the expected file.*SQuAD 2.0"):
-        dataset.get_recipes("qa_1", 4096, {"tokenizer": tok, "samples": 1})
+        dataset.get_specs("qa_1", 4096, {"tokenizer": tok, "samples": 1})
     with pytest.raises(FileNotFoundError, match=r"english_words.json.*strict"):
-        dataset.get_recipes("cwe", 1 << 19, {"tokenizer": tok, "samples": 1})
+        dataset.get_specs("cwe", 1 << 19, {"tokenizer": tok, "samples": 1})
 
 
-def test_a_damaged_recipe_file_is_named(tmp_path, monkeypatch):
+def test_a_damaged_sample_file_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("CTXBENCH_CACHE", str(tmp_path))
     key = {"leaf": "some_task", "samples": 1}
-    made = recipes.get(key, lambda: ([{"a": 1}], {}))
-    assert recipes.get(key, lambda: pytest.fail("made twice")).rows == [{"a": 1}]
+    made = specs.get(key, lambda: ([{"a": 1}], {}))
+    assert specs.get(key, lambda: pytest.fail("made twice")).rows == [{"a": 1}]
     made.path.write_bytes(made.path.read_bytes().replace(b'"a"', b'"b"'))
     with pytest.raises(ValueError, match=r"damaged.*ctxbench data rm some_task-"):
-        recipes.get(key, lambda: ([], {}))
-    assert list(recipes.files("some_task")) == [made.path]
-    recipes.remove(made.path)
-    assert not list(recipes.files())
+        specs.get(key, lambda: ([], {}))
+    assert list(specs.files("some_task")) == [made.path]
+    specs.remove(made.path)
+    assert not list(specs.files())
 
 
 def test_a_failure_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.setenv("CTXBENCH_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match="no"):
-        recipes.get({"leaf": "t"}, lambda: (_ for _ in ()).throw(ValueError("no")))
-    assert not list(recipes.files())
+        specs.get({"leaf": "t"}, lambda: (_ for _ in ()).throw(ValueError("no")))
+    assert not list(specs.files())
 
 
 def test_a_window_that_is_too_short_stops_before_generation():
@@ -374,12 +374,12 @@ def test_order_of_tasks_does_not_matter(data, tok, empty_cache):
     names = ["fwe", "vt", "niah_multikey_2"]
 
     def rows(order):
-        found = {n: dataset.get_recipes(n, 4096, {"tokenizer": tok, "samples": 2}) for n in order}
+        found = {n: dataset.get_specs(n, 4096, {"tokenizer": tok, "samples": 2}) for n in order}
         return {n: f.rows for n, f in found.items()}
 
     made, read = rows(names), rows(names)
-    for path in list(recipes.files()):
-        recipes.remove(path)
+    for path in list(specs.files()):
+        specs.remove(path)
     random.seed(1)
     assert made == read == rows(names[::-1])
 

@@ -61,12 +61,12 @@ def test_where_the_official_loop_never_ends_a_question_is_skipped(data, golden_d
     (row,) = records(golden_dir, "nvidia", "qa_2", SHORT)
     assert row["status"] == "hang"
     metadata = {"tokenizer": str(data / "llama2"), "samples": 5, "seed": 7}
-    found = dataset.get_recipes("qa_2", SHORT, metadata)
+    found = dataset.get_specs("qa_2", SHORT, metadata)
     assert found.report["skipped"] > 0
     assert len(found.rows) == 5
     assert max(made["tokens"] for made in found.rows) <= SHORT
     with pytest.raises(ValueError, match=r"ruler_2k_qa_2 has a sample that cannot fit 2048"):
-        dataset.get_recipes("qa_2", SHORT, {**metadata, "unfit": "error"})
+        dataset.get_specs("qa_2", SHORT, {**metadata, "unfit": "error"})
 
 
 @pytest.mark.parametrize("subtask", SUBTASKS)
