@@ -12,10 +12,8 @@ from typing import Any
 
 from ctxbench.core.errors import near_names
 
-PEAK_TERAFLOPS = {"A100": 312, "H100": 989, "H200": 989, "GH200": 989}
-"""Dense bfloat16, from NVIDIA's data sheets."""
-BANDWIDTH = {"A100": 2.0, "H100": 3.35, "H200": 4.8, "GH200": 4.0}
-"""Of device memory, TB/s, from the same (80 GB SXM; GH200 with HBM3)."""
+GPUS = {"A100": (312, 2.0), "H100": (989, 3.35), "H200": (989, 4.8), "GH200": (989, 4.0)}
+"""Dense bfloat16, TFLOP/s, and memory, TB/s: NVIDIA's data sheets (80 GB SXM; GH200 with HBM3)."""
 CORE_GIGAFLOPS = 60
 """Assumed of one CPU core on a model of the bundled size; measured: 45 to 90."""
 ASSUMED_MFU = 0.4
@@ -52,12 +50,13 @@ def gpu_device(name: str, mfu: float = ASSUMED_MFU, also: str = "") -> Device:
     Raises:
         ValueError: it is not known; `also` is said of what else is allowed.
     """
-    if name not in PEAK_TERAFLOPS:
+    if name not in GPUS:
         raise ValueError(
-            f"--gpu {name!r} is not known{near_names(name, PEAK_TERAFLOPS)} Known: "
-            f"{', '.join(PEAK_TERAFLOPS)}{also}. Give one of these, and --mfu to match yours."
+            f"--gpu {name!r} is not known{near_names(name, GPUS)} Known: {', '.join(GPUS)}{also}. "
+            "Give one of these, and --mfu to match yours."
         )
-    return Device(name, PEAK_TERAFLOPS[name] * 1e12 * mfu, BANDWIDTH[name] * 1e12)
+    peak, bandwidth = GPUS[name]
+    return Device(name, peak * 1e12 * mfu, bandwidth * 1e12)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,7 +93,7 @@ def evaluation_cost(
         tasks: names of tasks and groups.
         method: as for `load_model`.
         dtype: of the weights; `auto`: what the config says.
-        device: a key of `PEAK_TERAFLOPS`, or `cpu` for one core.
+        device: a key of `GPUS`, or `cpu` for one core.
         mfu: share of the peak that is reached.
         limit: prompts per task, as lm_eval's `--limit`.
         sample: prompts per task to look at; 0: all.

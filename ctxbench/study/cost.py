@@ -74,7 +74,7 @@ def study_cost(study: Study, *, gpu: str = "A100", mfu: float = ASSUMED_MFU) -> 
 
     Args:
         study: to estimate.
-        gpu: a key of `PEAK_TERAFLOPS`; not used for a bundled model, which runs on CPU cores.
+        gpu: a key of `GPUS`; not used for a bundled model, which runs on CPU cores.
         mfu: share of the peak that is reached.
 
     Raises:

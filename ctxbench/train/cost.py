@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ctxbench.core.cost import ASSUMED_MFU, GIB, PEAK_TERAFLOPS, Shape, gpu_device, model_shape
+from ctxbench.core.cost import ASSUMED_MFU, GIB, GPUS, Shape, gpu_device, model_shape
 from ctxbench.methods.attach import method_of
 from ctxbench.train.config import TrainConfig
 from ctxbench.train.loss import CHUNK_ELEMENTS
@@ -164,8 +164,7 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    known = [tera for part, tera in PEAK_TERAFLOPS.items() if part in name]
-    return known[0] * 1e12 if known else None
+    return next((gpu_device(known, mfu=1).flops for known in GPUS if known in name), None)
 
 
 def _optimizer_bytes(config: TrainConfig) -> float:
