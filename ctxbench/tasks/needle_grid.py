@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Protocol
 from ctxbench.core.lengths import length_name
 from ctxbench.core.settings import Range, Whole, read_settings
 from ctxbench.tasks import specs
+from ctxbench.tasks.documents import as_dataset
 from ctxbench.tasks.model_window import check_task_length
 from ctxbench.tasks.token_count import (
     PromptPart,
@@ -314,8 +315,7 @@ def load(
         "setting": json.dumps(asdict(settings)),
         "data_dir": metadata.get("data_dir"),
     }
-    rows = [common | row for row in found.rows]
-    return specs.test_split(rows, found.report.get("counted", "not recorded"))
+    return as_dataset(found.rows, common=common, about=found.counted)
 
 
 def prompt(grid: Grid, doc: dict[str, Any]) -> str:

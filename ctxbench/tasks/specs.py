@@ -37,6 +37,11 @@ class SpecFile:
     report: dict[str, Any]
     rows: list[Row]
 
+    @property
+    def counted(self) -> str:
+        """How tokens were counted, as a sentence."""
+        return f"Prompt lengths: {self.report.get('counted', 'not recorded')}."
+
 
 def folder() -> Path:
     """Return where the files are, under the name they have had since version 0.1.0."""
@@ -96,14 +101,6 @@ def get(key: dict[str, Any], make: Callable[[], tuple[list[Row], dict[str, Any]]
                 rows, report = make()
                 write(path, key, report, rows)
     return read(path)
-
-
-def test_split(rows: list[Row], counted: str) -> dict[str, Any]:
-    """Return rows for lm-eval's `custom_dataset`, described by how tokens were counted."""
-    import datasets
-
-    about = datasets.DatasetInfo(description=f"Prompt lengths: {counted}.")
-    return {"test": datasets.Dataset.from_list(rows, info=about)}
 
 
 def files(pattern: str = "*") -> Iterator[Path]:

@@ -1,6 +1,7 @@
 """Needle grids: exact lengths, clean prompts, scores that can be 1 and 0."""
 
 import functools
+import json
 import random
 
 import pytest
@@ -14,7 +15,7 @@ from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks import needle_grid
 from ctxbench.tasks.leaf_files import constants_of, tasks_path
 from ctxbench.tasks.needle_grid import DEPTHS, GridSettings
-from ctxbench.tasks.needle_scores import overlap
+from ctxbench.tasks.needle_scores import EXPECTED, overlap, rouge1_x10
 from ctxbench.tasks.niah import dataset, haystack, metrics
 from ctxbench.tasks.niah.needles import CLASSIC
 from ctxbench.tasks.passkey import dataset as passkey
@@ -378,3 +379,20 @@ def test_parts_render_to_the_prompt(data):
     words = haystack.load_haystack().words_to(doc["end"])
     parts = needle_grid.prompt_parts(dataset.GRIDS["niah"].frame, GridSettings(), words, doc)
     assert render(parts) == dataset.doc_to_text(doc)
+
+
+# -------------------------------------------------------------- the study's own scores
+
+
+def test_scores_are_those_of_the_study(golden_dir):
+    lines = (golden_dir / "ruler" / "scores.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["metric"] == "needle"]
+    assert len(rows) == 250
+    for row in rows:
+        assert overlap(row["prediction"]) == row["lceg_heatmap_overlap"]
+        rouge = rouge1_x10(row["prediction"], row["needle"])
+        assert rouge == pytest.approx(row["rouge1_f_x10"], abs=1e-9)  # float64 sums
+
+
+def test_a_perfect_answer_gets_eleven_twelfths():
+    assert overlap(EXPECTED) == 11 / 12

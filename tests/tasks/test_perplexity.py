@@ -202,7 +202,7 @@ def test_a_token_file_agrees_with_its_raw_text(tmp_path, tokenizer_path, stream,
     np.concatenate(stream).astype(f"<u{int(dtype[4:]) // 8}").tofile(path)
     raw = write_jsonl(tmp_path / "t.jsonl", TEXTS)
     made = [shards(p, tokenizer_path, ctx_protocol=protocol, bin_dtype=dtype) for p in (path, raw)]
-    assert made[0]["ids"].tolist() == made[1]["ids"].tolist()
+    assert made[0]["shared"].tolist() == made[1]["shared"].tolist()
     rows = [m["test"].remove_columns("file").to_list() for m in made]
     assert rows[0] == rows[1]
 

@@ -12,6 +12,7 @@ from ctxbench.core.compat.templates import RULER, check_templates
 from ctxbench.core.lengths import LADDER, length_name
 from ctxbench.core.settings import Count, Whole, read_settings
 from ctxbench.tasks import specs
+from ctxbench.tasks.documents import as_dataset
 from ctxbench.tasks.essays import load_essays
 from ctxbench.tasks.model_window import check_task_length
 from ctxbench.tasks.ruler import templates, words
@@ -72,18 +73,10 @@ def load(ctx_subtask: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
     found = get_specs(ctx_subtask, ctx_length, metadata)
     report_skips(found)
     options = read_settings(Options, metadata, "Metadata", strict=False)
-    settings = json.dumps(asdict(_settings(ctx_length, options, tokenizer_name(**metadata))))
-    rows = [
-        {
-            "subtask": ctx_subtask,
-            "length": ctx_length,
-            "setting": settings,
-            **row,
-            "recipe": json.dumps(row["recipe"]),
-        }
-        for row in found.rows
-    ]
-    return specs.test_split(rows, found.report.get("counted", "not recorded"))
+    settings = asdict(_settings(ctx_length, options, tokenizer_name(**metadata)))
+    common = {"subtask": ctx_subtask, "length": ctx_length, "setting": json.dumps(settings)}
+    rows = [{**row, "recipe": json.dumps(row["recipe"])} for row in found.rows]
+    return as_dataset(rows, common=common, about=found.counted)
 
 
 def report_skips(found: specs.SpecFile) -> None:
