@@ -11,7 +11,7 @@ from ctxbench.tasks.perplexity.protocols import in_chunks
 class PerplexityTask(ClassTask[np.ndarray]):
     """A task whose requests are windows over one stream of token ids.
 
-    The shared ids stay here and in the requests: what lm-eval logs of a shard is its window offsets.
+    The shared ids stay here and in the requests: of a shard, lm-eval logs the window offsets.
     """
 
     def construct_requests(self, doc: dict, ctx, **kwargs) -> list[Instance]:
