@@ -1,4 +1,4 @@
-"""Needles over a grid of depths: exact lengths, recipes in the cache, prompts made from them.
+"""Needles over a grid of depths: exact lengths, specs in the cache, prompts made from them.
 
 A *run* is one stretch of haystack and one needle. Its ten samples differ in nothing but the place
 of the needle, so depths compare, a prompt shares its beginning with the next deeper one, and all
@@ -19,7 +19,8 @@ from typing import Annotated, Any, Literal, Protocol
 
 from ctxbench.core.lengths import length_name
 from ctxbench.core.settings import Range, Whole, read_settings
-from ctxbench.tasks import recipes
+from ctxbench.tasks import specs
+from ctxbench.tasks.documents import as_dataset
 from ctxbench.tasks.model_window import check_task_length
 from ctxbench.tasks.token_count import (
     PromptPart,
@@ -257,14 +258,14 @@ def settings_of(grid: Grid, metadata: dict[str, Any]) -> GridSettings:
     return settings
 
 
-def get_recipes(
+def get_specs(
     grid: Grid,
     length: int,
     metadata: dict[str, Any],
     settings: GridSettings,
     progress: Callable[[], object] = lambda: None,
-) -> recipes.RecipeFile:
-    """Return the recipes of one task, from the cache or made now."""
+) -> specs.SpecFile:
+    """Return the specs of one task, from the cache or made now."""
     name = tokenizer_name(**metadata)
     haystack = grid.haystack(metadata.get("data_dir"))
     key = {
@@ -278,7 +279,7 @@ def get_recipes(
         "data": haystack.digest,
     }
 
-    def make(counter: TokenCounter) -> tuple[list[recipes.Row], dict[str, Any]]:
+    def make(counter: TokenCounter) -> tuple[list[specs.Row], dict[str, Any]]:
         rows = []
         for run in range(settings.samples // len(DEPTHS)):
             for row in make_run(grid, settings, length, run, haystack, counter):
@@ -286,10 +287,10 @@ def get_recipes(
                 progress()
         return rows, {"tokenizer_name": name}
 
-    def count(counter: TokenCounter, row: recipes.Row) -> int:
+    def count(counter: TokenCounter, row: specs.Row) -> int:
         return counter.count(prompt_parts(grid.frame, settings, haystack.words_to(row["end"]), row))
 
-    return recipes.get(key, lambda: make_recounted(make, count, _counter(name, True)))
+    return specs.get(key, lambda: make_recounted(make, count, _counter(name, True)))
 
 
 @functools.lru_cache(maxsize=4)
@@ -307,15 +308,14 @@ def load(
         FileNotFoundError: local data are missing; the message says how to get them.
     """
     check_task_length(length, grid.leaf(length), metadata)
-    found = get_recipes(grid, length, metadata, settings)
+    found = get_specs(grid, length, metadata, settings)
     common = {
         "grid": grid.name,
         "length": length,
         "setting": json.dumps(asdict(settings)),
         "data_dir": metadata.get("data_dir"),
     }
-    rows = [common | row for row in found.rows]
-    return recipes.test_split(rows, found.report.get("counted", "not recorded"))
+    return as_dataset(found.rows, common=common, about=found.counted)
 
 
 def prompt(grid: Grid, doc: dict[str, Any]) -> str:
@@ -333,12 +333,12 @@ def _settings(text: str) -> GridSettings:
     return GridSettings(**fields | {"chat": tuple(fields["chat"])})
 
 
-def report_skips(found: recipes.RecipeFile) -> None:
+def report_skips(found: specs.SpecFile) -> None:
     """Do nothing, for `ctxbench data`: every sample is made, or the task is an error."""
 
 
-def recount(grid: Grid, found: recipes.RecipeFile, tokenizer: str | None = None) -> None:
-    """Write every prompt of a recipe file and compare its tokens with those recorded.
+def recount(grid: Grid, found: specs.SpecFile, tokenizer: str | None = None) -> None:
+    """Write every prompt of a spec file and compare its tokens with those recorded.
 
     Raises:
         ValueError: a prompt has other tokens than when it was made.

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from ctxbench.core.assets import resolve_model
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.models.text_encoding import continue_tail, short_tail, split_by_size
-from ctxbench.tasks.manyshot import build
+from ctxbench.tasks.manyshot import dataset
 from tests.tasks.reference_lm import tiny_model
 
 CONTINUATIONS = [" human title", " a", "b", "\n", " ", "==", "\n\nQ", "é", "12", " human"]
@@ -48,8 +48,8 @@ def test_pairs_equal_those_of_lm_eval(name, request):
 
 def test_the_prompt_is_tokenised_once_for_all_labels(data_dir):
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("mini"))
-    run = build.trec_run("fine", 50, 0, build.Options(samples=1, data_dir=str(data_dir)))
-    prompt = build.BERTSCH.shots(run.shots) + "Question: what ?\nType:"
+    run = dataset.trec_run("fine", 50, 0, dataset.Options(samples=1, data_dir=str(data_dir)))
+    prompt = dataset.BERTSCH.shots(run.shots) + "Question: what ?\nType:"
     encoded = []
     plain = HFLM.tok_encode
     with pytest.MonkeyPatch.context() as patch:

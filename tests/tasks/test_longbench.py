@@ -13,8 +13,9 @@ from transformers import AutoTokenizer
 from ctxbench.core.assets import resolve_model
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks.leaf_files import tasks_path
-from ctxbench.tasks.longbench import build, metrics
 from ctxbench.tasks.longbench import leaves as leaf_module
+from ctxbench.tasks.longbench import metrics
+from ctxbench.tasks.longbench.dataset import docs, read_rows
 from ctxbench.tasks.longbench.prompts import OFFICIAL_ENDS, load_prompt
 from ctxbench.tasks.longbench.truncation import keep_ends, truncate_middle
 from tests.tasks.reference_lm import tiny_model
@@ -211,9 +212,9 @@ def test_the_official_archive_is_read(tmp_path):
         rows = [row("qasper"), row("qasper", seed=1) | {"context": "a\u2028b\x0cc"}]
         lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
         archive.writestr("data/qasper.jsonl", lines)
-    assert list(build.read_rows("qasper", str(tmp_path))) == rows
+    assert list(read_rows("qasper", str(tmp_path))) == rows
     with pytest.raises(FileNotFoundError, match=r"data/lcc\.jsonl"):
-        list(build.read_rows("lcc", str(tmp_path)))
+        list(read_rows("lcc", str(tmp_path)))
 
 
 def test_errors_say_what_to_do(tmp_path, monkeypatch):
@@ -222,20 +223,20 @@ def test_errors_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     options = {"tokenizer": "mini", "data_dir": str(tmp_path)}
     with pytest.raises(FileNotFoundError, match=r"data\.zip .* CTXBENCH_DATA"):
-        build.docs("qasper", 4096, **options)
+        docs("qasper", 4096, **options)
     with pytest.raises(ValueError, match="budget='all'"):
-        build.docs("qasper", 4096, budget="all", **options)
+        docs("qasper", 4096, budget="all", **options)
     write(tmp_path, "qasper", [{"context": "x", "question": "y", "answers": ["z"]}])
     with pytest.raises(ValueError, match="lacks input, length"):
-        build.docs("qasper", 4096, **options)
+        docs("qasper", 4096, **options)
     write(tmp_path, "qasper", [row("qasper") | {"context": " "}, row("qasper") | {"answers": []}])
     with pytest.raises(ValueError, match="2 without context"):
-        build.docs("qasper", 4096, **options)
+        docs("qasper", 4096, **options)
 
 
 def test_rows_without_context_are_counted(tmp_path, caplog):
     write(tmp_path, "qasper", [row("qasper") | {"context": ""}, row("qasper")])
-    build.docs("qasper", 4096, tokenizer="mini", data_dir=str(tmp_path))
+    docs("qasper", 4096, tokenizer="mini", data_dir=str(tmp_path))
     assert "1 rows of qasper left out" in caplog.text
 
 
@@ -262,7 +263,7 @@ def test_damaged_longbench_lines_are_named(tmp_path, name, archived):
     else:
         (tmp_path / "LongBench" / "qasper.jsonl").write_bytes(content)
     with pytest.raises(ValueError, match=f"{words}.*Fetch the official data.zip again"):
-        list(build.read_rows("qasper", str(tmp_path)))
+        list(read_rows("qasper", str(tmp_path)))
 
 
 def test_a_damaged_longbench_archive_is_named(tmp_path):
@@ -273,4 +274,4 @@ def test_a_damaged_longbench_archive_is_named(tmp_path):
     for content in (b"", b"PK\x03\x04", file.read_bytes()[:-30]):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=r"data\.zip is damaged.*Fetch the official"):
-            list(build.read_rows("qasper", str(tmp_path)))
+            list(read_rows("qasper", str(tmp_path)))

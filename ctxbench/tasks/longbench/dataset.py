@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import datasets
-
 from ctxbench.core.assets import find_data
 from ctxbench.core.settings import read_settings
 from ctxbench.core.text_files import check_text, explained, json_objects, read_records
+from ctxbench.tasks.documents import as_dataset
 from ctxbench.tasks.hub import HubFile
 from ctxbench.tasks.longbench import metrics
 from ctxbench.tasks.longbench.prompts import load_prompt
@@ -53,7 +52,7 @@ class Options:
     templates: Literal["checked", "unchecked"] = "checked"
 
 
-def docs(ctx_dataset: str, ctx_length: int, **metadata: Any) -> dict[str, datasets.Dataset]:
+def docs(ctx_dataset: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
     """Build the prompts of one task (lm-eval calls this as `custom_dataset`).
 
     Args:
@@ -98,7 +97,7 @@ def docs(ctx_dataset: str, ctx_length: int, **metadata: Any) -> dict[str, datase
         )
     if skipped:
         log.warning("%d rows of %s left out: no context or no answer", skipped, ctx_dataset)
-    return {"test": datasets.Dataset.from_list(rows)}
+    return as_dataset(rows)
 
 
 def read_rows(dataset: str, data_dir: str | None = None) -> Iterator[dict]:

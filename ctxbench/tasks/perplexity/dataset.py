@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Any, Literal
 
-import datasets
 import numpy as np
 
 from ctxbench.core.settings import Count, Range, Whole, read_settings
 from ctxbench.core.windows import Window
+from ctxbench.tasks.documents import as_dataset
 from ctxbench.tasks.perplexity.protocols import OVER_DOCUMENTS, PROTOCOLS
 from ctxbench.tasks.perplexity.texts import SOURCES, Documents, locate, read_documents
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
@@ -116,7 +116,7 @@ def shards(ctx_source: str, ctx_protocol: str, ctx_length: int, **metadata: Any)
             other defaults, and what names the tokenizer.
 
     Returns:
-        `{"test": shards, "ids": all token ids}`.
+        `{"test": shards, "shared": all token ids}`.
 
     Raises:
         ValueError: an option is not allowed; no window fits.
@@ -154,10 +154,8 @@ def shards(ctx_source: str, ctx_protocol: str, ctx_length: int, **metadata: Any)
         "bytes_per_token": bytes_per_token(stream.ids, tokenizer),
         "skipped": stream.skipped,
     }
-    rows = [
-        {**common, "document": document, "windows": windows} for document, windows in _shard(stream)
-    ]
-    return {"test": datasets.Dataset.from_list(rows), "ids": stream.ids}
+    rows = ({"document": document, "windows": windows} for document, windows in _shard(stream))
+    return as_dataset(rows, common=common, shared=stream.ids)
 
 
 def bytes_per_token(ids: np.ndarray, tokenizer) -> float:

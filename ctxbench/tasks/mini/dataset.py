@@ -12,6 +12,7 @@ from typing import Any
 
 from ctxbench.core.settings import Count, Whole, read_settings
 from ctxbench.core.stdlib_corpus import NOUNS, held_out_files
+from ctxbench.tasks.documents import as_dataset
 from ctxbench.tasks.tokenizer import count_tokens, load_tokenizer, tokenizer_name
 
 LONGEST = 4096
@@ -193,7 +194,7 @@ def needle(*, ctx_length: int, ctx_distractors: int = 3, **metadata: Any) -> dic
                 "module": sample.document.name,
             }
         )
-    return _test_split(docs)
+    return as_dataset(docs)
 
 
 def multiquery(
@@ -223,7 +224,7 @@ def multiquery(
                 "module": sample.document.name,
             }
         )
-    return _test_split(docs)
+    return as_dataset(docs)
 
 
 def perplexity(*, ctx_length: int, **metadata: Any) -> dict[str, Any]:
@@ -255,7 +256,7 @@ def perplexity(*, ctx_length: int, **metadata: Any) -> dict[str, Any]:
                 "module": document.name,
             }
         )
-    return _test_split(docs)
+    return as_dataset(docs)
 
 
 def windows(*, ctx_length: int, **metadata: Any) -> dict[str, Any]:
@@ -268,12 +269,11 @@ def windows(*, ctx_length: int, **metadata: Any) -> dict[str, Any]:
         metadata: `Options`; `tokenizer` or `pretrained` names the tokenizer.
 
     Returns:
-        `{"test": shards, "ids": all token ids}`, as `ctxbench.tasks.perplexity.build.shards`.
+        `{"test": shards, "shared": all token ids}`, as `ctxbench.tasks.perplexity.dataset.shards`.
     """
     import numpy as np
-    from datasets import Dataset
 
-    from ctxbench.tasks.perplexity.build import bytes_per_token
+    from ctxbench.tasks.perplexity.dataset import bytes_per_token
 
     options, name = _options(metadata, samples=12)
     encode = load_tokenizer(name)
@@ -298,13 +298,4 @@ def windows(*, ctx_length: int, **metadata: Any) -> dict[str, Any]:
         )
     ids = np.concatenate(parts)
     ratio = bytes_per_token(ids, encode)
-    return {
-        "test": Dataset.from_list([{**row, "bytes_per_token": ratio} for row in rows]),
-        "ids": ids,
-    }
-
-
-def _test_split(docs: list[dict]) -> dict[str, Any]:
-    from datasets import Dataset
-
-    return {"test": Dataset.from_list(docs)}
+    return as_dataset([{**row, "bytes_per_token": ratio} for row in rows], shared=ids)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import datasets
-
 from ctxbench.core.settings import Count, Whole, read_settings
+from ctxbench.tasks.documents import as_dataset
 from ctxbench.tasks.longbench import metrics
 from ctxbench.tasks.longbench.prompts import load_prompt
 from ctxbench.tasks.longbench.truncation import truncate_middle
@@ -48,6 +47,19 @@ class Run:
     labels: list[str]
     shots: list[tuple[str, str]]
     questions: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shots:
+    """What the questions of a task share.
+
+    Attributes:
+        runs: the shots of every run as text.
+        query: format of a question.
+    """
+
+    runs: list[str]
+    query: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +118,7 @@ def mini_run(shots: int, run: int, seed: int, questions: int) -> Run:
     )
 
 
-def docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict:
+def docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict[str, Any]:
     """Build the questions of one task (lm-eval calls this as `custom_dataset`).
 
     Args:
@@ -115,7 +127,7 @@ def docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict:
         metadata: `Options`, and what names the tokenizer, by whose tokens the label trie is made.
 
     Returns:
-        `{"test": questions, "shots": the shots of every run as text, "query": their format}`.
+        `{"test": questions, "shared": Shots}`.
     """
     options = read_settings(Options, metadata, "Metadata", strict=False)
     tokenizer = load_tokenizer(tokenizer_name(**metadata))
@@ -132,10 +144,10 @@ def docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict:
             {"run": number, "question": question, "label": run.labels.index(label), **trie}
             for question, label in run.questions
         ]
-    return {"test": datasets.Dataset.from_list(rows), "shots": prompts, "query": written.query}
+    return as_dataset(rows, shared=Shots(runs=prompts, query=written.query))
 
 
-def lceg_docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict[str, datasets.Dataset]:
+def lceg_docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict[str, Any]:
     """Build the paper's form of the task: LongBench's trec prompt, generated and cut.
 
     Args:
@@ -165,7 +177,7 @@ def lceg_docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict[str, dat
                     "may_pass_window": after + LCEG_MAX_GEN > options.lceg_window,
                 }
             )
-    return {"test": datasets.Dataset.from_list(rows)}
+    return as_dataset(rows)
 
 
 def process_results(doc: dict, results: list[tuple[float, bool]]) -> dict:
