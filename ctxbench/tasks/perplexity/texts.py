@@ -124,7 +124,8 @@ def read_documents(
 def tokenize(texts: Iterable[str], tokenizer, *, limit: int = 0, min_tokens: int = 0) -> Documents:
     """Tokenise documents until `limit` are collected; empty and short ones are counted."""
     documents = Documents()
-    bos = [i for i in tokenizer("")["input_ids"][:1] if i == tokenizer.bos_token_id]
+    # Of no text, the first token may be an EOS that is the BOS too.
+    bos = [i for i in tokenizer("a")["input_ids"][:1] if i == tokenizer.bos_token_id]
     for text in texts:
         if not text.strip():
             documents.empty += 1
