@@ -83,9 +83,9 @@ def _check_labels(labels: Sequence[str], ids: Sequence[tuple[int, ...]]) -> None
     for (label, mine), (other, theirs) in permutations(zip(labels, ids, strict=True), 2):
         if mine == theirs:
             raise ValueError(
-                f"Labels {label!r} and {other!r} are the same {len(mine)} tokens of this tokenizer, "
-                "so no score can tell them apart. Every label must have tokens of its own. Use "
-                "another tokenizer, or rename one of them."
+                f"Labels {label!r} and {other!r} have the same tokens in this tokenizer, so no "
+                "score can tell them apart. Every label must have tokens of its own. Use another "
+                "tokenizer, or rename one of them."
             )
         if mine == theirs[: len(mine)]:
             raise ValueError(
