@@ -16,7 +16,7 @@ from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.tasks.longbench import leaves as leaf_module
 from ctxbench.tasks.longbench import metrics
-from ctxbench.tasks.longbench.dataset import docs, read_rows
+from ctxbench.tasks.longbench.dataset import NEVER_CHAT, docs, read_rows
 from ctxbench.tasks.longbench.prompts import OFFICIAL_ENDS, load_prompt
 from ctxbench.tasks.longbench.truncation import keep_ends, truncate_middle
 from tests.tasks.reference_lm import tiny_model
@@ -115,7 +115,7 @@ def test_prompts_equal_the_official_ones_with_llama_2(data_dir, golden_dir):
         dataset = golden["dataset"].removesuffix("_e")
         prompt = load_prompt(dataset).fill(found)
         text, _, _ = truncate_middle(prompt, tokenizer, golden["max_length"])
-        if "chat" in golden["model"] and dataset not in build.NEVER_CHAT:
+        if "chat" in golden["model"] and dataset not in NEVER_CHAT:
             text = f"[INST]{text}[/INST]"
         ids = tokenizer(text).input_ids
         if hashlib.sha256(json.dumps(ids).encode()).hexdigest() != golden["ids_sha256"]:
