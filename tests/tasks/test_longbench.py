@@ -1,10 +1,15 @@
 """LongBench's prompts, truncation and tasks, on small files in the official schema."""
 
+import hashlib
 import json
 import random
+import shutil
 import zipfile
+from functools import cache
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lm_eval import simple_evaluate
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
@@ -16,7 +21,8 @@ from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.tasks.longbench import build, metrics
 from ctxbench.tasks.longbench import leaves as leaf_module
 from ctxbench.tasks.longbench.prompts import OFFICIAL_ENDS, load_prompt
-from ctxbench.tasks.longbench.truncation import keep_ends, truncate_middle
+from ctxbench.tasks.longbench.truncation import decode, keep_ends, truncate_middle
+from ctxbench.tasks.tokenizer import load_tokenizer
 from tests.tasks.reference_lm import tiny_model
 
 MINI = resolve_model("mini")
@@ -93,6 +99,125 @@ def test_a_truncated_prompt_keeps_its_ends():
     assert text.startswith("Instruction.\n0 1 2")
     assert text.endswith("1999\nQuestion?")
     assert truncate_middle("short", tokenizer, 100) == ("short", after := 2, after)
+
+
+# ------------------------------------------------------- records of official runs
+
+OFFICIAL2 = {  # (records, model) -> what a user gives
+    ("longbench", "llama2-7b-chat-4k"): {"wrapping": "llama2"},
+    ("longbench", "base-4k"): {},
+    ("lceg", "llama2-7b-hf"): {"budget": "lceg"},
+}
+# docs/differences.md, "special tokens written in a text"
+WRITTEN = {("multifieldqa_en", 2), ("musique", 0), ("narrativeqa", 4), ("passage_retrieval_en", 0)}
+
+
+def official_records(golden_dir, name, model):
+    lines = (golden_dir / "official2" / "longbench" / f"prompts_{name}.jsonl").read_text()
+    return [r for r in map(json.loads, lines.splitlines()) if r["model"] == model]
+
+
+def sent(datasets, tokenizer, data, **options):
+    """What ctxext reads of data sets: {(data set, row): (token ids, new tokens)}."""
+    names = {f"longbench_4k_{dataset}": dataset for dataset in datasets}
+    _, tasks = load(list(names), data, tokenizer=tokenizer, **options)
+    lm, found = reader(tokenizer), {}
+    for name, dataset in names.items():
+        tasks[name].build_all_requests(rank=0, world_size=1)
+        for number, request in enumerate(tasks[name].instances):
+            ids = lm.tok_encode(request.args[0])
+            found[dataset, number] = ids, request.args[1]["max_gen_toks"]
+    return found
+
+
+@cache
+def reader(tokenizer):
+    return CtxExt(tiny_model(32000).float(), tokenizer=tokenizer, device="cpu")
+
+
+def agrees(ids, new_tokens, record):
+    digest = hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+    middle = len(ids) // 2
+    return (
+        digest == record["ids_sha256"]
+        and len(ids) == record["n_ids"]
+        and (ids[:12], ids[-12:]) == (record["first"], record["last"])
+        and ids[middle - 12 : middle + 12] == record["seam"]
+        and new_tokens == record["kwargs"]["max_new_tokens"]
+    )
+
+
+def disagreeing(golden_dir, tokenizer, tmp_path, name, model):
+    """Return how many records there are, and the (data set, row) of those that differ."""
+    (tmp_path / "LongBench").symlink_to(golden_dir / "official2" / "longbench" / "rows")
+    records = {(r["dataset"], r["row"]): r for r in official_records(golden_dir, name, model)}
+    datasets = dict.fromkeys(dataset for dataset, _ in records)
+    prompts = sent(datasets, tokenizer, tmp_path, **OFFICIAL2[name, model])
+    return len(records), {key for key, r in records.items() if not agrees(*prompts[key], r)}
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "count", "differ"),
+    [
+        ("longbench", "llama2-7b-chat-4k", 61, set()),
+        ("longbench", "base-4k", 61, set()),
+        ("lceg", "llama2-7b-hf", 27, WRITTEN),
+    ],
+)
+def test_the_model_gets_what_official_runs_gave_it(
+    data_dir, golden_dir, tmp_path, name, model, count, differ
+):
+    found = disagreeing(golden_dir, str(data_dir / "llama2"), tmp_path, name, model)
+    assert found == (count, differ)
+
+
+def test_lcegs_tokenizer_is_the_file_taken_as_it_is(data_dir, golden_dir, tmp_path):
+    """transformers 5 makes Llama's rules itself; 4.38 took those of tokenizer.json."""
+    tokenizer = tmp_path / "as_it_is"
+    shutil.copytree(data_dir / "llama2", tokenizer, copy_function=shutil.copyfile)
+    config = json.loads((tokenizer / "tokenizer_config.json").read_text())
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(config))
+    found = disagreeing(golden_dir, str(tokenizer), tmp_path, "lceg", "llama2-7b-hf")
+    assert found == (27, set())
+
+
+@settings(max_examples=200)
+@given(st.text("a b\n2\u4e2d\uff12\xe9\U0001d11e"), st.integers(0, 40), st.integers(0, 40))
+def test_stray_bytes_are_decoded_as_by_sentencepiece(data_dir, text, skip, take):
+    tokenizer = load_tokenizer(str(data_dir / "llama2"))
+    official = load_sentencepiece(str(data_dir / "llama2" / "tokenizer.model"))
+    ids = official.encode(text)[skip:][:take]
+    assert decode(tokenizer, ids, "sentencepiece") == official.decode(ids)
+
+
+@cache
+def load_sentencepiece(file):
+    from sentencepiece import SentencePieceProcessor
+
+    return SentencePieceProcessor(model_file=file)
+
+
+def test_a_chat_is_written_once(tmp_path):
+    for dataset in ("trec", "qasper"):
+        write(tmp_path, dataset, [row(dataset)])
+    names = ["longbench_4k_qasper", "longbench_4k_trec"]
+    _, tasks = load(names, tmp_path, wrapping="llama2")
+    plain = load(names, tmp_path)[1]
+    qasper, trec = (tasks[name].eval_docs[0] for name in names)
+    assert qasper["prompt"] == f"[INST]{plain[names[0]].eval_docs[0]['prompt']}[/INST]"
+    assert qasper["prompt_tokens"] > plain[names[0]].eval_docs[0]["prompt_tokens"]
+    assert trec["prompt"] == plain[names[1]].eval_docs[0]["prompt"]
+    for task in tasks.values():
+        with pytest.raises(ValueError, match=r"longbench_4k_.*'llama2'.*leave out --apply_chat"):
+            task.build_all_requests(
+                apply_chat_template=True, chat_template=str, rank=0, world_size=1
+            )
+    with pytest.raises(ValueError, match="wrapping='llama3'"):
+        load(names, tmp_path, wrapping="llama3")
+
+
+# ----------------------------------------------------------------------- prompts
 
 
 @pytest.mark.parametrize("dataset", OFFICIAL_ENDS)

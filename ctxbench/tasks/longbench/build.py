@@ -15,8 +15,8 @@ from ctxbench.core.text_files import check_text, explained, json_objects, read_r
 from ctxbench.tasks.hub import HubFile
 from ctxbench.tasks.longbench import metrics
 from ctxbench.tasks.longbench.prompts import load_prompt
-from ctxbench.tasks.longbench.truncation import truncate_middle
-from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
+from ctxbench.tasks.longbench.truncation import Decoder, truncate_middle
+from ctxbench.tasks.tokenizer import count_tokens, load_tokenizer, tokenizer_name
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,10 @@ BUDGETS = {
     "official": {4096: 3500, 16384: 15500, 32768: 31500},
     "lceg": {4096: 4096, 16384: 16384, 32768: 32768},
 }
+# LongBench's own runs had Llama's slow tokenizer, those of the paper its fast one.
+DECODERS: dict[str, Decoder] = {"official": "sentencepiece", "lceg": "tokenizers"}
+# pred.py build_chat, by model family; no space, no system text.
+WRAPPINGS = {"llama2": "[INST]{}[/INST]"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +48,14 @@ class Options:
     Attributes:
         budget: `official` leaves room for the answer, `lceg` does not, as the paper's runs: such a
             prompt may pass the window, which the model `ctxext` is told is meant.
+        wrapping: `harness` leaves chats to `--apply_chat_template`; `llama2` is what LongBench's
+            own runs wrote around Llama-2-chat's prompts: after the cut, never for `NEVER_CHAT`.
         data_dir: searched before `CTXBENCH_DATA`.
         templates: `unchecked` goes on with a prompt that is not the one that was checked.
     """
 
     budget: Literal["official", "lceg"] = "official"
+    wrapping: Literal["harness", "llama2"] = "harness"
     data_dir: str | None = None
     templates: Literal["checked", "unchecked"] = "checked"
 
@@ -74,8 +81,16 @@ def docs(ctx_dataset: str, ctx_length: int, **metadata: Any) -> dict[str, datase
             skipped += 1
             continue
         text, before, after = truncate_middle(
-            prompt.fill(row), tokenizer, BUDGETS[options.budget][ctx_length]
+            prompt.fill(row),
+            tokenizer,
+            BUDGETS[options.budget][ctx_length],
+            DECODERS[options.budget],
         )
+        truncated = after < before
+        chat = WRAPPINGS.get(options.wrapping)
+        if chat and ctx_dataset.removesuffix("_e") not in NEVER_CHAT:
+            text = chat.format(text)
+            after = count_tokens(tokenizer, text, special_tokens=True)
         past = after + prompt.max_gen_toks > ctx_length
         rows.append(
             {
@@ -86,7 +101,8 @@ def docs(ctx_dataset: str, ctx_length: int, **metadata: Any) -> dict[str, datase
                 "length": row["length"],
                 "prompt_tokens": after,
                 "full_tokens": before,
-                "truncated": after < before,
+                "truncated": truncated,
+                "wrapping": options.wrapping,
                 "past_window": past,
                 "may_pass_window": past and options.budget == "lceg",
             }
