@@ -90,7 +90,7 @@ def test_answer_positions_are_the_official_ones(data, tok, golden_dir, subtask):
 def test_scores_are_the_official_ones(golden_dir):
     lines = (golden_dir / "ruler" / "scores.jsonl").read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if row["metric"].startswith("string_match")]
-    assert len(rows) == 700  # the other 250 are the needle's: test_needle_scores.py
+    assert len(rows) == 700  # the other 250 are the needle's: test_niah.py
     for row in rows:
         any_reference = row["metric"] == "string_match_part"
         if row["kind"] == "single":
