@@ -4,6 +4,7 @@ Reference: github.com/Leooyii/LCEG, needle_plot.py (overlap) and needle_in_hayst
 """
 
 import functools
+from importlib.util import find_spec
 
 EXPECTED = "eat a sandwich and sit in dolores park on a sunny day."
 
@@ -16,6 +17,19 @@ def overlap(response: str, expected: str = EXPECTED) -> float:
     """
     words = expected.split()
     return len(set(response.strip().lower().split()) & set(words)) / len(words)
+
+
+def check_packages() -> None:
+    """Refuse to begin where the scores could not be computed.
+
+    Raises:
+        ImportError: rouge-score is not installed.
+    """
+    if find_spec("rouge_score") is None:
+        raise ImportError(
+            "The needle's ROUGE-1 is computed by rouge-score, which is not installed. Install it "
+            "with: pip install rouge-score"
+        )
 
 
 @functools.lru_cache

@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import shutil
+import sys
 import zipfile
 from functools import cache
 
@@ -362,6 +363,77 @@ def test_rows_without_context_are_counted(tmp_path, caplog):
     write(tmp_path, "qasper", [row("qasper") | {"context": ""}, row("qasper")])
     build.docs("qasper", 4096, tokenizer="mini", data_dir=str(tmp_path))
     assert "1 rows of qasper left out" in caplog.text
+
+
+ODD = [  # data set, what a row has instead, what the error says
+    ("hotpotqa_e", {"length": None}, "length is None, but hotpotqa_e is scored by it.*whole num"),
+    ("hotpotqa_e", {"length": "4821"}, "length is '4821'"),
+    ("hotpotqa", {"length": True}, "length is True"),
+    ("hotpotqa", {"length": -1}, "length is -1"),
+    ("trec", {"all_classes": None}, "all_classes is None.*list of class names"),
+    ("trec_e", {"all_classes": "City"}, "all_classes is 'City'"),
+    ("lsht", {"all_classes": []}, r"all_classes is \[\]"),
+    ("lsht", {"all_classes": ["a", 1]}, "all_classes is"),
+    ("passage_count", {"answers": ["many"]}, "answers is .*of the form 12"),
+    ("passage_retrieval_en", {"answers": ["12"]}, "answers is .*Paragraph 12"),
+    ("passage_retrieval_en_e", {"answers": ["Paragraph 1", ""]}, "answers is"),
+    ("passage_retrieval_zh", {"answers": ["Paragraph 12"]}, "answers is .*\u6bb5\u843d12"),
+]
+
+
+@pytest.mark.parametrize(("dataset", "odd", "words"), ODD)
+def test_what_only_the_scorer_reads_is_looked_at_first(tmp_path, dataset, odd, words):
+    write(tmp_path, dataset, [row(dataset), row(dataset) | odd])
+    if dataset in ("passage_retrieval_zh", "lsht"):  # our own rows are English
+        write(tmp_path, dataset, [row(dataset) | odd])
+    with pytest.raises(ValueError, match=rf"longbench_4k_{dataset}: .*{words}.*Fetch the off"):
+        build.docs(dataset, 4096, tokenizer="mini", data_dir=str(tmp_path))
+
+
+@given(
+    st.sampled_from([name for name in metrics.METRICS if "zh" not in name]),
+    st.fixed_dictionaries(
+        {
+            "length": st.none() | st.booleans() | st.integers(-2, 9999) | st.text(max_size=2),
+            "all_classes": st.none() | st.text(max_size=2) | st.lists(st.text(max_size=2)),
+            "answers": st.lists(st.text("12 Pargh", max_size=12), min_size=1),
+        }
+    ),
+    st.text(max_size=20),
+)
+def test_a_row_that_is_let_in_is_scored(dataset, columns, prediction):
+    """Any row is refused when it is read, or has a score and a bin."""
+    try:
+        metrics.check_row(dataset, columns, "here", "")
+    except ValueError:
+        return
+    score = metrics.score(dataset, prediction, columns["answers"], columns["all_classes"])
+    assert 0 <= score <= 1
+    assert build.length_bin(columns["length"]).startswith("score_")
+
+
+@pytest.mark.parametrize("dataset", ["dureader", "vcsum", "multifieldqa_zh"])
+def test_a_missing_package_is_told_before_anything_is_read(tmp_path, monkeypatch, dataset):
+    monkeypatch.setitem(sys.modules, "jieba", None)
+    with pytest.raises(ImportError, match=rf"longbench_4k_{dataset}: .*ctxbench\[chinese\]"):
+        build.docs(dataset, 4096, tokenizer="mini", data_dir=str(tmp_path))
+    metrics.check_packages("hotpotqa")
+
+
+def test_a_window_shorter_than_the_tasks_is_an_error(tmp_path):
+    write(tmp_path, "qasper", [row("qasper")])
+    options = {"tokenizer": "mini", "data_dir": str(tmp_path)}
+    for budget in ("official", "lceg"):
+        with pytest.raises(ValueError, match=r"longbench_8k_qasper has .* window is 4096 tokens"):
+            build.docs("qasper", 8192, max_length=4096, budget=budget, **options)
+    build.docs("qasper", 8192, length="8k", **options)
+
+
+def test_budgets_of_any_window():
+    """LongBench's config/model2maxlen.json: 500 less than the window's thousands."""
+    official = {4096: 3500, 8192: 7500, 16384: 15500, 32768: 31500}
+    assert {window: build.BUDGETS["official"](window) for window in official} == official
+    assert build.BUDGETS["lceg"](24576) == 24576
 
 
 LINE = json.dumps(row("qasper"))

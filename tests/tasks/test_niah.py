@@ -322,6 +322,12 @@ def test_essay_text_scores_zero_where_the_papers_score_is_at_chance():
     assert sum(map(overlap, windows)) / len(windows) == pytest.approx(0.146, abs=0.005)
 
 
+def test_a_missing_scorer_is_told_before_anything_is_made(monkeypatch):
+    monkeypatch.setattr("ctxbench.tasks.needle_scores.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"niah_1k: .*pip install rouge-score"):
+        build.load(1024, tokenizer="mini")
+
+
 def test_scores_of_one_sample():
     doc = {"answer": CLASSIC.answer, "needle": CLASSIC.text, "kind": "classic"}
     said = metrics.process_results(

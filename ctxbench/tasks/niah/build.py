@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ctxbench.tasks import needle_grid
+from ctxbench.core.errors import named_for
+from ctxbench.tasks import needle_grid, needle_scores
 from ctxbench.tasks.needle_grid import DEPTHS, Frame, Grid, GridSettings
 from ctxbench.tasks.niah import study
 from ctxbench.tasks.niah.haystack import load_haystack
@@ -35,6 +36,12 @@ GRIDS = {
 def load(ctx_length: int, ctx_grid: str = "niah", **metadata: Any) -> dict[str, Any]:
     """Return one task's samples; see `needle_grid.load`."""
     grid = GRIDS[ctx_grid]
+    with named_for(grid.leaf(ctx_length)):
+        needle_scores.check_packages()
+        return _load(grid, ctx_length, metadata)
+
+
+def _load(grid: Grid, ctx_length: int, metadata: dict[str, Any]) -> dict[str, Any]:
     if _as_the_study(grid, metadata):
         return study.load(grid, ctx_length, metadata)
     return needle_grid.load(grid, ctx_length, metadata, _settings(grid, metadata))
