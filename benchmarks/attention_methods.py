@@ -23,7 +23,7 @@ from transformers import LlamaConfig
 from transformers.cache_utils import DynamicLayer
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from ctxbench.methods.cache import KeptLayer
+from ctxbench.methods.cache import RotatedLayer
 from ctxbench.methods.kernels.dense import visible
 from ctxbench.methods.kernels.landmark import Memory, landmark_attention
 from ctxbench.methods.kernels.rope import Rope
@@ -143,13 +143,13 @@ def decoding(length: int, steps: int = 21) -> None:
     print(f"{length:>7} {'plain, stock cache':<22} {base * 1e3:9.2f} ms")
     print(f"{length:>7} {'attention alone':<22} {alone * 1e3:9.2f} ms {alone / base:7.2f} x")
     for name in METHODS:
-        plan, kept = plan_of(name, length), KeptLayer()
-        kept.update(key, value)
+        plan, cached = plan_of(name, length), RotatedLayer()
+        cached.update(key, value)
 
-        def step(plan=plan, kept=kept):
-            kept.update(new[1], new[2])
-            at = torch.arange(kept.get_seq_length())[None]
-            kept.attend_one(plan, ROPE, new[0], at, SCALE)
+        def step(plan=plan, cached=cached):
+            cached.update(new[1], new[2])
+            at = torch.arange(cached.get_seq_length())[None]
+            cached.attend_one(plan, ROPE, new[0], at, SCALE)
 
         took = median(step)
         print(f"{length:>7} {name:<22} {took * 1e3:9.2f} ms {took / base:7.2f} x", flush=True)

@@ -36,7 +36,7 @@ def megabytes() -> float:
 
 def ours(length: int, samples: int, tokenizer: str, fidelity: str, subtasks: list[str]) -> dict:
     """Make leaves through the cache; return seconds, samples and tokens per subtask."""
-    from ctxbench.tasks.ruler import build
+    from ctxbench.tasks.ruler import dataset
     from ctxbench.tasks.tokenizer import load_tokenizer
 
     metadata = {"tokenizer": tokenizer, "samples": samples, "fidelity": fidelity}
@@ -44,7 +44,7 @@ def ours(length: int, samples: int, tokenizer: str, fidelity: str, subtasks: lis
     baseline, found = megabytes(), {}
     for subtask in subtasks:
         start = seconds()
-        rows = build.get_recipes(subtask, length, metadata).rows
+        rows = dataset.get_specs(subtask, length, metadata).rows
         tokens = sum(row["tokens"] for row in rows) / len(rows)
         found[subtask] = {"s": seconds() - start, "n": len(rows), "fill": tokens / length}
     return {"subtasks": found, "mb": megabytes(), "mb_before": baseline}

@@ -53,8 +53,8 @@ def write_documents(file: Path, characters: int, total: int) -> None:
 
 def ours(file: Path, tokenizer, folder: Path, tokens: int) -> int:
     """Build a store; return its tokens."""
-    from ctxbench.train.tokens.build import build_store
     from ctxbench.train.tokens.request import StoreRequest
+    from ctxbench.train.tokens.store_writer import build_store
 
     request = StoreRequest(tokens=tokens, mode="none")
     return build_store([file], tokenizer, folder / "store", request)["tokens"]

@@ -68,11 +68,11 @@ def make_config(folder: Path, kind: str, length: int, steps: int):
 
 def largest_shape(folder: Path, kind: str, length: int, memory: float) -> tuple[str, float] | None:
     """Return the largest shape whose estimate fits, and the estimate in bytes."""
-    from ctxbench.train.estimate import estimate
+    from ctxbench.train.cost import training_cost
 
     for shape in SHAPES:
         write_model(folder / "model", shape, length)
-        needed = sum(estimate(make_config(folder, kind, length, 1)).memory.values())
+        needed = sum(training_cost(make_config(folder, kind, length, 1)).memory.values())
         if needed < 0.95 * memory:
             return shape, needed
     return None
@@ -92,8 +92,8 @@ def run_theirs(config) -> list[float]:
     """Train the same model on the same rows with transformers' Trainer."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    from ctxbench.train.build import build_model
     from ctxbench.train.data import open_mixture
+    from ctxbench.train.model import build_model
 
     class Clock(TrainerCallback):
         def __init__(self):
@@ -132,7 +132,7 @@ def one_run(kind: str, folder: Path, length: int, steps: int) -> None:
 
 def measure(kind: str, folder: Path, length: int, steps: int) -> dict:
     """Return speed, MFU and memory of a kind of run; its error if it has one."""
-    from ctxbench.train.estimate import estimate, peak_flops
+    from ctxbench.train.cost import peak_flops, training_cost
 
     line = [sys.executable, __file__, "--run", kind, "--folder", str(folder)]
     line += ["--lengths", str(length), "--steps", str(steps)]
@@ -140,7 +140,7 @@ def measure(kind: str, folder: Path, length: int, steps: int) -> dict:
     if done.returncode:
         return {"error": done.stderr.strip().splitlines()[-1][:300]}
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    cost = estimate(make_config(folder, kind, length, 1))
+    cost = training_cost(make_config(folder, kind, length, 1))
     rate = length / statistics.median(found["seconds"])
     peak = peak_flops(torch.device("cuda"))
     return {

@@ -231,10 +231,10 @@ def test_an_unknown_choice_lists_those_there_are():
 def other_texts(monkeypatch):
     """An lm-eval whose prompts of RULER's variable tracking and LongBench's trec are others."""
     from ctxbench.tasks.longbench import prompts
-    from ctxbench.tasks.ruler import build
+    from ctxbench.tasks.ruler import dataset
     from ctxbench.tasks.ruler import templates as ruler
 
-    caches = (prompts.load_prompt, ruler.template, build._texts_digest, build._family)
+    caches = (prompts.load_prompt, ruler.template, dataset._texts_digest, dataset._family)
     for texts, name in ((templates.RULER, "vt template"), (templates.LONGBENCH, "trec")):
         text = texts[name]
         picked = replace(text, pick=lambda source, pick=text.pick: f"Now: {pick(source)}")
@@ -266,13 +266,13 @@ def test_ruler_goes_on_with_other_texts_by_name_and_records_it(other_texts):
 
 
 def test_the_choice_is_part_of_the_key_of_cached_samples_only_if_it_is_not_the_default():
-    from ctxbench.tasks.ruler.build import get_recipes
+    from ctxbench.tasks.ruler.dataset import get_specs
 
     given = {"tokenizer": "mini", "samples": 1}
-    plain = get_recipes("vt", 4096, given).key
-    assert get_recipes("vt", 4096, {**given, "templates": "checked"}).key == plain
+    plain = get_specs("vt", 4096, given).key
+    assert get_specs("vt", 4096, {**given, "templates": "checked"}).key == plain
     assert "templates" not in plain
-    unchecked = get_recipes("vt", 4096, {**given, "templates": "unchecked"}).key
+    unchecked = get_specs("vt", 4096, {**given, "templates": "unchecked"}).key
     assert unchecked == {**plain, "templates": "unchecked"}
 
 

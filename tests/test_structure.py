@@ -24,7 +24,7 @@ ALLOWED = {
     "tasks": {"tasks", "__init__"},
     "train": {"methods", "models.choosing", "models.loading", "train", "__init__"},
     "report": {"report"},
-    "study": {"study", "methods.registry", "tasks.leaf_files", "train.config", "train.estimate"},
+    "study": {"study", "methods.registry", "tasks.leaf_files", "train.config", "train.cost"},
     "doctor": set(),
     "listing": {"methods", "tasks.leaf_files", "train.recipes"},
     "validate": {

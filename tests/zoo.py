@@ -14,6 +14,7 @@ from tokenizers import (
     AddedToken,
     Regex,
     Tokenizer,
+    decoders,
     models,
     normalizers,
     pre_tokenizers,
@@ -96,7 +97,9 @@ def byte_level(*splits, normalizer=None, add_prefix_space: bool = False, **optio
     level = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, use_regex=not splits)
     pre = pre_tokenizers.Sequence([*splits, level]) if splits else level
     trained = _train(pre, normalizer, sorted(pre_tokenizers.ByteLevel.alphabet()))
-    return _assemble(*trained, pre, normalizer, **options)
+    made = _assemble(*trained, pre, normalizer, **options)
+    made.decoder = decoders.ByteLevel()
+    return made
 
 
 def sentencepiece(pre, *steps, joined: bool = False) -> Tokenizer:
@@ -107,9 +110,12 @@ def sentencepiece(pre, *steps, joined: bool = False) -> Tokenizer:
     else:
         characters, merges = _train(pre_tokenizers.Metaspace(prepend_scheme="never"))
     options = {"unk_token": UNK, "byte_fallback": True, "fuse_unk": True}
-    return _assemble(
+    made = _assemble(
         [*_BYTES, *dict.fromkeys(["▁", *characters])], merges, pre, normalizer, **options
     )
+    to_space = decoders.Replace("▁", " ")
+    made.decoder = decoders.Sequence([to_space, decoders.ByteFallback(), decoders.Fuse()])
+    return made
 
 
 def split(*patterns: str) -> list[pre_tokenizers.PreTokenizer]:
@@ -139,6 +145,7 @@ def _unigram(**metaspace) -> Tokenizer:
     pieces = dict.fromkeys([UNK, BOS, EOS, "▁", *characters, *map("".join, merges)])
     made = Tokenizer(models.Unigram([(piece, -1.0 - n) for n, piece in enumerate(pieces)], 0))
     made.pre_tokenizer = pre_tokenizers.Metaspace(**metaspace)
+    made.decoder = decoders.Metaspace(**metaspace)
     made.add_special_tokens([UNK, BOS, EOS])
     return made
 
@@ -153,6 +160,7 @@ def _wordpiece() -> Tokenizer:
     made = Tokenizer(models.WordPiece(unk_token=UNK))
     made.normalizer = normalizers.BertNormalizer()
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.decoder = decoders.WordPiece()
     trainer = trainers.WordPieceTrainer(
         vocab_size=700, special_tokens=[UNK, BOS, EOS], show_progress=False
     )

@@ -1,16 +1,22 @@
 """Binding a method to a model in memory."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from ctxbench.core.compat.transformers import check_for_methods
 from ctxbench.methods.base import Method
 from ctxbench.methods.extension import Extension, extension_of, find_extension, set_extension
 from ctxbench.methods.transparent import expands, make_transparent
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def attach(model: Any, method: Method) -> None:
+
+def attach(model: PreTrainedModel, method: Method) -> None:
     """Install a resolved method whose `edit_config` has been applied to `model.config`.
 
     A method installed before is taken out first; the same method with other options (a longer
@@ -36,7 +42,7 @@ def attach(model: Any, method: Method) -> None:
         extension.hooks += make_transparent(model, method)
 
 
-def method_of(model: Any) -> Method:
+def method_of(model: nn.Module) -> Method:
     """Return the method installed in a model.
 
     Raises:

@@ -1,16 +1,16 @@
-"""The one seam into transformers' attention.
+"""The hook into transformers' attention.
 
-Three public hooks, no modeling file: the rotary module is replaced by one that rotates nothing, so
-that queries and keys reach the cache and the attention function as projected; one function is
-registered with `AttentionInterface`; and a forward pre-hook on the base model, which sees padding
-mask and cache together, tells that function where each token of a row stands.
+By three public interfaces, no modeling file: the rotary module is replaced by one that rotates
+nothing, so that queries and keys reach the cache and the attention function as projected; one
+function is registered with `AttentionInterface`; and a forward pre-hook on the base model, which
+sees padding mask and cache together, tells that function where each token of a row stands.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -19,13 +19,18 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from ctxbench.methods.base import Method, default_length
 from ctxbench.methods.bounded import BoundedCache, place_in_row
-from ctxbench.methods.cache import KeptLayer, keep_rotated
-from ctxbench.methods.extension import extension_of
+from ctxbench.methods.cache import RotatedLayer, use_rotated_layers
+from ctxbench.methods.extension import ForwardInputs, extension_of
 from ctxbench.methods.kernels.attend import attend
 from ctxbench.methods.kernels.plan import AttentionPlan
 from ctxbench.methods.kernels.rope import Rope
 from ctxbench.methods.record import original_length
 from ctxbench.methods.rotary import KeepFloat32, check_rotary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.cache_utils import Cache
+    from typing_extensions import Self
 
 IMPLEMENTATION = "ctxbench"
 """Our name among transformers' attention implementations."""
@@ -44,11 +49,13 @@ class AttentionMethod(Method):
     own_attention: ClassVar[bool] = True
     own_scaling: ClassVar[bool] = False
 
-    def plan(self, config) -> AttentionPlan:
+    def plan(self, config: PreTrainedConfig) -> AttentionPlan:
         """Return the branches of this method for a model."""
         raise NotImplementedError
 
-    def attend(self, call: Call, query, key, value) -> torch.Tensor:
+    def attend(
+        self, call: AttentionCall, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
         """Return attention `[batch, heads, new, head_dim]`, scores scaled by `call.scale`.
 
         Args:
@@ -57,46 +64,48 @@ class AttentionMethod(Method):
             key: `[batch, kv_heads, tokens, head_dim]`, not rotated.
             value: `[batch, kv_heads, tokens, head_dim]`.
         """
-        seam, layers = call.seam, call.cache.layers if call.cache else []
+        hook, layers = call.hook, call.cache.layers if call.cache else []
         layer = layers[call.layer] if call.layer < len(layers) else None
-        if query.shape[2] == 1 and isinstance(layer, KeptLayer):
-            return layer.attend_one(seam.plan, seam.rope, query, call.positions, call.scale)
-        return attend(seam.plan, seam.rope, query, key, value, call.positions, call.scale)
+        if query.shape[2] == 1 and isinstance(layer, RotatedLayer):
+            return layer.attend_one(hook.plan, hook.rope, query, call.positions, call.scale)
+        return attend(hook.plan, hook.rope, query, key, value, call.positions, call.scale)
 
-    def resolve(self, config):
+    def resolve(self, config: PreTrainedConfig) -> Self:
         """Set `length`; refuse models whose attention cannot be replaced by a plan."""
         check_rotary(config)
         check_full_attention(self, config)
         return super().resolve(config)
 
-    def edit_model(self, model) -> None:
-        """Install the seam."""
+    def edit_model(self, model: PreTrainedModel) -> None:
+        """Install the hook."""
         base: Any = model.base_model
-        seam = Seam(self, base.rotary_emb, model.config)
+        hook = AttentionHook(self, base.rotary_emb, model.config)
         extension = extension_of(model)
-        extension.replace_rotary(model, Unrotated(seam.rope.rotary))
-        begin = partial(_begin_forward, seam)
+        extension.replace_rotary(model, IdentityRotary(hook.rope.rotary))
+        begin = partial(_begin_forward, hook)
         extension.hooks.append(base.register_forward_pre_hook(begin, with_kwargs=True))
         AttentionInterface.register(IMPLEMENTATION, _attention)
         AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
         extension.replace_attention(model, IMPLEMENTATION)
 
 
-class Seam:
+class AttentionHook:
     """What a model's attention is replaced by: the method and the model's rotary embedding."""
 
-    def __init__(self, method: AttentionMethod, rotary: nn.Module, config):
+    def __init__(
+        self, method: AttentionMethod, rotary: nn.Module, config: PreTrainedConfig
+    ) -> None:
         self.method = method
         self.rope = Rope(rotary if isinstance(rotary, KeepFloat32) else KeepFloat32(rotary))
         self.plan = method.plan(config)
 
 
 @dataclass(frozen=True)
-class Call:
+class AttentionCall:
     """One forward pass, as the attention of one layer sees it.
 
     Attributes:
-        seam: of the model.
+        hook: of the model.
         positions: `[batch or 1, tokens]` int64, which token of its row each key is; -1 for padding.
         cache: keys and values of earlier tokens, or None.
         layer: index of the layer.
@@ -104,7 +113,7 @@ class Call:
         training: whether the model is in training mode.
     """
 
-    seam: Seam
+    hook: AttentionHook
     positions: torch.Tensor
     cache: Any = None
     layer: int = 0
@@ -112,21 +121,23 @@ class Call:
     training: bool = False
 
 
-class Unrotated(nn.Module):
+class IdentityRotary(nn.Module):
     """Stands in for the rotary module and rotates nothing; it keeps the real one for the method."""
 
-    def __init__(self, rotary: nn.Module):
+    def __init__(self, rotary: nn.Module) -> None:
         super().__init__()
         self.rotary = rotary
 
-    def forward(self, x, position_ids, *args, **kwargs):
+    def forward(
+        self, x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cos = 1 and sin = 0, `[batch, length, rotary_dim]` in the dtype of `x`."""
         cos, _ = self.rotary(x, position_ids[:1, :1])
         shape = (*position_ids.shape, cos.shape[-1])
         return x.new_ones(shape), x.new_zeros(shape)
 
 
-def check_full_attention(method: Method, config) -> None:
+def check_full_attention(method: Method, config: PreTrainedConfig) -> None:
     """Refuse a model with sliding layers, or with frequencies that move with the length.
 
     Raises:
@@ -152,13 +163,13 @@ def check_full_attention(method: Method, config) -> None:
         )
 
 
-def own_window(method: Method, config) -> int:
-    """Return the model's own window in tokens, or `length` if that is shorter."""
+def native_length(method: Method, config: PreTrainedConfig) -> int:
+    """Return the original length in tokens, or `length` if that is shorter."""
     return min(original_length(config), method.length or default_length(config))
 
 
 def check_window(method: Method, window: int) -> int:
-    """Return a window that fits into the method's `length`.
+    """Return the option `window`, tokens of local attention, that fits into `length`.
 
     Raises:
         ValueError: it is longer, or nothing is left for it.
@@ -177,8 +188,16 @@ def check_window(method: Method, window: int) -> int:
 
 @torch.compiler.disable  # kernels follow lengths and masks: compile what is around them
 def _attention(
-    module, query, key, value, attention_mask, dropout=0.0, scaling=None, ctxbench=None, **kwargs
-):
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    ctxbench: AttentionCall | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
     """Attention function: hand un-rotated tensors to the method. See `AttentionInterface`."""
     if ctxbench is None:
         raise ValueError(
@@ -190,24 +209,26 @@ def _attention(
             f"Attention dropout of {dropout} is not supported by the attention methods. Set "
             "attention_dropout to 0 in the config."
         )
-    call = Call(
-        seam=ctxbench.seam,
+    call = AttentionCall(
+        hook=ctxbench.hook,
         positions=ctxbench.positions.to(query.device),  # layers may be on several devices
         cache=ctxbench.cache,
-        layer=module.layer_idx,
+        layer=module.layer_idx,  # type: ignore[arg-type]
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         training=module.training,
     )
-    output = call.seam.method.attend(call, query, key, value)
+    output = call.hook.method.attend(call, query, key, value)
     return output.transpose(1, 2).contiguous(), None
 
 
-def _no_mask(*args, **kwargs) -> None:
+def _no_mask(*args: Any, **kwargs: Any) -> None:
     """Mask function: positions do what a mask would. See `AttentionMaskInterface`."""
 
 
 @torch.compiler.disable
-def _begin_forward(seam, base_model, args, kwargs):
+def _begin_forward(
+    hook: AttentionHook, base_model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> ForwardInputs:
     """Forward pre-hook: tell the layers where each token stands."""
     given = kwargs.get("input_ids", args[0] if args else None)
     given = given if given is not None else kwargs["inputs_embeds"]
@@ -219,12 +240,12 @@ def _begin_forward(seam, base_model, args, kwargs):
     if cache is None and use_cache and not base_model.training:
         cache = kwargs["past_key_values"] = DynamicCache(config=base_model.config)
     if isinstance(cache, DynamicCache):
-        keep_rotated(cache)
+        use_rotated_layers(cache)
     positions = token_positions(mask, given.shape[0], given.shape[1], cache, given.device)
-    return args, {**kwargs, "ctxbench": Call(seam, positions, cache)}
+    return args, {**kwargs, "ctxbench": AttentionCall(hook, positions, cache)}
 
 
-def _check_not_packed(mask, position_ids) -> None:
+def _check_not_packed(mask: torch.Tensor | None, position_ids: torch.Tensor | None) -> None:
     if mask is None and position_ids is not None and (position_ids.diff(dim=-1) != 1).any():
         raise ValueError(
             "position_ids that do not count up one by one were given without an attention_mask, as "
@@ -233,7 +254,9 @@ def _check_not_packed(mask, position_ids) -> None:
         )
 
 
-def token_positions(mask, batch: int, new: int, cache, device) -> torch.Tensor:
+def token_positions(
+    mask: torch.Tensor | None, batch: int, new: int, cache: Cache | None, device: torch.device
+) -> torch.Tensor:
     """Return which token of its row each cached and new token is, -1 for padding.
 
     Args:

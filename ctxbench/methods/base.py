@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from typing_extensions import Self
 
 _NAME = re.compile(r"[a-z0-9_-]+")
 
@@ -85,7 +86,7 @@ class Method:
         """Return the options of this method, without `length`."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "length"}
 
-    def resolve(self, config: "PreTrainedConfig") -> "Method":
+    def resolve(self, config: "PreTrainedConfig") -> "Self":
         """Return a copy whose `length` is set and whose options are complete for this model.
 
         Raises:
@@ -93,7 +94,7 @@ class Method:
         """
         return replace(self, length=self.length or default_length(config))
 
-    def for_training(self, config: "PreTrainedConfig") -> "Method":
+    def for_training(self, config: "PreTrainedConfig") -> "Self":
         """Return the method as the paper trains it, `length` being the training length."""
         return self
 
@@ -235,8 +236,17 @@ def check_name(name: object, place: str) -> str:
 
 
 def default_length(config: "PreTrainedConfig") -> int:
-    """Return the window used when no length is given: what the config says it can hold."""
-    return int(config.max_position_embeddings)
+    """Return the window used when no length is given: what the config says it can hold.
+
+    A config may name YaRN beside the window from before it, as the instructions for Qwen have it;
+    then it is factor times that window.
+    """
+    window = int(config.max_position_embeddings)
+    scaling = getattr(config, "rope_parameters", None) or {}
+    original, factor = scaling.get("original_max_position_embeddings"), scaling.get("factor")
+    if scaling.get("rope_type") == "yarn" and original == window and factor:
+        return int(original * factor)
+    return window
 
 
 def length_ratio(method: Method, config: "PreTrainedConfig", option: str) -> float:

@@ -9,6 +9,7 @@ https://arxiv.org/abs/2309.17453, mit-han-lab/streaming-llm streaming_llm/kv_cac
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
@@ -24,9 +25,9 @@ class BoundedCache(Cache):
         window: last tokens.
     """
 
-    def __init__(self, sinks: int, window: int):
-        self.kept = Kept(sinks, window)
-        super().__init__(layer_class_to_replicate=partial(BoundedLayer, self.kept))  # type: ignore[arg-type]
+    def __init__(self, sinks: int, window: int) -> None:
+        self.eviction = Eviction(sinks, window)
+        super().__init__(layer_class_to_replicate=partial(BoundedLayer, self.eviction))  # type: ignore[arg-type]
 
     def begin(self, new_mask: torch.Tensor) -> torch.Tensor:
         """Return the positions of cached and new tokens, and decide what will be kept of them.
@@ -37,41 +38,22 @@ class BoundedCache(Cache):
         Returns:
             `[batch, tokens]` int64, -1 for padding.
         """
-        kept = self.kept
-        mask = new_mask if kept.mask is None else torch.cat((kept.mask, new_mask), dim=1)
-        kept.seen += new_mask.shape[1]
-        kept.choose(mask, kept.sinks + kept.window)
+        eviction = self.eviction
+        mask = new_mask if eviction.mask is None else torch.cat((eviction.mask, new_mask), dim=1)
+        eviction.seen += new_mask.shape[1]
+        eviction.choose(mask)
         return place_in_row(mask)
-
-    def evict_for_space(self, tokens: int) -> None:
-        """Make room for `tokens` more, so that nothing is dropped while they are read.
-
-        The official protocol of a dialogue: before each turn, for the turn and its answer.
-
-        Raises:
-            ValueError: the window has not that much room.
-        """
-        kept = self.kept
-        if not 0 <= tokens <= kept.window:
-            raise ValueError(
-                f"evict_for_space({tokens}) with a window of {kept.window} tokens; allowed is "
-                "0 to window. Ask for less, or make the window larger."
-            )
-        if kept.mask is None or kept.mask.shape[1] + tokens <= kept.sinks + kept.window:
-            return
-        kept.choose(kept.mask, kept.sinks + kept.window - tokens)
-        for layer in self.layers:
-            layer.keep()  # type: ignore[union-attr]
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Reorder the rows for beam search."""
         super().reorder_cache(beam_idx)  # type: ignore[arg-type]
-        if self.kept.mask is not None:
-            self.kept.mask = self.kept.mask.index_select(0, beam_idx.to(self.kept.mask.device))
+        if self.eviction.mask is not None:
+            mask = self.eviction.mask
+            self.eviction.mask = mask.index_select(0, beam_idx.to(mask.device))
 
 
-class Kept:
-    """What all layers of a bounded cache keep.
+class Eviction:
+    """Which tokens all layers of a bounded cache keep and drop.
 
     Attributes:
         mask: `[batch, tokens]` bool, which kept slots are no padding.
@@ -79,15 +61,16 @@ class Kept:
         seen: tokens read so far, dropped ones included.
     """
 
-    def __init__(self, sinks: int, window: int):
+    def __init__(self, sinks: int, window: int) -> None:
         self.sinks, self.window = sinks, window
         self.mask: torch.Tensor | None = None
         self.slots: torch.Tensor | None = None
         self.seen = 0
 
-    def choose(self, mask: torch.Tensor, room: int) -> None:
-        """Choose `room` slots of each row: the first tokens, then the last ones, then padding."""
+    def choose(self, mask: torch.Tensor) -> None:
+        """Choose the slots of each row: the first tokens, then the last ones, then padding."""
         self.mask, self.slots = mask, None
+        room = self.sinks + self.window
         if mask.shape[1] <= room:
             return
         positions = place_in_row(mask)
@@ -101,19 +84,21 @@ class Kept:
 class BoundedLayer(DynamicLayer):
     """One layer of a bounded cache; keys are not rotated."""
 
-    def __init__(self, kept: Kept):
+    def __init__(self, eviction: Eviction) -> None:
         super().__init__()
-        self.kept = kept
+        self.eviction = eviction
 
-    def update(self, key_states, value_states, *args, **kwargs):
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append keys and values, return all of them, keep what was chosen."""
         keys, values = super().update(key_states, value_states, *args, **kwargs)
-        self.keep()
+        self._drop()
         return keys, values
 
-    def keep(self) -> None:
+    def _drop(self) -> None:
         """Drop what was not chosen."""
-        slots = self.kept.slots
+        slots = self.eviction.slots
         if slots is None or self.keys is None or self.values is None:
             return
         index = slots[:, None, :, None]
@@ -122,7 +107,7 @@ class BoundedLayer(DynamicLayer):
 
     def get_seq_length(self) -> int:
         """Return the tokens read so far, dropped ones included."""
-        return self.kept.seen if self.is_initialized else 0
+        return self.eviction.seen if self.is_initialized else 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return length and offset of a mask over all tokens."""

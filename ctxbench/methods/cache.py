@@ -1,7 +1,7 @@
 """Cache layers of the attention methods.
 
-Keys are cached as projected, not rotated. `KeptLayer` also keeps them rotated, because most of them
-stand in the same place from one decoding step to the next.
+Keys are cached as projected, not rotated. `RotatedLayer` also keeps them rotated, because most of
+them stand in the same place from one decoding step to the next.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NOWHERE = torch.iinfo(torch.int64).min
 """Target of a key that was not rotated yet."""
 
 
-class KeptLayer(DynamicLayer):
+class RotatedLayer(DynamicLayer):
     """A growing layer that keeps keys rotated between decoding steps.
 
     All branches of a plan are one attention when every key stands relative to one query position,
@@ -31,14 +31,16 @@ class KeptLayer(DynamicLayer):
         values: of the same shape.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._room: dict[str, torch.Tensor] = {}
         self._rotated: torch.Tensor | None = None
         self._targets: torch.Tensor | None = None
         """Rotary position at which each key of `_rotated` stands, `[batch or 1, tokens]`."""
 
-    def update(self, key_states, value_states, *args, **kwargs):
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append keys and values; return all of them."""
         if key_states.requires_grad:  # autograd must keep what it was given
             return super().update(key_states, value_states, *args, **kwargs)
@@ -130,7 +132,14 @@ class KeptLayer(DynamicLayer):
         room[:, :, length:total] = new
         return room[:, :, :total]
 
-    def _rotate(self, plan: AttentionPlan, rope: Rope, targets, seen, positions) -> None:
+    def _rotate(
+        self,
+        plan: AttentionPlan,
+        rope: Rope,
+        targets: torch.Tensor,
+        seen: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> None:
         """Rotate the keys that are seen and do not stand at their target yet."""
         assert self.keys is not None
         tokens = targets.shape[1]
@@ -151,14 +160,14 @@ class KeptLayer(DynamicLayer):
         self._targets = torch.where(stale, targets, known)
 
 
-def keep_rotated(cache: Any) -> None:
+def use_rotated_layers(cache: Any) -> None:
     """Let an empty cache of transformers use our layers."""
     plain = all(type(layer) is DynamicLayer for layer in cache.layers)
     if cache.get_seq_length() or not plain or getattr(cache, "offloading", False):
         return
-    cache.layers = [KeptLayer() for _ in cache.layers]
+    cache.layers = [RotatedLayer() for _ in cache.layers]
     if cache.layer_class_to_replicate is not None:
-        cache.layer_class_to_replicate = KeptLayer
+        cache.layer_class_to_replicate = RotatedLayer
 
 
 def _with_room(like: torch.Tensor, tokens: int) -> torch.Tensor:

@@ -22,8 +22,9 @@ not a table cut short; cached keys are rotated for the request's final length.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from torch import nn
 
 from ctxbench.core.compat.torch import times_written
 from ctxbench.methods.base import check_positive
-from ctxbench.methods.extension import extension_of
+from ctxbench.methods.extension import ForwardInputs, extension_of
 from ctxbench.methods.kernels.ode import solve, stage_times
 from ctxbench.methods.record import original_length
 from ctxbench.methods.rotary import (
@@ -41,6 +42,10 @@ from ctxbench.methods.rotary import (
     rotary_base,
     rotary_dim,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from typing_extensions import Self
 
 POSITIONS, STRETCH = "clex_positions", "clex_stretch"
 """Keys of a training batch: what `edit_batch` drew."""
@@ -74,7 +79,7 @@ class CLEX(PositionMethod, name="clex"):
     window: int | None = None
     ignore_base: bool = False
 
-    def resolve(self, config):
+    def resolve(self, config: PreTrainedConfig) -> Self:
         """Check the options and the length, and fill in the window."""
         check_positive(self, max_factor=1, hidden=1, step=1e-4, window=1)
         method = super().resolve(config)
@@ -86,15 +91,16 @@ class CLEX(PositionMethod, name="clex"):
                 "dimensions. It is for models that rotate all (the official code has it for Llama "
                 "only). Leave out log_scale."
             )
-        method.stretch(config, method.length)  # type: ignore[attr-defined]
+        assert method.length is not None
+        method.stretch(config, method.length)
         return method
 
     @property
-    def length_dependent(self):
+    def length_dependent(self) -> bool:
         """Always."""
         return True
 
-    def stretch(self, config, current_length: int) -> int:
+    def stretch(self, config: PreTrainedConfig, current_length: int) -> int:
         """Return `t = ceil(L / C)`.
 
         Raises:
@@ -110,13 +116,17 @@ class CLEX(PositionMethod, name="clex"):
             )
         return t
 
-    def attention_scaling(self, config, current_length: int, training: bool = False) -> float:
+    def attention_scaling(
+        self, config: PreTrainedConfig, current_length: int, training: bool = False
+    ) -> float:
         """Return what multiplies cos and sin: the root of the factor on the scores."""
         if self.log_scale == "never" or (training and self.log_scale == "evaluation"):
             return 1.0
         return math.sqrt(math.log(max(current_length, 2)) / math.log(original_length(config)))
 
-    def solve(self, config, t: int, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    def solve(
+        self, config: PreTrainedConfig, t: int, up: torch.Tensor, down: torch.Tensor
+    ) -> torch.Tensor:
         """Return the inverse frequencies at stretch t, `[d / 2]` float64, differentiable.
 
         Args:
@@ -138,33 +148,35 @@ class CLEX(PositionMethod, name="clex"):
         state = solve(theta.log(), up, down, sizes, log_ntk, drift, self.activation)
         return state.exp()
 
-    def scaled(self, config, current_length):
+    def scaled(self, config: PreTrainedConfig, current_length: int) -> tuple[torch.Tensor, float]:
         """Return the frequencies of an untrained CLEX; a trained model's are its module's."""
         dim = rotary_dim(config)
         up = torch.zeros(dim // 2, self.hidden * dim)
         t = self.stretch(config, current_length)
         return self.solve(config, t, up, up.T), self.attention_scaling(config, current_length)
 
-    def make_rotary(self, config):
+    def make_rotary(self, config: PreTrainedConfig) -> CLEXRotary:
         """Return the module that owns the trained tensors."""
         return CLEXRotary(self, config)
 
-    def edit_model(self, model: Any):
+    def edit_model(self, model: PreTrainedModel) -> None:
         """Install the module, and what hands it the positions of a training batch."""
         super().edit_model(model)
         hook = model.base_model.register_forward_pre_hook(_take_drawn, with_kwargs=True)
         extension_of(model).hooks.append(hook)
 
-    def state_tensors(self, model: Any):
+    def state_tensors(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         """Return the two matrices of the hidden layer."""
-        rotary = model.base_model.rotary_emb
+        rotary: Any = model.base_model.rotary_emb
         return {"clex.up": rotary.up, "clex.down": rotary.down}
 
-    def reuse_key(self, config, length):
+    def reuse_key(self, config: PreTrainedConfig, length: int) -> object | None:
         """Return the stretch, and the factor on the scores."""
         return self.stretch(config, length), self.attention_scaling(config, length)
 
-    def edit_batch(self, batch, generator):
+    def edit_batch(
+        self, batch: dict[str, torch.Tensor], generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
         """Draw a stretch and positions for the micro-batch of n tokens a row.
 
         t is uniform on 1 .. max_factor. `matched`: n of the positions 0 .. C t - 1 in order, the
@@ -195,7 +207,9 @@ def _spread(count: int, end: int, generator: torch.Generator) -> torch.Tensor:
     return torch.cat((ends[:1], middle.sort().values + 1, ends[1:])).double()[None]
 
 
-def _within_pieces(piece: int, documents: torch.Tensor | None, rows: int, length: int):
+def _within_pieces(
+    piece: int, documents: torch.Tensor | None, rows: int, length: int
+) -> torch.Tensor:
     """Return `[rows, length]` float64: distances from the last begin of a piece or document."""
     at = torch.arange(length).expand(rows, -1)
     begins = at % piece == 0
@@ -214,7 +228,7 @@ class CLEXRotary(RequestRotary):
 
     method: CLEX
 
-    def __init__(self, method: CLEX, config):
+    def __init__(self, method: CLEX, config: PreTrainedConfig) -> None:
         super().__init__(method, config)
         dim = rotary_dim(config)
         self.up = nn.Parameter(torch.empty(dim // 2, method.hidden * dim))
@@ -227,11 +241,11 @@ class CLEXRotary(RequestRotary):
         self._kept: dict[int, torch.Tensor] = {}
         self._kept_for: tuple[int, ...] = ()
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         move = lambda tensor: tensor.to(fn(torch.empty(0)).device)  # noqa: E731
         return super()._apply(move, recurse)
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> Self:
         """Forget what was kept: sharded weights are gathered anew without a trace of a change."""
         self._kept_for = ()
         return super().train(mode)
@@ -254,7 +268,9 @@ class CLEXRotary(RequestRotary):
             self._kept[t] = self.method.solve(self.config, t, *weights).detach()
         return self._kept[t]
 
-    def forward(self, x, position_ids, layer_type=None):
+    def forward(
+        self, x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cos and sin `[batch, length, d]` in the dtype of `x`."""
         if self.drawn is None:
             return super().forward(x, position_ids, layer_type)
@@ -264,12 +280,15 @@ class CLEXRotary(RequestRotary):
         return self.rotation(x, positions, self.at_stretch(t)[None], scale)
 
 
-def _take_drawn(base_model, args, kwargs):
+def _take_drawn(
+    base_model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> ForwardInputs:
     """Forward pre-hook: what `edit_batch` drew goes to the rotary module, not to the model."""
     positions, t = kwargs.pop(POSITIONS, None), kwargs.pop(STRETCH, None)
-    base_model.rotary_emb.drawn = None if positions is None else (positions, int(t[0]))
+    rotary: Any = base_model.rotary_emb
+    rotary.drawn = None if positions is None else (positions, int(t[0]))
     return args, kwargs
 
 
-def _head_dim(config) -> int:
+def _head_dim(config: PreTrainedConfig) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

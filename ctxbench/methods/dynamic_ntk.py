@@ -11,9 +11,11 @@ What differs: transformers keeps the largest base seen and rotates cached keys b
 the base is a function of the request alone.
 """
 
+from __future__ import annotations
+
 import copy
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.extension import extension_of
@@ -26,6 +28,11 @@ from ctxbench.methods.rotary import (
     rotary_base,
     rotary_dim,
 )
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +52,7 @@ class DynamicNTK(PositionMethod, name="dynamic_ntk"):
     floor: int | None = None
     policy: Literal["pinned", "stateless", "hf"] = "pinned"
 
-    def resolve(self, config):
+    def resolve(self, config: PreTrainedConfig) -> Self:
         """Check the options."""
         check_positive(self, factor=1, floor=1)
         if self.policy == "hf" and self.floor is not None:
@@ -55,7 +62,7 @@ class DynamicNTK(PositionMethod, name="dynamic_ntk"):
             )
         return super().resolve(config)
 
-    def for_training(self, config):
+    def for_training(self, config: PreTrainedConfig) -> Self:
         """Return the paper's rule where the factor was left at its default.
 
         `factor = length / (2 * original length)` and `floor = length`: training sequences all
@@ -67,28 +74,28 @@ class DynamicNTK(PositionMethod, name="dynamic_ntk"):
         factor = max(self.length / (2 * original_length(config)), 1.0)
         return replace(self, factor=factor, floor=self.length)
 
-    def alpha(self, config, current_length: int) -> float:
+    def alpha(self, config: PreTrainedConfig, current_length: int) -> float:
         """Return alpha at a length in tokens."""
         length = max(current_length, self.floor or 0)
         return max(self.factor * length / original_length(config) - (self.factor - 1), 1.0)
 
     @property
-    def length_dependent(self):
+    def length_dependent(self) -> bool:
         """Always: the floor only sets where it begins."""
         return True
 
     @property
-    def cacheable(self):
+    def cacheable(self) -> bool:
         """Whether one base serves a whole request."""
         return self.policy != "stateless"
 
-    def scaled(self, config, current_length):
+    def scaled(self, config: PreTrainedConfig, current_length: int) -> tuple[torch.Tensor, float]:
         """Return the frequencies of the base at this length."""
         dim = rotary_dim(config)
         base = ntk_base(rotary_base(config), self.alpha(config, current_length), dim)
         return inverse_frequencies(dim, base), 1.0
 
-    def edit_model(self, model):
+    def edit_model(self, model: PreTrainedModel) -> None:
         """Install the stateless module, or transformers' own for `policy=hf`."""
         if self.policy != "hf":
             super().edit_model(model)
@@ -96,11 +103,11 @@ class DynamicNTK(PositionMethod, name="dynamic_ntk"):
         config = copy.deepcopy(base_config(model.config))
         scaling = {"rope_type": "dynamic", "factor": self.factor}
         config.rope_parameters = {**config.rope_parameters, **scaling}
-        old = model.base_model.rotary_emb
-        stock = old.inner if isinstance(old, KeepFloat32) else old
+        old: Any = model.base_model.rotary_emb
+        stock: Any = old.inner if isinstance(old, KeepFloat32) else old
         rotary = KeepFloat32(type(stock)(config=config)).to(model.device)
         extension_of(model).replace_rotary(model, rotary)
 
-    def reuse_key(self, config, length):
+    def reuse_key(self, config: PreTrainedConfig, length: int) -> object | None:
         """Return the frequencies of the pinned base; None where the base moves."""
         return super().reuse_key(config, length) if self.policy == "pinned" else None

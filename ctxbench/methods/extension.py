@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ctxbench.core.compat.transformers import attention_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
     from torch.utils.hooks import RemovableHandle
+    from transformers import PreTrainedModel
 
 _ATTRIBUTE = "ctxbench_extension"
+
+ForwardInputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a forward pre-hook returns: positional and named arguments."""
 
 
 @dataclass
@@ -33,25 +39,25 @@ class Extension:
     hooks: list[RemovableHandle] = field(default_factory=list)
     rotary: nn.Module | None = None
     attention: str | None = None
-    generate: Any = None
+    generate: Callable[..., Any] | None = None
     pinned: bool = False
 
-    def replace_rotary(self, model: Any, rotary: nn.Module) -> None:
+    def replace_rotary(self, model: PreTrainedModel, rotary: nn.Module) -> None:
         """Put a rotary module into the model."""
-        self.rotary = model.base_model.rotary_emb
+        self.rotary = cast("nn.Module", model.base_model.rotary_emb)
         model.base_model.rotary_emb = rotary
 
-    def replace_attention(self, model: Any, implementation: str) -> None:
+    def replace_attention(self, model: PreTrainedModel, implementation: str) -> None:
         """Let the model's layers call another attention function."""
         self.attention = attention_of(model.config)
         model.set_attn_implementation(implementation)
 
-    def replace_generate(self, model: Any, generate: Any) -> None:
+    def replace_generate(self, model: PreTrainedModel, generate: Callable[..., Any]) -> None:
         """Put a function before the model's `generate`."""
         self.generate, self.pinned = vars(model).get("generate"), True
-        model.generate = generate
+        model.generate = generate  # type: ignore[assignment]
 
-    def undo(self, model: Any) -> None:
+    def undo(self, model: PreTrainedModel) -> None:
         """Put back what was replaced."""
         for handle in self.hooks:
             handle.remove()
@@ -62,16 +68,16 @@ class Extension:
         if self.pinned:
             del model.generate
             if self.generate is not None:
-                model.generate = self.generate
+                model.generate = self.generate  # type: ignore[assignment]
         self.hooks, self.rotary, self.attention, self.pinned = [], None, None, False
 
 
-def find_extension(model: Any) -> Extension | None:
+def find_extension(model: nn.Module) -> Extension | None:
     """Return what a model was extended by, None if it was not; adapters are looked through."""
     return getattr(model, _ATTRIBUTE, None)
 
 
-def extension_of(model: Any) -> Extension:
+def extension_of(model: nn.Module) -> Extension:
     """Return what a model was extended by.
 
     Raises:
@@ -86,7 +92,7 @@ def extension_of(model: Any) -> Extension:
     return found
 
 
-def set_extension(model: Any, extension: Extension | None) -> None:
+def set_extension(model: nn.Module, extension: Extension | None) -> None:
     """Note what a model is extended by; None: nothing any more."""
     if extension is not None:
         setattr(model, _ATTRIBUTE, extension)

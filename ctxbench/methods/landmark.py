@@ -15,17 +15,23 @@ is fed; one token appended to a cache is a chunk of its own, as when the officia
 that the two give different numbers by definition of the method.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
-from ctxbench.methods.attention import AttentionMethod, Call
+from ctxbench.methods.attention import AttentionCall, AttentionMethod
 from ctxbench.methods.base import check_positive
-from ctxbench.methods.kernels.attend import rows_apart
+from ctxbench.methods.kernels.attend import is_padded, rows_apart
 from ctxbench.methods.kernels.landmark import Memory, landmark_attention
-from ctxbench.methods.kernels.plan import FULL
+from ctxbench.methods.kernels.plan import FULL, AttentionPlan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from typing_extensions import Self
 
 TOKEN = "<landmark>"
 IGNORED = -100
@@ -58,7 +64,7 @@ class Landmark(AttentionMethod, name="landmark"):
     exact = True
     needs_training: ClassVar[bool] = True
 
-    def resolve(self, config):
+    def resolve(self, config: PreTrainedConfig) -> Self:
         """Check that a chunk is left, and set the token."""
         check_positive(self, block=2, top_k=0, trained_length=1, token_id=0)
         method = super().resolve(config)
@@ -78,22 +84,26 @@ class Landmark(AttentionMethod, name="landmark"):
         whole = self.trained_length - self.trained_length % self.block
         return whole - (self.top_k + 1) * self.block
 
-    def plan(self, config):
+    def plan(self, config: PreTrainedConfig) -> AttentionPlan:
         """Return full attention: which tokens are seen is decided by `attend`."""
         return FULL
 
-    def attend(self, call: Call, query, key, value):
+    def attend(
+        self, call: AttentionCall, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
         """Return grouped attention, from memory where the text is longer than a chunk."""
 
-        def one(query, key, value):
+        def one(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
             return self._chunks(call, query, key, value)
 
-        if len(call.positions) == 1:
+        if not is_padded(call.positions, len(query)):
             return one(query, key, value)
         return rows_apart(one, query, key, value, call.positions)
 
-    def _chunks(self, call: Call, query, key, value):
-        rope, tokens = call.seam.rope, key.shape[2]
+    def _chunks(
+        self, call: AttentionCall, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        rope, tokens = call.hook.rope, key.shape[2]
         start = tokens - query.shape[2]
         if call.training:
             return landmark_attention(rope, query, key, value, self.block, call.scale)
@@ -120,7 +130,7 @@ class Landmark(AttentionMethod, name="landmark"):
 
     # ------------------------------------------------------------- the token
 
-    def edit_tokenizer(self, tokenizer: Any):
+    def edit_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Add the token, where the tokenizer's next number is the one that was chosen.
 
         Raises:
@@ -131,24 +141,27 @@ class Landmark(AttentionMethod, name="landmark"):
         elif self.token_id is not None and len(tokenizer) > self.token_id:
             there = tokenizer.convert_ids_to_tokens(self.token_id)
             usual = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
-            if there in usual or there not in tokenizer.get_added_vocab():
+            added = tokenizer.get_added_vocab()  # type: ignore[operator]
+            if there in usual or there not in added:
                 raise ValueError(
                     f"method=landmark: token_id={self.token_id} is {there!r} in this tokenizer, "
                     f"not the landmark ({TOKEN}). Give the tokenizer that was trained with it, or "
                     f"token_id={len(tokenizer)} for a new token."
                 )
 
-    def edit_model(self, model: Any):
+    def edit_model(self, model: PreTrainedModel) -> None:
         """Add the token's embeddings if it has none, and install the attention."""
         super().edit_model(model)
-        old = model.get_input_embeddings().weight.shape[0]
+        embedding: Any = model.get_input_embeddings()
+        old = embedding.weight.shape[0]
         if self.token_id is not None and self.token_id >= old:
             model.resize_token_embeddings(self.token_id + 1, mean_resizing=False)
+            layers: Any = (model.get_input_embeddings(), model.get_output_embeddings())
             with torch.no_grad():
-                for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+                for layer in layers:
                     layer.weight[old:] = layer.weight[:old].mean(dim=0)
 
-    def encode(self, ids: Sequence[int], start: int):
+    def encode(self, ids: Sequence[int], start: int) -> tuple[list[int], list[int]]:
         """Return the tokens with landmarks, and where to read what follows each."""
         fed: list[int] = []
         reads = []
@@ -160,7 +173,9 @@ class Landmark(AttentionMethod, name="landmark"):
                 reads[-1] += self.landmark_in_loss
         return fed, reads
 
-    def edit_batch(self, batch, generator):
+    def edit_batch(
+        self, batch: dict[str, torch.Tensor], generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
         """Insert landmarks into training sequences; none follows a block that ends the text."""
         target = self.token_id if self.landmark_in_loss else IGNORED
         # what is inserted, and what pads: a landmark in the loss weighs as much as a word
@@ -184,16 +199,16 @@ class Landmark(AttentionMethod, name="landmark"):
                 edited["attention_mask"] = (torch.arange(width) < lengths[:, None]).long()
         return edited
 
-    def _with_landmarks(self, values: torch.Tensor, inserted) -> torch.Tensor:
+    def _with_landmarks(self, values: torch.Tensor, inserted: float | None) -> torch.Tensor:
         parts = []
         for piece in values.split(self.block - 1):
             parts += [piece, piece.new_tensor([inserted])]
         return torch.cat(parts[:-1])
 
-    def reuse_key(self, config, length: int):
+    def reuse_key(self, config: PreTrainedConfig, length: int) -> object | None:
         """Return None: what a chunk retrieves depends on where it was cut."""
         return None
 
 
-def _padded(row: torch.Tensor, width: int, fill) -> torch.Tensor:
+def _padded(row: torch.Tensor, width: int, fill: float) -> torch.Tensor:
     return torch.nn.functional.pad(row, (0, width - len(row)), value=fill)

@@ -6,13 +6,20 @@ Source: Llama Team 2024, https://arxiv.org/abs/2407.21783; code transformers 5.2
 modeling_rope_utils.py `_compute_llama3_parameters`, after meta-llama/llama-models.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ctxbench.methods.base import check_positive, length_ratio
 from ctxbench.methods.record import original_length
 from ctxbench.methods.rotary import PositionMethod, inverse_frequencies, rotary_base, rotary_dim
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +38,7 @@ class Llama3(PositionMethod, name="llama3"):
 
     stock_type: ClassVar[str] = "llama3"
 
-    def resolve(self, config):
+    def resolve(self, config: PreTrainedConfig) -> Self:
         """Set the factor."""
         check_positive(self, factor=1)
         if not 0 < self.low_freq_factor < self.high_freq_factor:
@@ -45,7 +52,7 @@ class Llama3(PositionMethod, name="llama3"):
             method = replace(method, factor=length_ratio(self, config, "factor"))
         return method
 
-    def scaled(self, config, current_length):
+    def scaled(self, config: PreTrainedConfig, current_length: int) -> tuple[torch.Tensor, float]:
         """Return the blended frequencies."""
         theta = inverse_frequencies(rotary_dim(config), rotary_base(config))
         turns = original_length(config) * theta / (2 * math.pi)
@@ -54,7 +61,7 @@ class Llama3(PositionMethod, name="llama3"):
         assert self.factor is not None  # resolved
         return theta / self.factor * (1 - keep) + theta * keep, 1.0
 
-    def stock_parameters(self, config):
+    def stock_parameters(self, config: PreTrainedConfig) -> dict[str, Any] | None:
         """Return transformers' `llama3` scaling."""
         return {
             "rope_type": "llama3",

@@ -10,12 +10,19 @@ distance `window` is one beyond the largest of training when window is the model
 the official code.
 """
 
-from dataclasses import dataclass, replace
+from __future__ import annotations
 
-from ctxbench.methods.attention import AttentionMethod, check_window, own_window
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ctxbench.methods.attention import AttentionMethod, check_window, native_length
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.bounded import BoundedCache
 from ctxbench.methods.kernels.plan import AttentionPlan, Branch, constant, window
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +38,11 @@ class LMInfinite(AttentionMethod, name="lm_infinite"):
     window: int | None = None
     sinks: int = 10
 
-    def resolve(self, config):
+    def resolve(self, config: PreTrainedConfig) -> Self:
         """Set the window."""
         check_positive(self, window=1, sinks=0)
         method = super().resolve(config)
-        default = own_window(method, config)
+        default = native_length(method, config)
         return replace(method, window=check_window(method, self.window or default))
 
     def bounded_cache(self) -> BoundedCache:
@@ -43,7 +50,7 @@ class LMInfinite(AttentionMethod, name="lm_infinite"):
         assert self.window is not None
         return BoundedCache(self.sinks, self.window - 1)
 
-    def plan(self, config):
+    def plan(self, config: PreTrainedConfig) -> AttentionPlan:
         """Return window and sinks."""
         width, sinks = self.window, self.sinks
         assert width is not None

@@ -12,10 +12,12 @@ tokens see its end; here, as in its flash path, nothing sees the future. Padding
 batch. g follows the length of the batch, as in the official code.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -25,8 +27,13 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from ctxbench.methods.adapters import add_adapters, attention_layers
 from ctxbench.methods.base import check_positive
-from ctxbench.methods.extension import extension_of
+from ctxbench.methods.extension import ForwardInputs, extension_of
 from ctxbench.methods.pi import PositionInterpolation
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from typing_extensions import Self
 
 IMPLEMENTATION = "ctxbench_longlora"
 """Our name among transformers' attention implementations."""
@@ -53,7 +60,7 @@ class LongLoRA(PositionInterpolation, name="longlora"):
     own_attention: ClassVar[bool] = True
     head_blocks: ClassVar[int] = 2
 
-    def resolve(self, config):
+    def resolve(self, config: PreTrainedConfig) -> Self:
         """Check ratio and rank."""
         check_positive(self, rank=0)
         if not 0 < self.ratio <= 0.5:
@@ -63,7 +70,7 @@ class LongLoRA(PositionInterpolation, name="longlora"):
             )
         return super().resolve(config)
 
-    def edit_model(self, model: Any):
+    def edit_model(self, model: PreTrainedModel) -> None:
         """Install the rotary module, and the groups for training mode."""
         super().edit_model(model)
         tell = partial(_tell_ratio, self.ratio)
@@ -74,18 +81,26 @@ class LongLoRA(PositionInterpolation, name="longlora"):
         AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
         extension.replace_attention(model, IMPLEMENTATION)
 
-    def training_span(self, length: int):
+    def training_span(self, length: int) -> int:
         """Return the length of a group."""
         return int(self.ratio * length)
 
-    def trainable(self, model: Any):
+    def trainable(self, model: PreTrainedModel) -> nn.Module:
         """Return the model with adapters, unless the rank is 0."""
         if not self.rank:
             return model
         return add_adapters(model, self.rank, self.alpha, attention_layers(model), self.also)
 
 
-def grouped_attention(query, key, value, group: int, scale: float, mask=None, dropout: float = 0.0):
+def grouped_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    group: int,
+    scale: float,
+    mask: torch.Tensor | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
     """Return shifted-group attention `[batch, heads, length, head_dim]`.
 
     Args:
@@ -120,12 +135,22 @@ def grouped_attention(query, key, value, group: int, scale: float, mask=None, dr
     return torch.cat(outputs, dim=1)
 
 
-def _tell_ratio(ratio: float, base_model, args, kwargs):
+def _tell_ratio(
+    ratio: float, base_model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> ForwardInputs:
     """Forward pre-hook: hand the ratio to the attention function."""
     return args, {**kwargs, "ctxbench": ratio}
 
 
-def _attention(module, query, key, value, attention_mask, ctxbench=None, **kwargs):
+def _attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    ctxbench: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention function: groups in training, stock SDPA otherwise. See `AttentionInterface`."""
     length = query.shape[2]
     if not module.training or ctxbench is None or length != key.shape[2]:

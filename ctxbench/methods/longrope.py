@@ -9,9 +9,11 @@ What differs: transformers chooses the set by the tokens so far, so keys cached 
 keep the short set; here it is chosen once per request, by its final length.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -19,6 +21,10 @@ from ctxbench.core.settings import Numbers
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.record import original_length
 from ctxbench.methods.rotary import PositionMethod, inverse_frequencies, rotary_base, rotary_dim
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +46,7 @@ class LongRoPE(PositionMethod, name="longrope"):
 
     stock_type: ClassVar[str] = "longrope"
 
-    def resolve(self, config):
+    def resolve(self, config: PreTrainedConfig) -> Self:
         """Complete the divisors and the factor."""
         check_positive(self, factor=1, attention_factor=0)
         method = super().resolve(config)
@@ -68,11 +74,11 @@ class LongRoPE(PositionMethod, name="longrope"):
         )
 
     @property
-    def length_dependent(self):
+    def length_dependent(self) -> bool:
         """Always: the set is chosen by the request's length."""
         return True
 
-    def scaled(self, config, current_length):
+    def scaled(self, config: PreTrainedConfig, current_length: int) -> tuple[torch.Tensor, float]:
         """Return the frequencies of the set for this length and the attention factor."""
         original = original_length(config)
         divisors = self.long_factor if current_length > original else self.short_factor

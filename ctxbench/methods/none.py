@@ -5,11 +5,18 @@ Frequencies: `b ** (-2j / d)` (Su et al. 2021, https://arxiv.org/abs/2104.09864)
 scaling the model itself was published with.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from __future__ import annotations
 
-from ctxbench.methods.base import Method
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ctxbench.methods.base import default_length
 from ctxbench.methods.rotary import PositionMethod, inverse_frequencies, rotary_base, rotary_dim
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,16 +25,16 @@ class NoExtension(PositionMethod, name="none"):
 
     own_scaling: ClassVar[bool] = False
 
-    def resolve(self, config):
+    def resolve(self, config: PreTrainedConfig) -> Self:
         """Set the length; any model will do."""
-        return Method.resolve(self, config)
+        return replace(self, length=self.length or default_length(config))
 
-    def edit_model(self, model):
+    def edit_model(self, model: PreTrainedModel) -> None:
         """Keep the frequencies float32, where the model has one set of them."""
         if hasattr(model.base_model, "rotary_emb"):
             super().edit_model(model)
 
-    def scaled(self, config, current_length):
+    def scaled(self, config: PreTrainedConfig, current_length: int) -> tuple[torch.Tensor, float]:
         """Return the model's own frequencies."""
         if config.rope_parameters.get("rope_type", "default") != "default":
             raise NotImplementedError(
@@ -36,6 +43,6 @@ class NoExtension(PositionMethod, name="none"):
             )
         return inverse_frequencies(rotary_dim(config), rotary_base(config)), 1.0
 
-    def stock_parameters(self, config):
+    def stock_parameters(self, config: PreTrainedConfig) -> dict[str, Any] | None:
         """Change nothing."""
         return {}

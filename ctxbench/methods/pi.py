@@ -6,11 +6,18 @@ scaling as used by Leooyii/LCEG@2ce672d continuous_finetuning/fine-tune.py:147 (
 to 32768). There the factor is rounded up to an integer; here it is the exact ratio.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ctxbench.methods.base import check_positive, length_ratio
 from ctxbench.methods.rotary import PositionMethod, inverse_frequencies, rotary_base, rotary_dim
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +32,7 @@ class PositionInterpolation(PositionMethod, name="pi"):
 
     stock_type: ClassVar[str] = "linear"
 
-    def resolve(self, config):
+    def resolve(self, config: PreTrainedConfig) -> Self:
         """Set the factor."""
         method = super().resolve(config)
         check_positive(self, factor=1)
@@ -33,11 +40,11 @@ class PositionInterpolation(PositionMethod, name="pi"):
             method = replace(method, factor=length_ratio(self, config, "factor"))
         return method
 
-    def scaled(self, config, current_length):
+    def scaled(self, config: PreTrainedConfig, current_length: int) -> tuple[torch.Tensor, float]:
         """Return all frequencies divided by the factor."""
         assert self.factor is not None  # resolved
         return inverse_frequencies(rotary_dim(config), rotary_base(config)) / self.factor, 1.0
 
-    def stock_parameters(self, config):
+    def stock_parameters(self, config: PreTrainedConfig) -> dict[str, Any] | None:
         """Return transformers' `linear` scaling."""
         return {"rope_type": "linear", "factor": self.factor}

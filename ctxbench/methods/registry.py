@@ -23,8 +23,11 @@ from ctxbench.core.settings import read_values
 from ctxbench.core.text_files import read_yaml
 from ctxbench.methods.base import Method, check_name
 
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).resolve().parent
 _EXTRA: list[Path] = []
+
+MethodLike = str | Method | type[Method]
+"""Name of a method or preset, a method with its options, or a class."""
 
 
 def add_method_folder(folder: str | os.PathLike) -> None:
@@ -112,27 +115,114 @@ def method_summary(name: str) -> str:
     return _definitions()[name].summary
 
 
-def get_method(name: str | None, **options: Any) -> Method:
+def get_method(name: MethodLike | None, **options: Any) -> Method:
     """Return a method with these options.
 
     Args:
-        name: a method (`list_methods`) or a preset (`list_presets`); None is `none`.
+        name: of a method (`list_methods`) or a preset (`list_presets`), or a class, or a method;
+            None is `none`.
         options: its fields; `length` is also accepted as `32k`. They replace a preset's.
 
     Raises:
-        ValueError: unknown name or option, or a value of the wrong type.
+        ValueError: unknown name or option, or a value of the wrong type; a class that cannot be
+            used, or an option that contradicts the given method's own.
     """
-    chosen, preset = method_and_options(str(name or "none"))
-    cls = method_class(chosen)
-    return cls(**read_values(cls, {**preset, **options}, f"method={chosen}", text=True))
+    cls, given = class_and_options(name, **options)
+    return cls(**read_values(cls, given, f"method={cls.name}", text=True))
 
 
-def method_and_options(name: str) -> tuple[str, dict[str, Any]]:
-    """Return the method a name stands for and the options a preset brings ({} for a method)."""
-    presets = list_presets()
+def class_and_options(
+    method: MethodLike | None, **options: Any
+) -> tuple[type[Method], dict[str, Any]]:
+    """Return the class of a method, and `options` over what a preset or a method brings.
+
+    Raises:
+        ValueError: as `get_method`, but the options are not read.
+    """
+    if isinstance(method, Method):
+        return _usable(type(method)), _over_own(method, options)
+    if isinstance(method, type):
+        return _usable(method), options
+    name, presets = str(method or "none"), list_presets()
     if name not in _definitions() and name in presets:
-        return presets[name]["method"], dict(presets[name]["options"])
-    return name, {}
+        return method_class(presets[name]["method"]), {**presets[name]["options"], **options}
+    return method_class(name), options
+
+
+def check_findable(cls: type[Method]) -> None:
+    """Check that a class can be found again by the name that a checkpoint records.
+
+    Raises:
+        ValueError: it is known to this process only.
+    """
+    if _definition_of(cls) is None:
+        file = _file_of(cls)
+        raise ValueError(
+            f"class {cls.__name__} (method={cls.name}) is not found by its name, so a checkpoint "
+            "of it could not be opened again; allowed are classes of files in folders of methods. "
+            f"{'Register the folder' if file else 'Write it into a file and register its folder'}: "
+            f"ctxbench.add_method_folder({str(file.parent if file else 'FOLDER')!r}), or "
+            "CTXBENCH_METHODS for commands."
+        )
+
+
+def _over_own(method: Method, options: dict[str, Any]) -> dict[str, Any]:
+    """Return a method's own options that are not None, completed by others."""
+    cls = type(method)
+    own = {"length": method.length, **method.options()}
+    own = {name: value for name, value in own.items() if value is not None}
+    for name, value in read_values(cls, options, f"method={cls.name}", text=True).items():
+        if own.get(name, value) != value:
+            raise ValueError(
+                f"method={cls.name} was given with {name}={own[name]!r}, and {name}={value!r} "
+                "beside it; allowed is what it leaves open. Leave one out, or give the class."
+            )
+    return {**options, **own}
+
+
+def _usable(cls: type) -> type[Method]:
+    """Return a class that a user gave, its name set.
+
+    Raises:
+        ValueError: it is no method, has no name, or has that of another method.
+    """
+    if not issubclass(cls, Method):
+        raise ValueError(
+            f"method={cls.__name__} is no class of a method; allowed is one that is derived from "
+            "Method, PositionMethod or AttentionMethod. Give one, or a name."
+        )
+    found = _definition_of(cls)
+    if found is None:
+        _check_new_name(cls)
+    return _named(cls, found.name if found else cls.name, f"class {cls.__name__}")
+
+
+def _check_new_name(cls: type[Method]) -> None:
+    if not cls.name:
+        raise ValueError(
+            f"class {cls.__name__} has no name, which a record needs. Write "
+            f'class {cls.__name__}({cls.__bases__[0].__name__}, name="my_method").'
+        )
+    same = _definitions().get(cls.name)
+    if same or cls.name in list_presets():
+        raise ValueError(
+            f"class {cls.__name__} has the name {cls.name!r} of "
+            f"{f'the method of {same.place}' if same else 'a preset'}. Give it another name."
+        )
+
+
+def _definition_of(cls: type[Method]) -> Definition | None:
+    """Return where a class is registered, None if it is not."""
+    file = _file_of(cls)
+    for found in _definitions().values():
+        if (found.file, found.class_name) == (file, cls.__qualname__):
+            return found
+    return None
+
+
+def _file_of(cls: type) -> Path | None:
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return Path(file).resolve() if file else None
 
 
 def _definitions() -> dict[str, Definition]:
@@ -186,8 +276,7 @@ def _read(file: Path, modified: int) -> tuple[Definition, ...]:
         if keyword.arg == "name"
     ]
     if not named and file.parent != _FOLDER:
-        derived = [node for node in classes if any(map(_ends_in_method, node.bases))]
-        named = [(node, file.stem) for node in derived] if len(derived) == 1 else []
+        named = [(node, file.stem) for node in _only_method(classes, file)]
     whole = ast.get_docstring(tree) if len(named) == 1 else None
     return tuple(
         Definition(
@@ -208,8 +297,33 @@ def _literal_name(value: ast.expr, place: str) -> str:
     return check_name(value.value, f"{place}: ")
 
 
-def _ends_in_method(base: ast.expr) -> bool:
-    return ast.unparse(base).endswith("Method")
+def _only_method(classes: list[ast.ClassDef], file: Path) -> list[ast.ClassDef]:
+    """Return the method of a file without names: a class that no other class there derives from.
+
+    Raises:
+        ValueError: there are several.
+    """
+    methods: dict[str, ast.ClassDef] = {}
+    bases: set[str] = set()
+    for node in classes:
+        above = [ast.unparse(base) for base in node.bases]
+        if any(base.endswith("Method") or base in methods for base in above):
+            methods[node.name] = node
+            bases |= {*above, *([node.name] if _is_abstract(above) else [])}
+    found = [node for name, node in methods.items() if name not in bases]
+    if len(found) > 1:
+        places = " and ".join(f"{node.name} (line {node.lineno})" for node in found)
+        raise ValueError(
+            f"{file}: {places} are derived from a method's class and none has a name; allowed "
+            "without a name is one method in a file. Write it into the class statement, as in "
+            f'class {found[0].name}({ast.unparse(found[0].bases[0])}, name="my_method"); a class '
+            "that is only a base of others derives from abc.ABC too."
+        )
+    return found
+
+
+def _is_abstract(bases: list[str]) -> bool:
+    return any(base in ("ABC", "abc.ABC") for base in bases)
 
 
 def _load(found: Definition) -> type[Method]:
@@ -224,12 +338,17 @@ def _load(found: Definition) -> type[Method]:
             f"{found.place}: {found.class_name} is not derived from Method, PositionMethod or "
             "AttentionMethod. Derive it from one, or leave out its name=."
         )
+    return _named(cls, found.name, f"{found.place}: {found.class_name}")
+
+
+def _named(cls: type[Method], name: str, place: str) -> type[Method]:
+    """Return a dataclass with its name, which its class statement may lack."""
     if "__dataclass_params__" not in cls.__dict__:
         raise ValueError(
-            f"{found.place}: {found.class_name} is no dataclass, so its options would not be seen. "
+            f"{place} is no dataclass, so its options would not be seen. "
             "Write @dataclass(frozen=True, kw_only=True) above it."
         )
-    cls.name = found.name  # for a file whose class statement has none
+    cls.name = name
     return cls
 
 

@@ -8,13 +8,20 @@ models/llama_yarn/LlamaReRoPE.py.
 What differs: nothing that is known. Full attention throughout, so time is quadratic.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from ctxbench.methods.attention import AttentionMethod, check_window, own_window
+from ctxbench.methods.attention import AttentionMethod, check_window, native_length
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.kernels.plan import AttentionPlan, Branch, constant, window
 from ctxbench.methods.record import original_length
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +40,14 @@ class ReRoPE(AttentionMethod, name="rerope"):
 
     exact = True
 
-    def resolve(self, config):
+    def resolve(self, config: PreTrainedConfig) -> Self:
         """Set the window."""
         check_positive(self, window=1)
         method = super().resolve(config)
-        default = max(own_window(method, config) // 4, 1)
+        default = max(native_length(method, config) // 4, 1)
         return replace(method, window=check_window(method, self.window or default))
 
-    def plan(self, config):
+    def plan(self, config: PreTrainedConfig) -> AttentionPlan:
         """Return the window and everything beyond it."""
         width = self.window
         assert width is not None

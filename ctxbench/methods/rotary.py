@@ -7,10 +7,10 @@ length. RoPE: Su et al. 2021, https://arxiv.org/abs/2104.09864.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -19,15 +19,19 @@ from ctxbench.methods.base import Method
 from ctxbench.methods.extension import extension_of
 from ctxbench.methods.record import base_config, original_length
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from typing_extensions import Self
 
-def rotary_dim(config) -> int:
+
+def rotary_dim(config: PreTrainedConfig) -> int:
     """Return `d`: how many of a head's dimensions are rotated."""
     head_dim = getattr(config, "head_dim", None)
     head_dim = head_dim or config.hidden_size // config.num_attention_heads
     return int(head_dim * (config.rope_parameters.get("partial_rotary_factor") or 1.0))
 
 
-def rotary_base(config) -> float:
+def rotary_base(config: PreTrainedConfig) -> float:
     """Return `b`, the model's own rotary base (`rope_theta`)."""
     return float(config.rope_parameters["rope_theta"])
 
@@ -47,7 +51,7 @@ def ntk_base(base: float, alpha: float, dim: int) -> float:
     return base * alpha ** (dim / (dim - 2))
 
 
-def check_rotary(config) -> None:
+def check_rotary(config: PreTrainedConfig) -> None:
     """Check that a model has one set of rotary frequencies.
 
     Raises:
@@ -79,23 +83,23 @@ class PositionMethod(Method):
     stock_type: ClassVar[str] = ""
     """transformers' `rope_type` for this method, where it has one."""
 
-    def resolve(self, config):
+    def resolve(self, config: PreTrainedConfig) -> Self:
         """Return a copy with `length` set; refuse a model without rotary embedding."""
         check_rotary(config)
         return super().resolve(config)
 
-    def scaled(self, config, current_length: int) -> tuple[torch.Tensor, float]:
+    def scaled(self, config: PreTrainedConfig, current_length: int) -> tuple[torch.Tensor, float]:
         """Return frequencies `[d / 2]` float64 and attention scaling; `config` is the base's."""
         raise NotImplementedError(f"{type(self).__name__} gives no scaled(config, current_length)")
 
-    def stock_parameters(self, config) -> dict[str, Any] | None:
+    def stock_parameters(self, config: PreTrainedConfig) -> dict[str, Any] | None:
         """Return entries of `rope_parameters` with which transformers computes the same.
 
         None: it cannot. `config` is the base's.
         """
         return None
 
-    def accepted_stock(self, config) -> dict[str, Any] | None:
+    def accepted_stock(self, config: PreTrainedConfig) -> dict[str, Any] | None:
         """Return `stock_parameters`, or None where this model's config class refuses them.
 
         Phi-3's config admits `longrope` only; our own module serves it then.
@@ -116,18 +120,20 @@ class PositionMethod(Method):
         """Whether the frequencies change with the length of the request."""
         return False
 
-    def frequencies(self, config, current_length: int) -> tuple[torch.Tensor, float]:
+    def frequencies(
+        self, config: PreTrainedConfig, current_length: int
+    ) -> tuple[torch.Tensor, float]:
         """Return frequencies at a length; see `Method.frequencies`."""
         base = base_config(config)
-        return self.resolve(base).scaled(base, int(current_length))  # type: ignore[attr-defined]
+        return self.resolve(base).scaled(base, int(current_length))
 
-    def edit_config(self, config) -> None:
+    def edit_config(self, config: PreTrainedConfig) -> None:
         """Merge the scaling into `rope_parameters` and set the window."""
         super().edit_config(config)
         if stock := self.accepted_stock(config):
             config.rope_parameters = {**config.rope_parameters, **stock}
 
-    def edit_model(self, model: Any) -> None:
+    def edit_model(self, model: PreTrainedModel) -> None:
         """Replace the model's rotary module."""
         old: Any = model.base_model.rotary_emb
         if self.accepted_stock(model.config) is not None:
@@ -140,15 +146,15 @@ class PositionMethod(Method):
         if self.length_dependent:
             pin_every_forward(model)
 
-    def make_rotary(self, config) -> RequestRotary:
+    def make_rotary(self, config: PreTrainedConfig) -> RequestRotary:
         """Return the module for frequencies that transformers does not have."""
         return RequestRotary(self, config)
 
-    def plain_checkpoint(self, config) -> bool:
+    def plain_checkpoint(self, config: PreTrainedConfig) -> bool:
         """Return whether transformers has these frequencies itself."""
         return self.accepted_stock(config) is not None
 
-    def reuse_key(self, config, length: int) -> object | None:
+    def reuse_key(self, config: PreTrainedConfig, length: int) -> object | None:
         """Return the frequencies at this length: requests with equal ones may share keys."""
         if not self.length_dependent:
             return 0
@@ -156,9 +162,9 @@ class PositionMethod(Method):
         return tuple(inv_freq.tolist()), scale
 
     @contextmanager
-    def begin_request(self, model, lengths: Sequence[int]) -> Iterator[None]:
+    def begin_request(self, model: PreTrainedModel, lengths: Sequence[int]) -> Iterator[None]:
         """Pin the frequencies of each row to its final length, unless they follow each forward."""
-        rotary = model.base_model.rotary_emb
+        rotary: Any = model.base_model.rotary_emb
         if not isinstance(rotary, RequestRotary) or not self.cacheable:
             yield
             return
@@ -177,19 +183,21 @@ class KeepFloat32(nn.Module):
     radians at long positions. Where the model has been cast already, they are computed anew.
     """
 
-    def __init__(self, inner: Any):
+    def __init__(self, inner: Any) -> None:
         super().__init__()
         frequencies = getattr(inner, "inv_freq", None)
         if frequencies is not None and frequencies.dtype.itemsize < 4:
             inner = type(inner)(config=inner.config).to(frequencies.device)
         self.inner = inner
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         device = fn(torch.empty(0)).device
         move = lambda tensor: tensor.to(device)  # noqa: E731
         return super()._apply(move, recurse)
 
-    def forward(self, x, position_ids, *args, **kwargs):
+    def forward(
+        self, x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cos and sin `[batch, length, d]` in the dtype of `x`."""
         return self.inner(x, position_ids, *args, **kwargs)
 
@@ -200,7 +208,7 @@ class RequestRotary(nn.Module):
     Phases are float64. Frequencies are no buffers, so casting the model leaves them exact.
     """
 
-    def __init__(self, method: PositionMethod, config):
+    def __init__(self, method: PositionMethod, config: PreTrainedConfig) -> None:
         super().__init__()
         self.method = method
         self.config = copy.deepcopy(base_config(config))
@@ -217,7 +225,9 @@ class RequestRotary(nn.Module):
             return self.current
         return tuple((position_ids.amax(-1) + 1).tolist())
 
-    def forward(self, x, position_ids, layer_type=None):
+    def forward(
+        self, x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cos and sin `[batch, length, d]` in the dtype of `x`.
 
         Args:
@@ -241,7 +251,13 @@ class RequestRotary(nn.Module):
         """Return frequencies `[d / 2]` float64 and attention scaling for a request's length."""
         return self.method.frequencies(self.config, length)
 
-    def rotation(self, x, positions, inv_freq, scale):
+    def rotation(
+        self,
+        x: torch.Tensor,
+        positions: torch.Tensor,
+        inv_freq: torch.Tensor,
+        scale: float | torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cos and sin `[batch, length, d]` in the dtype of `x`, phases in float64.
 
         Args:
@@ -268,7 +284,7 @@ def _beams(rows: int, position_ids: torch.Tensor, x: torch.Tensor) -> int:
     return batch // rows
 
 
-def pin_every_forward(model) -> None:
+def pin_every_forward(model: PreTrainedModel) -> None:
     """Let forward passes and `generate` called directly pin the frequencies themselves.
 
     A forward pass is pinned to its own length, per row by the attention mask; `generate` to prompt
@@ -284,21 +300,25 @@ def pin_every_forward(model) -> None:
 class _PinnedGenerate:
     """`model.generate` inside `begin_request` with the lengths its own arguments imply."""
 
-    def __init__(self, model):
-        self.model, self.generate = model, model.generate
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.generate: Any = model.generate
 
-    def __call__(self, inputs=None, **kwargs):
+    def __call__(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:
         model, method = self.model, extension_of(self.model).method
+        rotary: Any = model.base_model.rotary_emb
         prompt = inputs if inputs is not None else kwargs.get("input_ids")
         if not method.cacheable:
             kwargs["use_cache"] = False
-        if prompt is None or model.base_model.rotary_emb.pinned is not None:
+        if prompt is None or rotary.pinned is not None:
             return self.generate(inputs, **kwargs)
         with method.begin_request(model, _final_lengths(model, prompt, kwargs)):
             return self.generate(inputs, **kwargs)
 
 
-def _final_lengths(model, prompt: torch.Tensor, kwargs: dict[str, Any]) -> list[int]:
+def _final_lengths(
+    model: PreTrainedModel, prompt: torch.Tensor, kwargs: dict[str, Any]
+) -> list[int]:
     """Return own prompt + new tokens per row, without padding."""
     config = kwargs.get("generation_config") or model.generation_config
     width = prompt.shape[1]
@@ -313,9 +333,11 @@ def _final_lengths(model, prompt: torch.Tensor, kwargs: dict[str, Any]) -> list[
     return [int(length) + new for length in own]
 
 
-def _note_lengths(base_model, args, kwargs) -> None:
+def _note_lengths(
+    base_model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     """Forward pre-hook: note each row's own length, cached tokens included, padding excluded."""
-    rotary = base_model.rotary_emb
+    rotary: Any = base_model.rotary_emb
     mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
     if isinstance(mask, torch.Tensor) and mask.dim() == 2:
         rotary.current = tuple(mask.sum(-1).tolist())
@@ -327,6 +349,8 @@ def _note_lengths(base_model, args, kwargs) -> None:
     rotary.current = (total,) * inputs.shape[0]
 
 
-def factor_of_length(method: PositionMethod, config, current_length: int) -> float:
+def factor_of_length(
+    method: PositionMethod, config: PreTrainedConfig, current_length: int
+) -> float:
     """Return `max(current_length / C, 1)`, the growth of the window a request needs."""
     return max(current_length / original_length(config), 1.0)

@@ -10,14 +10,21 @@ divide exactly, Llama_4_40.py, Phi.py and every flash decode round down). Here i
 down, so that prefill and decode agree, with a warning.
 """
 
+from __future__ import annotations
+
 import math
 import warnings
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from ctxbench.methods.attention import AttentionMethod, check_window, own_window
+from ctxbench.methods.attention import AttentionMethod, check_window, native_length
 from ctxbench.methods.base import check_positive, default_length
 from ctxbench.methods.kernels.plan import AttentionPlan, Branch, window
 from ctxbench.methods.record import original_length
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +43,11 @@ class SelfExtend(AttentionMethod, name="self_extend"):
 
     exact = True
 
-    def resolve(self, config):
+    def resolve(self, config: PreTrainedConfig) -> Self:
         """Set window and group."""
         check_positive(self, window=1, group=1)
         method = super().resolve(config)
-        width = check_window(method, self.window or max(own_window(method, config) // 4, 1))
+        width = check_window(method, self.window or max(native_length(method, config) // 4, 1))
         length = method.length or default_length(config)
         group = self.group or smallest_group(length, width, original_length(config))
         if width % group:
@@ -51,7 +58,7 @@ class SelfExtend(AttentionMethod, name="self_extend"):
             )
         return replace(method, group=group, window=width)
 
-    def plan(self, config):
+    def plan(self, config: PreTrainedConfig) -> AttentionPlan:
         """Return the window and the groups beyond it."""
         width, group = self.window, self.group
         assert width is not None

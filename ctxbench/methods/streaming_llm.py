@@ -11,12 +11,19 @@ What differs: the official protocol feeds one token at a time; here a whole prom
 once with equal results. The official demo reads long prompts by full attention; here never.
 """
 
-from dataclasses import dataclass, replace
+from __future__ import annotations
 
-from ctxbench.methods.attention import AttentionMethod, check_window, own_window
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ctxbench.methods.attention import AttentionMethod, check_window, native_length
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.bounded import BoundedCache
 from ctxbench.methods.kernels.plan import AttentionPlan, Branch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +39,11 @@ class StreamingLLM(AttentionMethod, name="streaming_llm"):
     window: int | None = None
     sinks: int = 4
 
-    def resolve(self, config):
+    def resolve(self, config: PreTrainedConfig) -> Self:
         """Set the window."""
         check_positive(self, window=1, sinks=0)
         method = super().resolve(config)
-        default = own_window(method, config) - self.sinks
+        default = native_length(method, config) - self.sinks
         return replace(method, window=check_window(method, self.window or default))
 
     def bounded_cache(self) -> BoundedCache:
@@ -44,7 +51,7 @@ class StreamingLLM(AttentionMethod, name="streaming_llm"):
         assert self.window is not None
         return BoundedCache(self.sinks, self.window)
 
-    def plan(self, config):
+    def plan(self, config: PreTrainedConfig) -> AttentionPlan:
         """Return window and sinks."""
         width, sinks = self.window, self.sinks
         assert width is not None

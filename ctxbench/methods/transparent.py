@@ -8,15 +8,22 @@ that belong to the user's tokens again. The cache that the user sees counts the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ctxbench.methods.base import Method
+from ctxbench.methods.extension import ForwardInputs
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.modeling_outputs import BaseModelOutputWithPast
 
 
 def expands(method: Method) -> bool:
@@ -24,7 +31,7 @@ def expands(method: Method) -> bool:
     return type(method).encode is not Method.encode
 
 
-def make_transparent(model, method: Method) -> list[Any]:
+def make_transparent(model: PreTrainedModel, method: Method) -> list[RemovableHandle]:
     """Expand tokens before, and pick hidden states after every pass through the base model.
 
     Returns:
@@ -63,17 +70,19 @@ class ExpandedLayer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, inner: Cache):
+    def __init__(self, inner: Cache) -> None:
         super().__init__()
         self.inner = inner
         self.mask: torch.Tensor | None = None
         self.tokens: torch.Tensor | None = None
         self.columns = 0
 
-    def lazy_initialization(self, key_states, value_states) -> None:
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Do nothing: the inner cache initializes itself."""
 
-    def update(self, key_states, value_states, *args, **kwargs):
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Refuse: only the inner cache is written."""
         raise AssertionError("the cache of expanded tokens is written by its model only")
 
@@ -109,12 +118,14 @@ class ExpandedLayer(CacheLayerMixin):
         self.inner.batch_select_indices(indices)  # type: ignore[attr-defined]
         self._rows(lambda rows: rows[indices])
 
-    def _rows(self, change) -> None:
+    def _rows(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
         if self.mask is not None and self.tokens is not None:
             self.mask, self.tokens = change(self.mask), change(self.tokens)
 
 
-def _expand(method: Method, base_model, args, kwargs):
+def _expand(
+    method: Method, base_model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> ForwardInputs | None:
     """Forward pre-hook: feed `encode` of the user's tokens."""
     if base_model.training:
         return None
@@ -163,7 +174,7 @@ def _expand(method: Method, base_model, args, kwargs):
     }
 
 
-def _layer_of(outer: Any, config) -> ExpandedLayer | None:
+def _layer_of(outer: Any, config: PreTrainedConfig) -> ExpandedLayer | None:
     """Return the layer that stands in a cache given by the user; an empty cache gets one."""
     if outer is None:
         return None
@@ -180,18 +191,24 @@ def _layer_of(outer: Any, config) -> ExpandedLayer | None:
     return layer
 
 
-def _pick(base_model, args, kwargs, output):
+def _pick(
+    base_model: PreTrainedModel,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    output: BaseModelOutputWithPast,
+) -> BaseModelOutputWithPast:
     """Forward hook: keep what belongs to the user's tokens."""
     expansion = kwargs.get("ctxbench_expansion")
     if expansion is None:
         return output
 
-    def pick(hidden):
+    def pick(hidden: torch.Tensor) -> torch.Tensor:
         return hidden.take_along_dim(expansion.reads[..., None].to(hidden.device), dim=1)
 
+    assert output.last_hidden_state is not None
     output.last_hidden_state = pick(output.last_hidden_state)
-    if output.get("hidden_states") is not None:
-        output.hidden_states = tuple(pick(hidden) for hidden in output.hidden_states)
+    if hidden_states := output.get("hidden_states"):
+        output.hidden_states = tuple(map(pick, hidden_states))
     if expansion.cache is not None:
         output.past_key_values = expansion.cache
     return output

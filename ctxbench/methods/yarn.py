@@ -12,9 +12,11 @@ They differ by up to 57 % in a frequency (d = 128, s = 8). With partial rotation
 factor reaches the rotated dimensions only, as in transformers.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
@@ -27,6 +29,10 @@ from ctxbench.methods.rotary import (
     rotary_base,
     rotary_dim,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +57,7 @@ class YaRN(PositionMethod, name="yarn"):
 
     stock_type: ClassVar[str] = "yarn"
 
-    def resolve(self, config):
+    def resolve(self, config: PreTrainedConfig) -> Self:
         """Set the factor."""
         check_positive(self, factor=1, attention_factor=0)
         if not 0 < self.beta_slow < self.beta_fast:
@@ -70,11 +76,11 @@ class YaRN(PositionMethod, name="yarn"):
         return method
 
     @property
-    def length_dependent(self):
+    def length_dependent(self) -> bool:
         """Only when dynamic."""
         return self.dynamic
 
-    def scaled(self, config, current_length):
+    def scaled(self, config: PreTrainedConfig, current_length: int) -> tuple[torch.Tensor, float]:
         """Return the interpolated frequencies and the attention factor."""
         factor = self.factor or factor_of_length(self, config, current_length)
         theta = inverse_frequencies(rotary_dim(config), rotary_base(config))
@@ -83,7 +89,7 @@ class YaRN(PositionMethod, name="yarn"):
         attention = self.attention_factor
         return scaled, 0.1 * math.log(factor) + 1.0 if attention is None else attention
 
-    def stock_parameters(self, config):
+    def stock_parameters(self, config: PreTrainedConfig) -> dict[str, Any] | None:
         """Return transformers' `yarn` scaling for the code's ramp and a fixed factor."""
         if self.dynamic or self.ramp != "code":
             return None
@@ -98,7 +104,7 @@ class YaRN(PositionMethod, name="yarn"):
             stock["attention_factor"] = self.attention_factor
         return stock
 
-    def _code_ramp(self, config) -> torch.Tensor:
+    def _code_ramp(self, config: PreTrainedConfig) -> torch.Tensor:
         dim, base, original = rotary_dim(config), rotary_base(config), original_length(config)
 
         def pair_with(turns: float) -> float:
@@ -110,6 +116,6 @@ class YaRN(PositionMethod, name="yarn"):
         pairs = torch.arange(dim // 2, dtype=torch.float64)
         return ((pairs - low) / width).clamp(0, 1)
 
-    def _paper_ramp(self, config, theta: torch.Tensor) -> torch.Tensor:
+    def _paper_ramp(self, config: PreTrainedConfig, theta: torch.Tensor) -> torch.Tensor:
         turns = original_length(config) * theta / (2 * math.pi)
         return 1 - ((turns - self.beta_slow) / (self.beta_fast - self.beta_slow)).clamp(0, 1)

@@ -1,13 +1,17 @@
 """Answers kept on disk, so that a killed evaluation goes on where it was.
 
-A key holds everything an answer depends on: the weights, the method and its options, the window,
-the dtype, the versions, and the request. Two methods can never share an answer.
+A key holds everything an answer depends on: of the model (`CtxExt.fingerprint`: weights, adapters,
+config, tokenizer, method, options, window, dtype, attention, versions) in the name of the file, of
+the request (tokens, generation settings, stop strings) in each key. Two methods can never share an
+answer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +23,11 @@ from ctxbench.models.requests import GenerationRequest, ScoringRequest
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+_SINGLE = re.compile(r"answers-[0-9a-f]{24}\.sqlite$")  # as version 0.1.0 named them
 
 Request = TypeVar("Request", ScoringRequest, GenerationRequest)
 
@@ -33,6 +42,28 @@ def weights_hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def config_content(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return what a config says of the model, without where it lies and what made it."""
+    not_the_model = ("_name_or_path", "transformers_version", "architectures", "use_cache", "dtype")
+    return {name: v for name, v in config.to_dict().items() if name not in not_the_model}
+
+
+def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return what decides how a tokenizer turns texts into tokens and back."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+    return {
+        "class": type(tokenizer).__name__,
+        "rules": hashlib.blake2b(str(rules).encode(), digest_size=16).hexdigest(),
+        "special": tokenizer.special_tokens_map,
+        "settings": {
+            name: getattr(tokenizer, name, None)
+            for name in ("add_bos_token", "add_eos_token", "clean_up_tokenization_spaces", "legacy")
+        },
+        "chat_template": tokenizer.chat_template,
+    }
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
@@ -50,8 +81,9 @@ class AnswerCache:
     """
 
     def __init__(self, folder: str | Path, model: str):
-        self.file = Path(folder).expanduser() / f"answers-{model}.sqlite"
+        self.file = Path(folder).expanduser() / f"answers-2-{model}.sqlite"
         self.file.parent.mkdir(parents=True, exist_ok=True)
+        self._name_old_ones()
         with self._explained():
             self.database = sqlite3.connect(self.file, timeout=60)
             self.database.execute("PRAGMA journal_mode=WAL")
@@ -78,6 +110,19 @@ class AnswerCache:
         rows = [(key, json.dumps(answer)) for key, answer in answers]
         with self._explained(), self.database:
             self.database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
+
+    def _name_old_ones(self) -> None:
+        """Say which files are of a version whose keys did not hold all that decides an answer."""
+        old = [
+            file for file in self.file.parent.glob("answers-*.sqlite") if _SINGLE.match(file.name)
+        ]
+        if old:
+            log.warning(
+                "%s hold answers that version 0.1.0 kept. Its keys knew neither the checkpoint's "
+                "config and generation settings nor the tokenizer's rules, so they are not used: "
+                "answers are computed again. Delete these files.",
+                ", ".join(map(str, sorted(old))),
+            )
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import torch
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from ctxbench.core.assets import resolve_model
 from ctxbench.core.compat.lm_eval import model_arguments
 from ctxbench.core.errors import near_names
 from ctxbench.core.lengths import parse_length
 from ctxbench.methods.record import read_record
-from ctxbench.methods.registry import method_and_options, method_class
+from ctxbench.methods.registry import class_and_options
 from ctxbench.models.loading import check_dtype, load_config
 
 STATEMENTS = ("length", "adopt", "override", "trained_length", "original_length")
@@ -53,6 +52,30 @@ REFUSED = {
 NEED_PARALLELIZE = ("device_map", "max_memory_per_gpu", "max_cpu_memory", "offload_folder")
 """Arguments that HFLM follows with `parallelize=True` alone."""
 
+FOLLOWED = (
+    "pretrained",
+    "backend",
+    "revision",
+    "tokenizer",
+    "truncation",
+    "max_length",
+    "device",
+    "dtype",
+    "batch_size",
+    "max_batch_size",
+    "trust_remote_code",
+    "use_fast_tokenizer",
+    "add_bos_token",
+    "prefix_token_id",
+    "parallelize",
+    "tp_plan",
+    "peft",
+    "think_end_token",
+    "enable_thinking",
+    "chat_template_args",
+)
+"""Arguments of `--model hf` that have the same effect; the others are refused, or need another."""
+
 OF_A_MODEL_IN_MEMORY = (
     "add_bos_token",
     "backend",
@@ -70,9 +93,6 @@ OF_A_MODEL_IN_MEMORY = (
 )
 """Arguments that are followed for a model in memory; the others say how to load one."""
 
-OVERFLOW = ("error", "left", "middle", "allow")
-"""What a task may ask for a prompt that does not fit, as generation argument `ctx_overflow`."""
-
 
 def split_arguments(
     pretrained: Any, method: str | None, given: dict[str, Any]
@@ -88,8 +108,8 @@ def split_arguments(
         config = load_config(resolve_model(pretrained), revision=revision, trust_remote_code=trust)
         record = read_record(config)
         name = record.method if record else None
-    base, _ = method_and_options(name or "none")
-    options = {field.name for field in fields(method_class(base))} | set(STATEMENTS)
+    cls, _ = class_and_options(name)
+    options = {field.name for field in fields(cls)} | set(STATEMENTS)
     harness = model_arguments()
     known = [*options, *harness, *FROM_PRETRAINED, *REFUSED]
     asked = {key: value for key, value in given.items() if key in options}
@@ -97,9 +117,9 @@ def split_arguments(
     for key in others:
         if key not in known:
             raise ValueError(
-                f"ctxext has no argument {key!r}{near_names(key, known)} Options of method={base}: "
-                f"{', '.join(sorted(options - set(STATEMENTS))) or 'none'}; about the method: "
-                f"{', '.join(STATEMENTS)}; others as for --model hf."
+                f"ctxext has no argument {key!r}{near_names(key, known)} Options of "
+                f"method={cls.name}: {', '.join(sorted(options - set(STATEMENTS))) or 'none'}; "
+                f"about the method: {', '.join(STATEMENTS)}; others as for --model hf."
             )
     return asked, others
 
@@ -179,53 +199,3 @@ def stride_asked(stride: int | str | None, window: int) -> int | None:
             "windows would not be scored. Give a stride of at most the window."
         )
     return tokens
-
-
-@dataclass(frozen=True)
-class GenerationArguments:
-    """What a task asks of generation.
-
-    Attributes:
-        options: for transformers' `generate`.
-        until: stop strings.
-        overflow: of `OVERFLOW`: what is done with a prompt that does not fit.
-    """
-
-    options: dict[str, Any]
-    until: list[str]
-    overflow: str
-
-    @property
-    def new_tokens(self) -> int:
-        """At most."""
-        return self.options["max_new_tokens"]
-
-
-def generation_arguments(
-    given: dict[str, Any], *, new_tokens: int, end: str, overflow: str
-) -> GenerationArguments:
-    """Return what a task asks of generation.
-
-    Args:
-        given: the task's `generation_kwargs`.
-        new_tokens: at most, where the task does not say.
-        end: text of the token that ends a text; it always stops.
-        overflow: of `OVERFLOW`, where the task does not say.
-
-    Raises:
-        ValueError: the task asks for something else than `OVERFLOW` has.
-    """
-    options: dict[str, Any] = dict(normalize_gen_kwargs(given, new_tokens))
-    until = handle_stop_sequences(options.pop("until", None), eos=end)
-    options["max_new_tokens"] = int(options.pop("max_gen_toks"))
-    overflow = options.pop("ctx_overflow", overflow)
-    if overflow not in OVERFLOW:
-        raise ValueError(
-            f"ctx_overflow={overflow!r} is not allowed; it is one of {', '.join(OVERFLOW)}. "
-            "Correct the task's generation_kwargs."
-        )
-    if not options.get("do_sample"):  # greedy unless sampling was asked for
-        sampling = ("temperature", "top_p", "top_k")
-        options = {name: value for name, value in options.items() if name not in sampling}
-        options["do_sample"] = False
-    return GenerationArguments(options, until, overflow)

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import jinja2
 
 from ctxbench.methods.base import Method, default_length
 
 log = logging.getLogger(__name__)
+
+_OF_TEMPLATES = (jinja2.TemplateError, TypeError, KeyError, ValueError)
+_REFUSES = (
+    "The tokenizer's chat template refuses the conversation: {error}. Messages come from "
+    "--system_instruction, the task's description and few-shot examples; arguments of the template "
+    "from chat_template_args and enable_thinking. Change those, or run without "
+    "--apply_chat_template."
+)
 
 _BEGIN = ("<s>", "<bos>", "<|begin_of_text|>")
 _FAMILIES = ("llama", "mistral", "mixtral", "gemma")
@@ -36,19 +47,54 @@ def check_named_method(config: Any, method: Method) -> None:
         )
 
 
-def check_tokenizer(model: Any, tokenizer: Any) -> None:
-    """Check that every token has an embedding.
+def check_in_place(model: Any) -> None:
+    """Check that all weights are in memory.
 
     Raises:
-        ValueError: the tokenizer has more tokens than the model.
+        ValueError: some were moved to the disk or are fetched for every layer.
     """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(
+            "parallelize=True found no room for all weights and moved some to the CPU or the disk, "
+            "from where ctxext does not compute. Leave it out on a machine without GPUs; give more "
+            "or larger GPUs, raise max_memory_per_gpu, or load the model in half precision or "
+            "quantised."
+        )
+
+
+def check_tokenizer(model: Any, tokenizer: Any) -> None:
+    """Check that every token of texts has an embedding, and that an answer can end.
+
+    Special tokens beyond the embeddings, such as a [PAD] that was added for training and never
+    trained, are allowed: a text that holds one is an error when it comes. If padding is one of
+    them, EOS pads instead; padding is never attended to.
+
+    Raises:
+        ValueError: there is no EOS, or the tokenizer has more words than the model.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            "The tokenizer names no EOS token, so no answer could end before its budget. Add "
+            "eos_token (and pad_token) to its tokenizer_config.json, or give another: "
+            "tokenizer=FOLDER_OR_ID."
+        )
     rows = model.get_input_embeddings().weight.shape[0]
-    if rows and len(tokenizer) > rows:
+    if not rows or len(tokenizer) <= rows:
+        return
+    special = {*tokenizer.all_special_tokens}
+    beyond = [token for token, at in tokenizer.get_vocab().items() if at >= rows]
+    if {*beyond} - special:
         raise ValueError(
             f"The tokenizer has {len(tokenizer)} tokens, the model has embeddings for {rows}: they "
             "do not belong together. Give the tokenizer the model was trained with (ctxext: "
             "tokenizer=FOLDER_OR_ID), or the folder that holds both."
         )
+    log.warning(
+        "%s of the tokenizer are beyond the %d embeddings of the model; a text that holds one is "
+        "an error.", ", ".join(sorted(beyond)), rows,
+    )  # fmt: skip
+    if tokenizer.pad_token in beyond:
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def check_bos(config: Any, tokenizer: Any, encoded: list[int], stated: bool | None) -> None:
@@ -81,17 +127,75 @@ def check_bos(config: Any, tokenizer: Any, encoded: list[int], stated: bool | No
     )
 
 
+def end_of_turn(tokenizer: Any) -> int | None:
+    """Return the token that a chat template puts after an answer; None: no token of its own."""
+    messages = [
+        {"role": "user", "content": "<<question>>"},
+        {"role": "assistant", "content": "<<answer>>"},
+    ]
+    after = tokenizer.apply_chat_template(messages, tokenize=False).partition("<<answer>>")[2]
+    ids = tokenizer(after.lstrip(), add_special_tokens=False).input_ids
+    return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else None
+
+
 class ChatCheck:
     """Whether requests come as the model expects: with its chat template, or without any.
 
     Attributes:
         applied: a template was applied to at least one request.
+        merges_system: a system message was put into the user's.
     """
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
         self.applied = False
+        self.merges_system = False
         self.warned = False
+
+    def prompt(
+        self, messages: Sequence[Mapping[str, str]], generates: bool, arguments: Mapping[str, Any]
+    ) -> str:
+        """Return a conversation as one prompt.
+
+        A template that knows no system messages (Gemma's, Mistral's) gets theirs at the beginning
+        of the user's, which is said; nothing is dropped.
+
+        Args:
+            messages: with `role` and `content`.
+            generates: False: the last message is the beginning of an answer.
+            arguments: of the template, `chat_template_args`.
+
+        Raises:
+            ValueError: there is no template, or it refuses the conversation.
+        """
+        self.applying()
+        try:
+            return self._render(messages, generates, arguments)
+        except _OF_TEMPLATES as error:
+            if not (merged := _without_system(messages)):
+                raise ValueError(_REFUSES.format(error=error)) from error
+        try:
+            text = self._render(merged, generates, arguments)
+        except _OF_TEMPLATES as error:
+            raise ValueError(_REFUSES.format(error=error)) from error
+        if not self.merges_system:
+            self.merges_system = True
+            log.warning(
+                "The chat template knows no system message; it stands at the beginning of the "
+                "user's first message instead."
+            )
+        return text
+
+    def _render(
+        self, messages: Sequence[Mapping[str, str]], generates: bool, arguments: Mapping[str, Any]
+    ) -> str:
+        return self.tokenizer.apply_chat_template(
+            list(messages),
+            tokenize=False,
+            add_generation_prompt=generates,
+            continue_final_message=not generates,
+            **arguments,
+        )
 
     def applying(self) -> None:
         """Note that a template is about to be applied.
@@ -117,3 +221,13 @@ class ChatCheck:
             "tuned model expects it and often answers worse so. Add --apply_chat_template, or "
             "leave it as it is for a base model."
         )
+
+
+def _without_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return messages with the system's put before the user's first; empty if there is none."""
+    system = [message["content"] for message in messages if message["role"] == "system"]
+    others = [dict(message) for message in messages if message["role"] != "system"]
+    if not system or not others or others[0]["role"] != "user":
+        return []
+    others[0]["content"] = "\n\n".join([*system, others[0]["content"]])
+    return others

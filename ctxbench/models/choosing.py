@@ -12,7 +12,7 @@ from ctxbench.core.lengths import parse_length
 from ctxbench.core.settings import read_values
 from ctxbench.methods.base import Method
 from ctxbench.methods.record import Record, base_config, read_record
-from ctxbench.methods.registry import get_method, method_and_options, method_class
+from ctxbench.methods.registry import MethodLike, class_and_options, get_method
 from ctxbench.models.checks import check_named_method
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def choose_method(
     config: PreTrainedConfig,
-    method: str | None = None,
+    method: MethodLike | None = None,
     *,
     adopt: bool = False,
     override: bool = False,
@@ -34,7 +34,7 @@ def choose_method(
 
     Args:
         config: of the checkpoint; not changed.
-        method: name or preset; None: the record's method, else `none`.
+        method: name, preset, method or class; None: the record's method, else `none`.
         adopt: state what made a checkpoint that carries no record.
         override: replace recorded options or method, or a scaling that the config has already.
         training: complete the options as the method is trained (`Method.for_training`).
@@ -56,6 +56,8 @@ def choose_method(
     if trained_length is not None and _has_option(name, "trained_length"):
         options["trained_length"] = parse_length(trained_length)
         trained_length = trained_length if adopt else None
+    if isinstance(method, Method):
+        method, options = class_and_options(method, **options)
     if adopt:
         return _adopt(config, record, method, trained_length, original_length, override, options)
     for name, value in (("trained_length", trained_length), ("original_length", original_length)):
@@ -117,14 +119,14 @@ def _is_base(record: Record) -> bool:
 def _reopen(
     config: PreTrainedConfig,
     record: Record,
-    method: str | None,
+    method: MethodLike | None,
     override: bool,
     training: bool,
     options: dict[str, Any],
 ) -> tuple[Method, Record]:
     """A checkpoint with a record: its method and options, another length if asked."""
-    name, preset = method_and_options(method or record.method)
-    given = {**preset, **options}
+    cls, given = class_and_options(method or record.method, **options)
+    name = cls.name
     if name != record.method:
         if not override:
             raise ValueError(
@@ -134,11 +136,10 @@ def _reopen(
             )
         given.setdefault("length", record.trained_length or config.max_position_embeddings)
         base = base_config(config)
-        chosen = get_method(name, **given).resolve(base)
+        chosen = get_method(cls, **given).resolve(base)
         chosen, fresh = _with_record(chosen.for_training(base) if training else chosen, base)
         replaced = {"method": record.method, **record.options}
         return chosen, replace(fresh, trained_length=record.trained_length, overridden={**replaced})
-    cls = method_class(name)
     given = read_values(cls, given, f"method={name}", text=True)
     recorded = read_values(cls, record.options, f"method={name}", text=True)
     changed = {
@@ -163,7 +164,7 @@ def _reopen(
 def _adopt(
     config: PreTrainedConfig,
     record: Record | None,
-    method: str | None,
+    method: MethodLike | None,
     trained_length: int | str | None,
     original_length: int | str | None,
     override: bool,
@@ -188,7 +189,7 @@ def _adopt(
         original = int(
             scaling.get("original_max_position_embeddings") or config.max_position_embeddings
         )
-        if original >= trained and method not in (None, "none"):
+        if original >= trained and class_and_options(method)[0].name != get_method(None).name:
             raise ValueError(
                 f"adopt=true: the config says a window of {original} tokens, which is not shorter "
                 f"than trained_length={trained}, so the window before extension is unknown. Add "
@@ -223,12 +224,9 @@ def _with_record(method: Method, base: PreTrainedConfig) -> tuple[Method, Record
     )
 
 
-def _has_option(method: str | None, option: str) -> bool:
+def _has_option(method: MethodLike | None, option: str) -> bool:
     """Return whether a method or preset has an option of that name."""
-    if method is None:
-        return False
-    cls = method_class(method_and_options(method)[0])
-    return option in {field.name for field in fields(cls)}
+    return option in {field.name for field in fields(class_and_options(method)[0])}
 
 
 def _scaling(config: PreTrainedConfig) -> dict[str, Any]:

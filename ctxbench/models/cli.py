@@ -61,7 +61,7 @@ def _plan(options: argparse.Namespace) -> int:
         return options.run_study(options)
     import json
 
-    from ctxbench.models.plan import describe_evaluation, plan_evaluation
+    from ctxbench.models.cost import describe_cost, evaluation_cost
 
     if options.name or not options.model:
         raise ValueError(
@@ -78,7 +78,7 @@ def _plan(options: argparse.Namespace) -> int:
     asked = parse_pairs(options.option, "--option")
     if options.length is not None:
         asked["length"] = options.length
-    plan = plan_evaluation(
+    cost = evaluation_cost(
         options.model,
         [name for text in options.tasks for name in text.split(",") if name],
         options.method,
@@ -90,5 +90,5 @@ def _plan(options: argparse.Namespace) -> int:
         metadata=metadata,
         **asked,
     )
-    print("\n".join(describe_evaluation(plan)))
-    return int(any(task.unfit for task in plan.tasks))
+    print("\n".join(describe_cost(cost)))
+    return int(any(task.unfit for task in cost.tasks))

@@ -19,16 +19,30 @@ from ctxbench.core.compat.transformers import attention_of
 from ctxbench.core.errors import show_user_errors_plainly
 from ctxbench.core.lengths import parse_length
 from ctxbench.core.windows import WindowedText, WindowLosses
-from ctxbench.models.answers import AnswerCache, answer_all, fingerprint, weights_hash
-from ctxbench.models.arguments import GenerationArguments, generation_arguments, stride_asked
-from ctxbench.models.checks import ChatCheck
+from ctxbench.models.answers import (
+    AnswerCache,
+    answer_all,
+    config_content,
+    fingerprint,
+    tokenizer_content,
+    weights_hash,
+)
+from ctxbench.models.arguments import stride_asked
+from ctxbench.models.checks import ChatCheck, end_of_turn
 from ctxbench.models.context_window import ContextWindow
 from ctxbench.models.engine import Engine
 from ctxbench.models.extended import ExtendedHFLM
 from ctxbench.models.generating import Generator
-from ctxbench.models.long_context import LongContextEncoder, split_by_size
+from ctxbench.models.generation_settings import (
+    GenerationReport,
+    GenerationSettings,
+    read_checkpoint,
+    settings_for,
+)
+from ctxbench.models.reasoning import Reasoning
 from ctxbench.models.requests import GenerationRequest, ScoringRequest
 from ctxbench.models.scoring import Scorer
+from ctxbench.models.text_encoding import TextEncoder, split_by_size
 from ctxbench.models.windows import loss_and_buckets, rolling_windows, window_losses
 
 
@@ -45,8 +59,12 @@ class CtxExt(ExtendedHFLM):
         length: window at evaluation in tokens, `32768` or `32k`.
         stride: tokens between the starts of rolling log-likelihood windows; default the window:
             disjoint windows, as HFLM.
+        window_bos: whether every window of rolling log-likelihoods begins with BOS; for models
+            that fail without (Gemma).
         share_prefixes: compute common beginnings of requests once where the method allows.
         prefill_chunk: tokens fed at once, of one row; default all that memory allows.
+        reasoning_tokens: that may come before an answer, besides those of the task; for models that
+            reason.
         cache: folder for answers; a killed run started again goes on from them.
         kwargs: the method's options; `adopt`, `override`, `trained_length`, `original_length` (see
             `ctxbench.load_model`); arguments of HFLM and of `from_pretrained`.
@@ -62,20 +80,24 @@ class CtxExt(ExtendedHFLM):
         length: int | str | None = None,
         *,
         stride: int | str | None = None,
+        window_bos: bool = False,
         share_prefixes: bool = True,
         prefill_chunk: int | str | None = None,
+        reasoning_tokens: int | str | None = None,
         cache: str | None = None,
         batch_size: int | str = 1,
         **kwargs: Any,
     ):
         show_user_errors_plainly()
-        self._tokens: dict[str, list[int]] = {}
-        self._long_context = LongContextEncoder(self.tok_encode, self._encode_bare)
+        self.encoder: Any = None  # once there is a tokenizer
         automatic = str(batch_size).startswith("auto")
         super().__init__(
             pretrained, method, length, batch_size=1 if automatic else batch_size, **kwargs
         )
+        rows = self.hf_model.get_input_embeddings().weight.shape[0]
+        self.encoder = TextEncoder(super().tok_encode, self.tokenizer, rows)
         self.chat = ChatCheck(self.tokenizer)
+        self.window_bos = bool(window_bos)
         self.stride = stride_asked(stride, self.max_length)
         self.window = ContextWindow(self.max_length, special_tokens=len(self.tok_encode("")))
         engine = Engine(
@@ -88,29 +110,44 @@ class CtxExt(ExtendedHFLM):
         )
         self.scorer = Scorer(engine)
         self.generator = Generator(engine, int(self.tokenizer.pad_token_id))  # type: ignore
+        self.reasoning = Reasoning(
+            self.tokenizer,
+            self.think_end_token,
+            None if reasoning_tokens is None else int(reasoning_tokens),
+        )
+        self.generation = GenerationReport(read_checkpoint(self.hf_model, self.tokenizer))
         self.answers = AnswerCache(cache, self.fingerprint()) if cache else None
 
     def fingerprint(self) -> str:
-        """Return a hash of weights, method, options, window, dtype, vocabulary and versions."""
+        """Return a hash of all that decides an answer besides the request.
+
+        Weights, adapters, the whole config, the tokenizer with its rules, method, options, window,
+        dtype, attention, the end of reasoning and versions.
+        """
         import transformers
 
+        adapters = getattr(self.model, "peft_config", {})
         found = {
             "weights": weights_hash(self.model.state_dict().items()),
+            "adapters": {name: config.to_dict() for name, config in adapters.items()},
+            "config": config_content(self.hf_model.config),
+            "tokenizer": tokenizer_content(self.tokenizer),
             **self.identity(),
             "stride": self.stride,
             "dtype": str(self.hf_model.dtype),
             "attention": attention_of(self.hf_model.config),
-            "tokenizer": len(self.tokenizer),
+            "think_end_token": self.think_end_token,
             "versions": [torch.__version__, transformers.__version__],
         }
-        if isinstance(self.think_end_token, int):  # answers kept before 0.2 ignored an id
-            found["think_end_token"] = self.think_end_token
         return fingerprint(found)
 
     def get_model_info(self) -> dict:
         """Return HFLM's entries and the method, options, lengths, device and counts of this run."""
         devices = sorted({str(parameter.device) for parameter in self.hf_model.parameters()})
         ours = {**self.identity(), "device": ", ".join(devices), **self.window.counts()}
+        ours |= {**self.encoder.counts(), **self.generation.recorded()}
+        if self.chat.merges_system:
+            ours["system_message"] = "in the user's first message"
         if self.ctx_method.needs_training and not ours.get("trained_length"):
             ours["untrained"] = True
         return {**super().get_model_info(), "ctxbench": ours}
@@ -128,23 +165,13 @@ class CtxExt(ExtendedHFLM):
     # ------------------------------------------------------------ tokenising
 
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
-        """Tokenise, remembering long strings: the harness asks for each several times."""
-        if args or kwargs:
+        """Tokenise a text as it is fed, remembering long ones."""
+        if args or kwargs or self.encoder is None:
             return super().tok_encode(string, *args, **kwargs)
-        if string not in self._tokens:
-            if len(self._tokens) > 4096:
-                self._tokens.clear()
-            self._tokens[string] = super().tok_encode(string)
-        return list(self._tokens[string])
-
-    def _encode_bare(self, text: str) -> list[int]:
-        return self.tok_encode(text, add_special_tokens=False)
+        return self.encoder.text(string)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Tokenise as HFLM does, of a long context only its end for every continuation."""
-        return self._long_context.encode_pair(context, continuation) or super()._encode_pair(
-            context, continuation
-        )
+        return self.encoder.pair(context, continuation)
 
     # --------------------------------------------------------- log-likelihood
 
@@ -183,10 +210,10 @@ class CtxExt(ExtendedHFLM):
         if context:
             before, scored = self._encode_pair(context, continuation)
         else:
-            before, scored = [self.prefix_token_id], self._encode_bare(continuation)
+            before, scored = [self.prefix_token_id], self.encoder.bare(continuation)
             if scored[:1] == before:
                 scored = scored[1:]
-        return ScoringRequest([*before, *scored], len(before), task=request.task_name)
+        return ScoringRequest([*before, *scored], len(before), None, *_origin(request))
 
     def _fit_and_score(self, requests: list[ScoringRequest]) -> list[tuple[float, bool]]:
         for request in requests:
@@ -219,7 +246,11 @@ class CtxExt(ExtendedHFLM):
                 answers[number] = self._window_losses(text, task)
                 continue
             ids = self.tok_encode(text)
-            of_text = rolling_windows(ids, self.prefix_token_id, self.max_length, self.stride, task)
+            if ids[:1] == [self.prefix_token_id]:  # it stands before the text in any case
+                ids = ids[1:]
+            of_text = rolling_windows(
+                ids, self.prefix_token_id, self.max_length, self.stride, task, self.window_bos
+            )
             windows += of_text
             owners += [number] * len(of_text)
         for number, (total, _) in zip(owners, self.score(windows), strict=True):
@@ -228,8 +259,9 @@ class CtxExt(ExtendedHFLM):
 
     def _window_losses(self, text: WindowedText, task: str | None) -> WindowLosses:
         """Return losses per window and, if asked, per position, nats in float64."""
+        begin = [self.prefix_token_id] if self.window_bos else []  # for a token without a context
         windows = [
-            ScoringRequest(text.ids[start:end], first - start, task=task)
+            ScoringRequest([*begin, *text.ids[start + len(begin) : end]], first - start, task=task)
             for start, first, end in text.windows
         ]
         answers = self.score(self.window.fit(windows, truncate=False), text.bucket)
@@ -265,10 +297,11 @@ class CtxExt(ExtendedHFLM):
 
     # ------------------------------------------------------------- generation
 
-    def apply_chat_template(self, *args: Any, **kwargs: Any) -> str:
-        """Return a conversation as one prompt; see HFLM."""
-        self.chat.applying()
-        return super().apply_chat_template(*args, **kwargs)
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Return a conversation as one prompt; see `ChatCheck.prompt`."""
+        return self.chat.prompt(chat_history, add_generation_prompt, self.chat_template_args)
 
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
         """Return the continuation of each prompt up to a stop string."""
@@ -276,77 +309,96 @@ class CtxExt(ExtendedHFLM):
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(repr(sorted(request.args[1].items())), []).append(number)
-        # every group's arguments and prompts are looked at before the first group costs time
-        asked = [(self._generation_arguments(requests[n[0]]), n) for n in groups.values()]
+        # every group's settings and prompts are looked at before the first group costs time
+        asked = [(self._settings([requests[n] for n in ns]), ns) for ns in groups.values()]
         ids = [self.tok_encode(request.args[0]) or [self.prefix_token_id] for request in requests]
         self.window.check(
-            (len(ids[number]) + arguments.new_tokens, requests[number].task_name)
-            for arguments, numbers in asked
-            if arguments.overflow == "error"
+            (len(ids[number]) + settings.new_tokens, requests[number].task_name)
+            for settings, numbers in asked
+            if settings.overflow == "error"
             for number in numbers
         )
         texts: dict[int, str] = {}
-        for arguments, numbers in asked:
-            made = [
-                self._generation_request(ids[number], arguments, requests[number].task_name)
-                for number in numbers
-            ]
-            texts.update(zip(numbers, self._generate(made, arguments), strict=True))
+        for settings, numbers in asked:
+            made = [self._generation_request(ids[n], settings, requests[n]) for n in numbers]
+            texts.update(zip(numbers, self._generate(made, settings), strict=True))
         return [texts[number] for number in range(len(requests))]
 
-    def _generation_arguments(self, request) -> GenerationArguments:
-        """Return what a request asks of generation.
+    def _settings(self, requests) -> GenerationSettings:
+        """Return what is in force for requests with the same generation arguments.
 
         Raises:
-            ValueError: it makes no sense, or leaves no room for a prompt.
+            ValueError: they make no sense, or leave no room for a prompt.
         """
-        asked = generation_arguments(
-            request.args[1],
+        task = requests[0].task_name
+        checkpoint = self.generation.checkpoint
+        if self.chat.applied and (end := end_of_turn(self.tokenizer)) is not None:
+            checkpoint = checkpoint.ending_at(end)
+        found = settings_for(
+            requests[0].args[1],
+            checkpoint,
             new_tokens=self.max_gen_toks,
             end=self.tok_decode(self.eot_token_id, skip_special_tokens=False),  # type: ignore
             overflow="left" if self.truncation else "error",
+            reasoning_tokens=self.reasoning.budget([r.args[0] for r in requests], task),
         )
-        self.window.check_room(asked.new_tokens, request.task_name)
-        return asked
+        self.window.check_room(found.new_tokens, task)
+        self.generation.note(found, (request.task_name or "?" for request in requests))
+        return found
 
     def _generation_request(
-        self, ids: list[int], asked: GenerationArguments, task: str | None
+        self, ids: list[int], settings: GenerationSettings, request
     ) -> GenerationRequest:
-        kept = self.window.truncate(ids, asked.new_tokens, asked.overflow)
-        length = self.window.final_length(len(kept) + asked.new_tokens, task, asked.overflow)
-        return GenerationRequest(kept, length, task)
+        task = request.task_name
+        kept = self.window.truncate(ids, settings.new_tokens, settings.overflow)
+        length = self.window.final_length(len(kept) + settings.new_tokens, task, settings.overflow)
+        inside = self.reasoning.is_open(request.args[0])
+        return GenerationRequest(kept, length, *_origin(request), reasoning=inside)
 
     def _generate(
-        self, requests: Sequence[GenerationRequest], asked: GenerationArguments
+        self, requests: Sequence[GenerationRequest], settings: GenerationSettings
     ) -> list[str]:
-        """Continue prompts that share generation arguments, through the answer cache."""
+        """Continue prompts that share generation settings, through the answer cache."""
+        asked = [settings.options, settings.until, self.reasoning.end]
         keys = [
-            AnswerCache.key("generate", list(r.ids), r.final_length, asked.options, asked.until)
+            AnswerCache.key("generate", list(r.ids), r.final_length, *asked, r.reasoning)
             for r in requests
         ]
-        sampled = bool(asked.options.get("do_sample"))
-        if sampled:  # every repeat is a draw of its own
+        if settings.sampled:  # every repeat is a draw of its own
             keys = [f"{key}-{number}" for number, key in enumerate(keys)]
 
-        def stopping(width: int, rows: int) -> Any:
-            return stop_sequences_criteria(self.tokenizer, asked.until, width, rows)
-
         def compute(once: Sequence[GenerationRequest], wanted: Collection[int]):
-            for number, new in self.generator.generate(once, asked.options, stopping, wanted):
-                yield number, self._text(new, asked.until)
+            generated = self.generator.generate(
+                once, settings.options, self._stopping(settings), wanted
+            )
+            for number, new in generated:
+                yield number, self._answer(new, settings, once[number].reasoning)
 
-        cache = None if sampled else self.answers
-        return answer_all(cache, requests, keys, compute, "generating", show=self.rank == 0)
+        cache = None if settings.sampled else self.answers
+        found = answer_all(cache, requests, keys, compute, "generating", show=self.rank == 0)
+        self.generation.reasoning_cut += sum(cut for _, cut in found)
+        return [text for text, _ in found]
 
-    def _text(self, new: list[int], until: list[str]) -> str:
-        """Return generated tokens as text, from the end of thinking to the first stop string."""
-        end = self.think_end_token
-        by_id = isinstance(end, int)
-        if by_id and end in new:
-            new = new[len(new) - new[::-1].index(end) :]
-        text = str(self.tok_decode(new))  # type: ignore[arg-type]
-        return postprocess_generated_text(
-            generation=text.lstrip() if by_id else text,
-            stop=until,
-            think_end_token=None if by_id else end,
-        )
+    def _stopping(self, settings: GenerationSettings):
+        def stopping(requests: Sequence[GenerationRequest], width: int) -> Any:
+            beams = settings.options.get("num_beams", 1)
+            inside = [request.reasoning for request in requests for _ in range(beams)]
+            if self.reasoning.possible or any(inside):
+                return [self.reasoning.stopping(settings.until, width, inside)]
+            return stop_sequences_criteria(self.tokenizer, settings.until, width, len(inside))
+
+        return stopping
+
+    def _answer(
+        self, new: list[int], settings: GenerationSettings, inside: bool
+    ) -> tuple[str, bool]:
+        """Return the answer in generated tokens up to the first stop string, and if it was cut."""
+        ends = settings.options["eos_token_id"]
+        finished = len(new) < settings.new_tokens or any(token in ends for token in new)
+        text, cut = self.reasoning.answer(new, inside, finished)
+        return postprocess_generated_text(text, settings.until, None), cut
+
+
+def _origin(request: Any) -> tuple[str | None, int | None]:
+    """Return the task of a request and the number of its document."""
+    return request.task_name, request.doc_id

@@ -23,10 +23,12 @@ from ctxbench.models.arguments import (
     window_asked,
 )
 from ctxbench.models.checkpoint_errors import explained
-from ctxbench.models.checks import check_bos, check_tokenizer
+from ctxbench.models.checks import check_bos, check_in_place, check_tokenizer
 from ctxbench.models.choosing import check_attention, choose_method, warn_untrained
 from ctxbench.models.loading import check_dtype, edited_config, extend, finish_loading, load_config
 from ctxbench.models.processes import check_processes, join_processes
+
+_CAUSAL = "ctxext runs causal language models, but {}. Use --model hf for it."
 
 _HFLM: Any = HFLM  # its registering decorator hides its type from checkers
 
@@ -58,6 +60,8 @@ class ExtendedHFLM(_HFLM):
             asked["length"] = window
         self._asked = (name, asked)
         self.ctx_method: Any = None
+        if others.get("backend") == "seq2seq":
+            raise ValueError(_CAUSAL.format("backend='seq2seq' was given"))
         in_memory = not isinstance(pretrained, str)
         check_followed(others, in_memory=in_memory)
         if in_memory:
@@ -74,11 +78,7 @@ class ExtendedHFLM(_HFLM):
             dtype=check_dtype(dtype),
             **others,
         )
-        if self.backend != "causal":
-            raise ValueError(
-                f"ctxext runs causal language models; {pretrained} is of kind {self.backend}. "
-                "Use --model hf for it."
-            )
+        check_in_place(self.hf_model)
         if hasattr(self, "accelerator"):  # HFLM splits work on several GPUs of one node only
             self._rank = self.accelerator.process_index
             self._world_size = self.accelerator.num_processes
@@ -108,6 +108,8 @@ class ExtendedHFLM(_HFLM):
             revision=None if revision == "main" else revision,
             trust_remote_code=bool(kwargs.get("trust_remote_code")),
         )
+        if config.is_encoder_decoder:
+            raise ValueError(_CAUSAL.format(f"{pretrained} is an encoder with a decoder"))
         name, asked = self._asked
         self.ctx_method, record = choose_method(config, name, **asked)
         if self.ctx_method.needs_training and not record.trained_length:

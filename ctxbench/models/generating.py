@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from ctxbench.models.engine import Engine
+from ctxbench.models.finite import FiniteLogits
+from ctxbench.models.generation_settings import generation_config, without_own_settings
 from ctxbench.models.prefix_cache import PrefixCache
 from ctxbench.models.requests import GenerationRequest
 from ctxbench.models.schedule import branch_points
@@ -29,15 +31,15 @@ class Generator:
         self,
         requests: Sequence[GenerationRequest],
         options: dict[str, Any],
-        stopping: Callable[[int, int], Any],
+        stopping: Callable[[Sequence[GenerationRequest], int], Any],
         wanted: Collection[int] | None = None,
     ) -> Iterator[tuple[int, list[int]]]:
         """Continue prompts, in an order of its own choice.
 
         Args:
             requests: to continue.
-            options: for `model.generate`: `max_new_tokens`, sampling.
-            stopping: (prompt width, rows) -> stopping criteria.
+            options: all that decides how: `GenerationSettings.options`.
+            stopping: (requests of a batch, prompt width) -> stopping criteria.
             wanted: numbers of the requests to continue, default all; see `Scorer.score`.
 
         Yields:
@@ -75,7 +77,7 @@ class Generator:
         with engine.method.begin_request(engine.model, [request.final_length]):
             fed = request.ids[:-1]  # the last token is left to generate, which needs its logits
             cache.feed(fed, cache.shared_with(fed, cuts, len(fed)), cuts)
-            return self._run([request], options, stopping, past_key_values=cache.past)[0]
+            return self._run([request], options, stopping, past=cache.past)[0]
 
     @torch.no_grad()
     def _continue_batch(
@@ -92,11 +94,15 @@ class Generator:
             return [self._continue(cache, first, (), options, stopping)]
         lengths = [request.final_length for request in requests]
         with engine.method.begin_request(engine.model, lengths):
-            uncached = {} if cacheable else {"use_cache": False}
-            return self._run(requests, options, stopping, **uncached)
+            return self._run(requests, options, stopping, use_cache=cacheable)
 
     def _run(
-        self, requests: list[GenerationRequest], options, stopping, **more: Any
+        self,
+        requests: list[GenerationRequest],
+        options,
+        stopping,
+        past: Any = None,
+        use_cache: bool = True,
     ) -> list[list[int]]:
         """Call `model.generate` on prompts padded on the left; return each one's new tokens."""
         model: Any = self.engine.model
@@ -106,11 +112,14 @@ class Generator:
         for row, request in enumerate(requests):
             ids[row, width - len(request.ids) :] = torch.tensor(request.ids)
             mask[row, width - len(request.ids) :] = 1
-        out = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            stopping_criteria=stopping(width, len(requests)),
-            pad_token_id=self.pad_token,
-            **{**options, **more},
-        )
+        settings = generation_config(options, pad_token_id=self.pad_token, use_cache=use_cache)
+        with without_own_settings(model):
+            out = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                generation_config=settings,
+                logits_processor=[FiniteLogits(requests, width, model.dtype)],
+                stopping_criteria=stopping(requests, width),
+                **({} if past is None else {"past_key_values": past}),
+            )
         return [row[width:].tolist() for row in out]

@@ -14,6 +14,7 @@ from ctxbench.core.refused import PREFIX, is_refused, readable_config, restore
 from ctxbench.methods.attach import attach, method_of
 from ctxbench.methods.base import Method
 from ctxbench.methods.record import KEY, Record, read_record, write_record
+from ctxbench.methods.registry import MethodLike, check_findable
 from ctxbench.models.checkpoint_errors import explained
 from ctxbench.models.checks import check_tokenizer
 from ctxbench.models.choosing import check_attention, choose_method, warn_untrained
@@ -39,7 +40,7 @@ def edited_config(config: PreTrainedConfig, method: Method, record: Record) -> P
 
 def extend(
     model: PreTrainedModel,
-    method: str | None,
+    method: MethodLike | None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     **options: Any,
@@ -48,7 +49,7 @@ def extend(
 
     Args:
         model: a causal language model with rotary embeddings.
-        method: name or preset.
+        method: name or preset, a method with its options, or a class.
         tokenizer: edited too, for a method that adds a token.
         options: the method's options, `length`, and `adopt`, `override`, `trained_length`,
             `original_length` as for `load_model`.
@@ -69,7 +70,7 @@ def extend(
 
 def load_model(
     path_or_id: str | os.PathLike,
-    method: str | None = None,
+    method: MethodLike | None = None,
     *,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
@@ -83,7 +84,7 @@ def load_model(
 
     Args:
         path_or_id: folder, hub id, or the bundled `mini`.
-        method: name or preset; None: what the checkpoint's record says, else `none`.
+        method: as for `extend`; None: what the checkpoint's record says, else `none`.
         dtype: of the weights, as transformers takes it: `auto`, `bfloat16`, a torch dtype.
         device: moved there after loading.
         revision: of a hub id.
@@ -186,11 +187,12 @@ def save_model(
         The folder.
 
     Raises:
-        ValueError: the model has no method.
+        ValueError: the model has no method, or one of a class that could not be found again.
     """
     from safetensors.torch import save_file
 
     method = method_of(model)
+    check_findable(type(method))
     record = read_record(model.config)
     assert record is not None
     if trained_length is not None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ctxbench.core.cost import model_shape
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -28,21 +30,6 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def token_bytes(config, itemsize: int) -> int:
-    """Return an estimate of the bytes a forward pass needs per token and row.
-
-    Keys and values of all layers, and the widest activations of one layer (the feed-forward part:
-    three of `intermediate_size`, four of `hidden_size`), the norm's in float32.
-    """
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    cached = 2 * config.num_hidden_layers * kv_heads * head_dim * itemsize
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    active = 3 * inner * itemsize + 4 * config.hidden_size * max(itemsize, 4)
-    return int(cached + active)
-
-
 class MemoryBudget:
     """Batch and chunk sizes for one model; shrinks on out-of-memory, says so once.
 
@@ -58,7 +45,7 @@ class MemoryBudget:
         self.prefill_chunk = prefill_chunk
         self.row_limit = max_rows
         self.warned = False
-        self.per_token = token_bytes(model.config, model.dtype.itemsize)
+        self.per_token = model_shape(model).forward_bytes(model.dtype.itemsize)
 
     def rows(self, length: int) -> int:
         """Return how many rows of `length` tokens fit, at least 1."""

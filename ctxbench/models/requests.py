@@ -15,12 +15,14 @@ class ScoringRequest:
         first: index of the first scored token; at least 1, it is predicted from the one before.
         length: final length that sets the frequencies; default `len(ids)`.
         task: its name, for messages.
+        document: its number in the task.
     """
 
     ids: Sequence[int]
     first: int
     length: int | None = None
     task: str | None = None
+    document: int | None = None
 
     @property
     def fed(self) -> Sequence[int]:
@@ -46,11 +48,15 @@ class GenerationRequest:
         ids: its tokens.
         final_length: that sets the frequencies: prompt and new tokens.
         task: its name, for messages.
+        document: its number in the task.
+        reasoning: whether the prompt ends inside reasoning.
     """
 
     ids: Sequence[int]
     final_length: int
     task: str | None = None
+    document: int | None = None
+    reasoning: bool = False
 
     @property
     def size(self) -> int:

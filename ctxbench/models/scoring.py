@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ctxbench.models.engine import Engine
+from ctxbench.models.finite import check_scores
 from ctxbench.models.output_head import OutputHead
 from ctxbench.models.prefix_cache import PrefixCache
 from ctxbench.models.requests import ScoringRequest
@@ -120,4 +121,6 @@ class Scorer:
             logits = head(hidden).float()
             logprobs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
             greedy = logits.argmax(-1) == targets
-        return Score(logprobs.cpu(), bool(greedy.all()))
+        logprobs = logprobs.cpu()
+        check_scores(logprobs, request, self.engine.model.dtype)
+        return Score(logprobs, bool(greedy.all()))

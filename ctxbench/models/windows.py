@@ -13,17 +13,24 @@ from ctxbench.models.scoring import Score
 
 
 def rolling_windows(
-    ids: list[int], prefix_token: int, window: int, stride: int | None, task: str | None
+    ids: list[int],
+    prefix_token: int,
+    window: int,
+    stride: int | None,
+    task: str | None = None,
+    begin: bool = False,
 ) -> list[ScoringRequest]:
     """Return windows that score every token of a text once.
 
     Args:
-        ids: of the text.
+        ids: of the text, without the prefix token.
         prefix_token: fed before the first.
         window: tokens of a request at most.
         stride: tokens between the starts of windows; None: disjoint windows, as HFLM.
         task: of the text.
+        begin: whether every window begins with the prefix token.
     """
+    window -= begin
     pairs = map(
         utils.make_disjoint_window,
         utils.get_rolling_token_windows(
@@ -33,15 +40,13 @@ def rolling_windows(
             context_len=1 if stride is None else window - stride + 1,
         ),
     )
-    return [
-        ScoringRequest(
-            [*context, *continuation],
-            len(context),
-            min(len(context) + len(continuation), window),
-            task,
-        )
-        for context, continuation in pairs
-    ]
+    requests = []
+    for number, (context, continuation) in enumerate(pairs):
+        before = [prefix_token] if begin and number else []
+        size = min(len(context) + len(continuation), window) + len(before)
+        first = len(before) + len(context)
+        requests.append(ScoringRequest([*before, *context, *continuation], first, size, task))
+    return requests
 
 
 def loss_and_buckets(

@@ -75,7 +75,7 @@ def gather(folder) -> Contents:
 
     Raises:
         FileNotFoundError: it is not a study folder.
-        ValueError: its plan is damaged.
+        ValueError: its study.json is damaged.
     """
     study = load_study(folder)
     numbers = Numbers(study)

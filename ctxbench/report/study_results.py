@@ -107,12 +107,12 @@ class StudyResults:
 
     @cached_property
     def planned(self) -> tuple[Cell, ...]:
-        """The cells that the study is to measure, in the order of the plan."""
+        """The cells that the study is to measure, in the order of study.json."""
         return tuple(cell for cell in self.cells.values() if cell.status != LEFT_OUT)
 
     @cached_property
     def unfinished(self) -> tuple[Cell, ...]:
-        """Failed, missing and incomplete cells, in the order of the plan."""
+        """Failed, missing and incomplete cells, in the order of study.json."""
         return tuple(cell for cell in self.planned if cell.status != "done")
 
     @cached_property
@@ -218,7 +218,7 @@ def _in_shares(measured: dict[str, _Measured], columns: dict[str, Column]) -> di
 def _resolved(row: Row, measured: dict[str, _Measured]) -> Row:
     """Return a planned row with what its model said of itself in the first cell that is done.
 
-    A plan may name a preset, or leave method and options to a checkpoint.
+    A row may name a preset, or leave method and options to a checkpoint.
     """
     mine = (found.model for place, found in measured.items() if place.split("/")[1] == row.name)
     model = next(filter(None, mine), None)

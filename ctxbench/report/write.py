@@ -29,7 +29,7 @@ def write_report(folder: Path, out: Path | None = None, figures: bool = True) ->
 
     Raises:
         FileNotFoundError: it is not a study folder.
-        ValueError: its plan is damaged, or matplotlib is asked for and not installed.
+        ValueError: its study.json is damaged, or matplotlib is asked for and not installed.
     """
     out = out or folder / "report"
     if figures:

@@ -1,7 +1,6 @@
 """What a study will cost, from the model's shape alone, and what it lacks here.
 
-Operations as in `ctxbench.train.estimate`: forward and backward `6 N + 6 L d S` per token, forward
-alone a third of it. Generated tokens are counted as read ones.
+Operations are those of `core.cost`. Generated tokens are counted as read ones.
 """
 
 from __future__ import annotations
@@ -16,14 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctxbench.core.assets import BUNDLED_MODELS, find_data
-from ctxbench.core.errors import near_names
-from ctxbench.core.hardware import CORE_GIGAFLOPS, PEAK_TERAFLOPS
+from ctxbench.core.cost import ASSUMED_MFU, CORE_GIGAFLOPS, CPU_CORE, GIB, Device, gpu_device
 from ctxbench.core.protocol import Row
 from ctxbench.study.config import Study
 from ctxbench.train.config import TrainConfig, as_dict, make_config
-from ctxbench.train.estimate import Estimate, estimate
-
-_GIB = 2**30
+from ctxbench.train.cost import TrainingCost, training_cost
 
 
 @dataclass(frozen=True)
@@ -53,15 +49,13 @@ class StudyCost:
 
     Attributes:
         study: it is of.
-        gpu: whose peak is assumed; None: a CPU core.
-        flops_per_second: of one device, assumed.
+        device: assumed.
         parts: in the order of the rows.
         missing: what is not here, as lines.
     """
 
     study: Study
-    gpu: str | None
-    flops_per_second: float
+    device: Device
     parts: tuple[RowCost, ...]
     missing: tuple[str, ...]
 
@@ -72,31 +66,27 @@ class StudyCost:
     def hours(self, *, training: bool) -> float:
         """Return device hours of the trainings, or of the measurements."""
         parts = [part for part in self.parts if (part.what == "train") == training]
-        return sum(part.flops * part.times for part in parts) / self.flops_per_second / 3600
+        return self.device.seconds(sum(part.flops * part.times for part in parts)) / 3600
 
 
-def study_cost(study: Study, *, gpu: str = "A100", mfu: float = 0.4) -> StudyCost:
+def study_cost(study: Study, *, gpu: str = "A100", mfu: float = ASSUMED_MFU) -> StudyCost:
     """Return what a study will cost.
 
     Args:
         study: to estimate.
-        gpu: a key of `PEAK_TERAFLOPS`; not used for a bundled model, which runs on CPU cores.
+        gpu: a key of `GPUS`; not used for a bundled model, which runs on CPU cores.
         mfu: share of the peak that is reached.
 
     Raises:
         ValueError: an unknown GPU; the model is neither here nor described by `shape`.
     """
-    if gpu not in PEAK_TERAFLOPS:
-        raise ValueError(
-            f"--gpu {gpu!r} is not known{near_names(gpu, PEAK_TERAFLOPS)} Known: "
-            f"{', '.join(PEAK_TERAFLOPS)}. Give one of these, and --mfu to match yours."
-        )
-    on_cpu = study.model in BUNDLED_MODELS
-    rate = CORE_GIGAFLOPS * 1e9 if on_cpu else PEAK_TERAFLOPS[gpu] * 1e12 * mfu
+    device = gpu_device(gpu, mfu)
+    if study.model in BUNDLED_MODELS:
+        device = CPU_CORE
     with _model(study) as model:
         costs = _Costs(model)
         parts = [part for row in study.rows for part in _parts(study, row, costs)]
-    return StudyCost(study, None if on_cpu else gpu, rate, tuple(parts), tuple(_missing(study)))
+    return StudyCost(study, device, tuple(parts), tuple(_missing(study)))
 
 
 def describe_cost(cost: StudyCost, *, gpus: int, price: float | None) -> list[str]:
@@ -114,7 +104,7 @@ def describe_cost(cost: StudyCost, *, gpus: int, price: float | None) -> list[st
         f"{'GFLOP/token'.rjust(13)}{_unit(cost).rjust(16)}{'GiB'.rjust(8)}",
     ]
     for part in cost.of("train"):
-        memory = f"{part.memory / _GIB:.1f}".rjust(8)
+        memory = f"{part.memory / GIB:.1f}".rjust(8)
         lines.append(f"{part.row.ljust(24)}{_figures(cost, [part])}{memory}")
     lines += ["", "measuring, all rows"]
     for what in dict.fromkeys(part.what for part in cost.parts if part.what != "train"):
@@ -127,58 +117,51 @@ def _figures(cost: StudyCost, parts: Sequence[RowCost]) -> str:
     """Return times, tokens, operations per token and device time of some parts."""
     tokens = sum(part.tokens * part.times for part in parts)
     flops = sum(part.flops * part.times for part in parts)
-    hours = flops / cost.flops_per_second / 3600 * (1 if cost.gpu else 60)
+    time = cost.device.seconds(flops) / (60 if cost.device is CPU_CORE else 3600)
     times = sum(part.times for part in parts)
-    return f"{times:>6}{tokens:>11.3g}{flops / tokens / 1e9:>13.3g}{hours:>16.3g}"
+    return f"{times:>6}{tokens:>11.3g}{flops / tokens / 1e9:>13.3g}{time:>16.3g}"
 
 
 def _totals(cost: StudyCost, gpus: int, price: float | None) -> list[str]:
     training, measuring = cost.hours(training=True), cost.hours(training=False)
     total = training + measuring
-    if cost.gpu is None:
+    if cost.device is CPU_CORE:
         return [
             f"About {60 * training:.0f} core-minutes of training and {60 * measuring:.0f} of "
             f"measuring at an assumed {CORE_GIGAFLOPS} GFLOP/s a core, without start-up."
         ]
     lines = [
-        f"About {training:.0f} {cost.gpu} hours of training and {measuring:.0f} of measuring at "
-        f"{cost.flops_per_second / 1e12:.0f} TFLOP/s a GPU: {total / gpus:.0f} hours on {gpus}."
+        f"About {training:.0f} {_unit(cost)} of training and {measuring:.0f} of measuring at "
+        f"{cost.device.flops / 1e12:.0f} TFLOP/s a GPU: {total / gpus:.0f} hours on {gpus}."
     ]
     said = "Give --price for the cost." if price is None else f"Cost: {total * price:,.0f}"
     return [*lines, said if price is None else f"{said} at {price:g} a GPU hour."]
 
 
 def _unit(cost: StudyCost) -> str:
-    return f"{cost.gpu} hours" if cost.gpu else "core-minutes"
+    return "core-minutes" if cost.device is CPU_CORE else f"{cost.device.name} hours"
 
 
 # ----------------------------------------------------------------------- parts
 
 
 class _Costs:
-    """Estimates of one model, each made once."""
+    """Costs of one model, each found once."""
 
     def __init__(self, model: str):
         self.model = model
-        self._known: dict[str, Estimate] = {}
+        self._known: dict[str, TrainingCost] = {}
 
-    def of(self, config: TrainConfig) -> Estimate:
+    def of(self, config: TrainConfig) -> TrainingCost:
         key = json.dumps(as_dict(config), sort_keys=True)
         if key not in self._known:
-            self._known[key] = estimate(config)
+            self._known[key] = training_cost(config)
         return self._known[key]
 
     def read(self, length: int) -> float:
-        """Return operations per token of reading prompts of a length.
-
-        Linear in the length, so two estimates serve all.
-        """
-        short, long = (self._forward(tokens) for tokens in (1024, 2048))
-        return short + (long - short) * (length - 1024) / 1024
-
-    def _forward(self, length: int) -> float:
-        values = {"model": self.model, "data": ["x"], "output": "x", "length": length}
-        return self.of(make_config(None, {**values, "batch_size": 1})).flops / 3
+        """Return operations per token of reading prompts of a length."""
+        values = {"model": self.model, "data": ["x"], "output": "x", "length": 1024}
+        return self.of(make_config(None, values)).shape.forward_flops(length)
 
 
 def _parts(study: Study, row: Row, costs: _Costs) -> Iterator[RowCost]:

@@ -1,4 +1,4 @@
-"""`ctxbench data`: prepare, list, check and remove the recipes of generated tasks."""
+"""`ctxbench data`: prepare, list, check and remove the samples of generated tasks."""
 
 import argparse
 import importlib
@@ -7,11 +7,11 @@ from types import ModuleType
 from ctxbench.tasks.leaf_files import constants_of
 
 FAMILIES = {
-    "ruler": "ctxbench.tasks.ruler.build",
-    "niah": "ctxbench.tasks.niah.build",
-    "passkey": "ctxbench.tasks.passkey.build",
+    "ruler": "ctxbench.tasks.ruler.dataset",
+    "niah": "ctxbench.tasks.niah.dataset",
+    "passkey": "ctxbench.tasks.passkey.dataset",
 }
-"""Families: the module has `get_recipes`, `report_skips`, `recount`."""
+"""Families: the module has `get_specs`, `report_skips`, `recount`."""
 
 
 def add_parser(subparsers):
@@ -75,7 +75,7 @@ def _build(options: argparse.Namespace) -> int:
         for name, constants in leaves.items():
             row = progress.add_task(name, total=options.samples)
             try:
-                found = family.get_recipes(
+                found = family.get_specs(
                     *constants.values(), metadata, lambda r=row: progress.advance(r)
                 )
             except (ValueError, FileNotFoundError) as error:
@@ -90,24 +90,24 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _matching(name: str) -> list:
-    from ctxbench.tasks import recipes
+    from ctxbench.tasks import specs
 
-    found = list(recipes.files(name))
+    found = list(specs.files(name))
     if not found and name != "*":
         raise ValueError(
-            f"No data is called {name!r} in {recipes.folder()}. Give a task, a whole name or a "
+            f"No data is called {name!r} in {specs.folder()}. Give a task, a whole name or a "
             "pattern such as 'ruler_32k*'; see `ctxbench data ls`."
         )
     return found
 
 
 def _list(options: argparse.Namespace) -> int:
-    from ctxbench.tasks import recipes
+    from ctxbench.tasks import specs
 
-    print(recipes.folder())
+    print(specs.folder())
     for path in _matching(options.name):
         try:
-            found = recipes.read(path)
+            found = specs.read(path)
         except ValueError:
             print(f"  {path.stem}  damaged")
             continue
@@ -121,12 +121,12 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from ctxbench.tasks import recipes
+    from ctxbench.tasks import specs
 
     bad = 0
     for path in _matching(options.name):
         try:
-            found = recipes.read(path)
+            found = specs.read(path)
             if options.prompts:
                 _family(path.stem).recount(found, options.tokenizer)
         except (ValueError, FileNotFoundError) as damage:
@@ -138,9 +138,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _remove(options: argparse.Namespace) -> int:
-    from ctxbench.tasks import recipes
+    from ctxbench.tasks import specs
 
     for path in _matching(options.name):
-        recipes.remove(path)
+        specs.remove(path)
         print(f"removed {path.stem}")
     return 0

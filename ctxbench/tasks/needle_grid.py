@@ -1,4 +1,4 @@
-"""Needles over a grid of depths: exact lengths, recipes in the cache, prompts made from them.
+"""Needles over a grid of depths: exact lengths, specs in the cache, prompts made from them.
 
 A *run* is one stretch of haystack and one needle. Its ten samples differ in nothing but the place
 of the needle, so depths compare, a prompt shares its beginning with the next deeper one, and all
@@ -19,7 +19,8 @@ from typing import Annotated, Any, Literal, Protocol
 
 from ctxbench.core.lengths import length_name
 from ctxbench.core.settings import Range, Whole, read_settings
-from ctxbench.tasks import recipes
+from ctxbench.tasks import specs
+from ctxbench.tasks.documents import as_dataset
 from ctxbench.tasks.model_window import check_task_length
 from ctxbench.tasks.token_count import (
     PromptPart,
@@ -33,7 +34,7 @@ from ctxbench.tasks.tokenizer import chat_texts, load_tokenizer, tokenizer_name
 
 DEPTHS = tuple(round(100 * i / 9) for i in range(10))
 """Percent of the haystack's tokens before the needle: 0 11 22 33 44 56 67 78 89 100."""
-VERSION = 1  # of the generator: raise it when the same options give other samples
+VERSION = 2  # of the generator: raise it when the same options give other samples
 
 
 class Haystack(Protocol):
@@ -76,8 +77,8 @@ class Frame:
         tail: after it, with `{question}`.
         separator: between haystack and needle.
         new_tokens: that the answer may take.
-        buffer: tokens of the length that the haystack and its needle leave free for all else;
-            None: whatever all else takes.
+        buffer: tokens of the length that the haystack and its needle leave free for all else, if
+            that is enough; None: whatever all else takes.
     """
 
     head: str
@@ -229,9 +230,11 @@ def make_run(
 
 def _used(frame: Frame, settings: GridSettings, words: list[str], row: dict, counter) -> int:
     """Count the tokens that are held against the length."""
+    whole = counter.count(prompt_parts(frame, settings, words, row)) + frame.new_tokens
     if frame.buffer is None:
-        return counter.count(prompt_parts(frame, settings, words, row)) + frame.new_tokens
-    return counter.count(_context(frame, words, row)) + frame.buffer
+        return whole
+    # A tokenizer of bytes may need more than the buffer.
+    return max(whole, counter.count(_context(frame, words, row)) + frame.buffer)
 
 
 def record(needle: Needle) -> dict[str, str]:
@@ -256,14 +259,14 @@ def settings_of(grid: Grid, metadata: dict[str, Any]) -> GridSettings:
     return settings
 
 
-def get_recipes(
+def get_specs(
     grid: Grid,
     length: int,
     metadata: dict[str, Any],
     settings: GridSettings,
     progress: Callable[[], object] = lambda: None,
-) -> recipes.RecipeFile:
-    """Return the recipes of one task, from the cache or made now."""
+) -> specs.SpecFile:
+    """Return the specs of one task, from the cache or made now."""
     name = tokenizer_name(**metadata)
     haystack = grid.haystack(metadata.get("data_dir"))
     key = {
@@ -277,7 +280,7 @@ def get_recipes(
         "data": haystack.digest,
     }
 
-    def make(counter: TokenCounter) -> tuple[list[recipes.Row], dict[str, Any]]:
+    def make(counter: TokenCounter) -> tuple[list[specs.Row], dict[str, Any]]:
         rows = []
         for run in range(settings.samples // len(DEPTHS)):
             for row in make_run(grid, settings, length, run, haystack, counter):
@@ -285,10 +288,10 @@ def get_recipes(
                 progress()
         return rows, {"tokenizer_name": name}
 
-    def count(counter: TokenCounter, row: recipes.Row) -> int:
+    def count(counter: TokenCounter, row: specs.Row) -> int:
         return counter.count(prompt_parts(grid.frame, settings, haystack.words_to(row["end"]), row))
 
-    return recipes.get(key, lambda: make_recounted(make, count, _counter(name, True)))
+    return specs.get(key, lambda: make_recounted(make, count, _counter(name, True)))
 
 
 @functools.lru_cache(maxsize=4)
@@ -306,15 +309,14 @@ def load(
         FileNotFoundError: local data are missing; the message says how to get them.
     """
     check_task_length(length, grid.leaf(length), metadata)
-    found = get_recipes(grid, length, metadata, settings)
+    found = get_specs(grid, length, metadata, settings)
     common = {
         "grid": grid.name,
         "length": length,
         "setting": json.dumps(asdict(settings)),
         "data_dir": metadata.get("data_dir"),
     }
-    rows = [common | row for row in found.rows]
-    return recipes.test_split(rows, found.report.get("counted", "not recorded"))
+    return as_dataset(found.rows, common=common, about=found.counted)
 
 
 def prompt(grid: Grid, doc: dict[str, Any]) -> str:
@@ -332,12 +334,12 @@ def _settings(text: str) -> GridSettings:
     return GridSettings(**fields | {"chat": tuple(fields["chat"])})
 
 
-def report_skips(found: recipes.RecipeFile) -> None:
+def report_skips(found: specs.SpecFile) -> None:
     """Do nothing, for `ctxbench data`: every sample is made, or the task is an error."""
 
 
-def recount(grid: Grid, found: recipes.RecipeFile, tokenizer: str | None = None) -> None:
-    """Write every prompt of a recipe file and compare its tokens with those recorded.
+def recount(grid: Grid, found: specs.SpecFile, tokenizer: str | None = None) -> None:
+    """Write every prompt of a spec file and compare its tokens with those recorded.
 
     Raises:
         ValueError: a prompt has other tokens than when it was made.
@@ -359,8 +361,8 @@ def recount(grid: Grid, found: recipes.RecipeFile, tokenizer: str | None = None)
             )
 
 
-def check_tokenizer(name: str, found: recipes.RecipeFile) -> None:
-    """Refuse a tokenizer that a recipe file was not made with.
+def check_tokenizer(name: str, found: specs.SpecFile) -> None:
+    """Refuse a tokenizer that a spec file was not made with.
 
     Raises:
         ValueError: it was not.

@@ -57,15 +57,15 @@ def _spans_from_child(text: str, folder: Path | None) -> bytes:
     command = [sys.executable, "-m", __name__, str(folder or "")]
     child = subprocess.run(command, input=text.encode(), capture_output=True)
     if child.returncode:
-        told = child.stderr.decode(errors="replace").strip()
-        if "LookupError" in told:
+        error = child.stderr.decode(errors="replace").strip()
+        if "LookupError" in error:
             raise FileNotFoundError(_GET_PUNKT)
         if folder is not None:
             raise ValueError(
-                f"NLTK's parameters in {folder} are damaged ({told.splitlines()[-1]}). The folder "
+                f"NLTK's parameters in {folder} are damaged ({error.splitlines()[-1]}). The folder "
                 "must be as NLTK's punkt_tab has it. Run `python -m nltk.downloader punkt_tab`."
             )
-        raise RuntimeError(f"Splitting sentences failed: {told[-2000:]}")
+        raise RuntimeError(f"Splitting sentences failed: {error[-2000:]}")
     return child.stdout
 
 

@@ -83,10 +83,10 @@ def run(arguments: list[str]) -> None:
     if dry or not (launching or int(os.environ.get("RANK", 0))):
         _print_config(config)
     if dry:
-        from ctxbench.train.estimate import describe_estimate, estimate
+        from ctxbench.train.cost import describe_cost, training_cost
 
         processes = config.processes or int(os.environ.get("WORLD_SIZE", 1))
-        print("\n".join(describe_estimate(config, estimate(config), processes)))
+        print("\n".join(describe_cost(config, training_cost(config), processes)))
         return
     if launching:
         _launch(config.processes or 1, arguments)

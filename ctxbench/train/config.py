@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from ctxbench.core.settings import Count, Length, NotNegative, Share, Tokens, Whole, read_values
 from ctxbench.methods.base import Method
-from ctxbench.methods.registry import method_and_options, method_class
+from ctxbench.methods.registry import class_and_options
 from ctxbench.train.recipes import read_recipe
 
 
@@ -243,7 +243,7 @@ def _keeps_activations(config: TrainConfig) -> bool:
 
 
 def _has_no_tensors(config: TrainConfig) -> bool:
-    cls = method_class(method_and_options(config.method)[0])
+    cls, _ = class_and_options(config.method)
     return cls.state_tensors is Method.state_tensors
 
 

@@ -105,7 +105,7 @@ class Mixture:
         self.parts = [rows for rows, _ in parts]
         weights = np.array([weight for _, weight in parts])
         self._shares = weights / weights.sum()
-        self._plan = np.zeros((0, 2), dtype=np.int64)
+        self._order = np.zeros((0, 2), dtype=np.int64)
 
     @property
     def fingerprint(self) -> list:
@@ -116,20 +116,20 @@ class Mixture:
         """Return row `number` of the run."""
         if len(self.parts) == 1:
             return self.parts[0].row(number, length)
-        while number >= len(self._plan):
-            self._extend_plan(max(1024, 2 * len(self._plan)))
-        part, index = self._plan[number]
+        while number >= len(self._order):
+            self._extend_order(max(1024, 2 * len(self._order)))
+        part, index = self._order[number]
         return self.parts[part].row(int(index), length)
 
-    def _extend_plan(self, rows: int) -> None:
-        """Plan rows: each time the source that is furthest behind its share."""
-        plan = np.zeros((rows, 2), dtype=np.int64)
+    def _extend_order(self, rows: int) -> None:
+        """Order rows: each time the source that is furthest behind its share."""
+        order = np.zeros((rows, 2), dtype=np.int64)
         counts = np.zeros(len(self.parts), dtype=np.int64)
         for number in range(rows):
             part = int(np.argmax(self._shares * (number + 1) - counts))
-            plan[number] = part, counts[part]
+            order[number] = part, counts[part]
             counts[part] += 1
-        self._plan = plan
+        self._order = order
 
     def batch(self, first: int, count: int, length: int) -> dict[str, torch.Tensor]:
         """Return rows `first` to `first + count` as tensors `[count, length]`.

@@ -19,15 +19,15 @@ import numpy as np
 import torch
 
 from ctxbench.methods.attach import method_of
-from ctxbench.train.build import build_model, make_optimizers, trainable_model, trained_tensors
 from ctxbench.train.checkpoint import save_checkpoint
-from ctxbench.train.claim import claim
 from ctxbench.train.config import Stage, TrainConfig, as_dict, config_hash
 from ctxbench.train.data import Mixture, open_mixture
 from ctxbench.train.ema import MovingAverage
 from ctxbench.train.evaluate import perplexities
 from ctxbench.train.export import export_model, gather_weights
 from ctxbench.train.loss import CausalLoss, scored_tokens
+from ctxbench.train.model import build_model, make_optimizers, trainable_model, trained_tensors
+from ctxbench.train.output_lock import locked
 from ctxbench.train.parallel import Ranks, start_accelerator, whole
 from ctxbench.train.progress import Progress
 from ctxbench.train.resume import checkpoint_to_resume, drop_metrics_after, restore, run_state
@@ -49,7 +49,7 @@ def train(config: TrainConfig, *, recipe: str | None = None, command: str = "") 
         ValueError: settings that contradict each other, the model, the data or the launcher.
         SystemExit: with status 143 after SIGTERM, when a checkpoint has been written.
     """
-    with claim(Path(config.output)):
+    with locked(Path(config.output)):
         return _train(config, recipe, command)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ctxbench.train.config import TrainConfig
-from ctxbench.train.estimate import flops_per_token, peak_flops
+from ctxbench.train.cost import flops_per_token, peak_flops
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

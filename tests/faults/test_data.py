@@ -10,7 +10,7 @@ import pytest
 from ctxbench import cli
 from ctxbench.methods.registry import get_method
 from ctxbench.models.answers import AnswerCache
-from ctxbench.tasks import recipes
+from ctxbench.tasks import specs
 from ctxbench.train.recipes import read_recipe
 from ctxbench.train.sources import open_stream, parse_source
 
@@ -137,9 +137,9 @@ def test_answers_that_cannot_be_kept_stop_the_run(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}\n", b'{"sha256": 1}\n', b"\xff\xfe", "cut"])
-def test_damaged_recipes_of_tasks_are_named(damage):
+def test_damaged_samples_of_tasks_are_named(damage):
     key = {"leaf": "ruler_1k_vt", "seed": 1}
-    path = recipes.get(key, lambda: ([{"a": 1}, {"a": 2}], {})).path
+    path = specs.get(key, lambda: ([{"a": 1}, {"a": 2}], {})).path
     path.write_bytes(path.read_bytes()[:-3] if damage == "cut" else damage)
     with pytest.raises(ValueError, match=r"is damaged .*ctxbench data rm ruler_1k_vt"):
-        recipes.get(key, lambda: pytest.fail("silently made again"))
+        specs.get(key, lambda: pytest.fail("silently made again"))

@@ -29,7 +29,7 @@ ROUNDING = 5e-5
 
 @dataclass(frozen=True, kw_only=True)
 class Identity(AttentionMethod):
-    """Ordinary attention through the seam."""
+    """Ordinary attention through the hook."""
 
     name = "identity"
 
@@ -100,9 +100,10 @@ def test_padded_rows_equal_single_rows(name, left):
         ids[i, some], mask[i, some] = row[0], 1
     found = logits(model, ids, attention_mask=mask)
     for i, row in enumerate(rows):
-        torch.testing.assert_close(
-            found[i][mask[i].bool()], logits(model, row)[0], rtol=0, atol=ROUNDING
-        )
+        real, alone = mask[i].bool(), logits(model, row)[0]
+        torch.testing.assert_close(found[i][real], alone, rtol=0, atol=ROUNDING)
+        one = logits(model, ids[i : i + 1], attention_mask=mask[i : i + 1])[0]
+        torch.testing.assert_close(one[real], alone, rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("beams", [1, 3])

@@ -26,10 +26,10 @@ VARIANTS = {
 """Options beside the defaults: shorter than the texts, so that the method is at work."""
 
 SUBJECTS = {name: Subject(name, OPTIONS.get(name, {})) for name in ctxbench.list_methods()}
-SEAMS = ("yarn", "dynamic_ntk", "self_extend")  # one of each seam into transformers
+HOOKED = ("yarn", "dynamic_ntk", "self_extend")  # one of each way into transformers
 ELSEWHERE = {key: Subject(*value) for key, value in VARIANTS.items()} | {
     f"{name} on {kind}": Subject(name, {"window": 12} if name == "self_extend" else {}, kind)
-    for name in SEAMS
+    for name in HOOKED
     for kind in ARCHITECTURES
     if kind != "llama"
 }

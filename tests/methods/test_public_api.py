@@ -1,13 +1,15 @@
 """What `ctxbench` gives: names that change nothing global, a model extended for a while."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import ctxbench
-from ctxbench.validate.tiny import tiny_model, tokens
+from ctxbench.validate.tiny import tiny_model, tiny_tokenizer, tokens
 
 NEEDED = {"longrope": {"long_factor": [2.0] * 8}}
 BEFORE = [None, "clex", "self_extend", "dynamic_ntk"]
@@ -52,11 +54,46 @@ def test_a_model_is_what_it_was_after_the_block(name, before):
 def test_a_refused_method_changes_nothing():
     model, ids = ctxbench.extend(tiny_model(), "yarn", length=256), tokens(1, 40)
     tensors, rest = state(model, ids)
-    with pytest.raises(ValueError, match="yrn was asked for"), ctxbench.extended(model, "yrn"):
+    with pytest.raises(ValueError, match="no method 'yrn'"), ctxbench.extended(model, "yrn"):
         pass
     again, rest_again = state(model, ids)
     assert rest_again == rest
     assert all(a.equal(b) for a, b in zip(tensors, again, strict=True))
+
+
+@pytest.mark.parametrize("name", ctxbench.list_methods())
+def test_blocks_in_blocks_put_back_what_each_found(name):
+    model, ids = tiny_model(), tokens(1, 40)
+    given = NEEDED.get(name, {})
+    outside = state(model, ids)
+    with ctxbench.extended(model, name, length=256, **given):
+        between = state(model, ids)
+        for inner, options in ((name, given), ("landmark", {}), ("clex", {}), (None, {})):
+            other = {} if inner in (name, None) else {"override": True}
+            with ctxbench.extended(model, inner, length=512, **other, **options):
+                model(ids)
+            assert_same(state(model, ids), between)
+    assert_same(state(model, ids), outside)
+
+
+def test_a_tokenizer_forgets_what_the_block_added():
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    before = len(tokenizer), tokenizer.get_vocab(), tokenizer.special_tokens_map
+    for _ in range(2):
+        with ctxbench.extended(model, "landmark", length=256, tokenizer=tokenizer):
+            assert tokenizer.convert_tokens_to_ids("<landmark>") == len(tokenizer) - 1 == before[0]
+        assert (len(tokenizer), tokenizer.get_vocab(), tokenizer.special_tokens_map) == before
+    with (
+        pytest.raises(ValueError, match="no method 'yrn'"),
+        ctxbench.extended(model, "yrn", tokenizer=tokenizer),
+    ):
+        pass
+    assert tokenizer("w2 w3 <landmark>")["input_ids"] == [2, 3, 2]
+
+
+def assert_same(found, expected):
+    assert found[1] == expected[1]
+    assert all(a.equal(b) for a, b in zip(found[0], expected[0], strict=True))
 
 
 IMPORTS = """
@@ -107,3 +144,21 @@ def test_a_recipe_beside_a_config_is_refused(tmp_path):
     config = ctxbench.TrainConfig(model="mini", data=("stdlib",), output=str(tmp_path / "out"))
     with pytest.raises(ValueError, match="recipe='mini', which would be ignored"):
         ctxbench.train_model(config, recipe="mini")
+
+
+def untyped(file):
+    """Arguments and results of every `def` in a file that have no type."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            given = node.args
+            named = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+            missing = [
+                a.arg for a in named if a and not a.annotation and a.arg not in ("self", "cls")
+            ]
+            if missing or node.returns is None:
+                yield f"{file.name}, line {node.lineno}: {node.name}({', '.join(missing)})"
+
+
+def test_every_function_of_the_methods_is_typed():
+    folder = Path(ctxbench.__file__).parent / "methods"
+    assert [found for file in sorted(folder.rglob("*.py")) for found in untyped(file)] == []

@@ -1,15 +1,20 @@
 """Names, options and the record: what is accepted, what is refused and in which words."""
 
+import importlib
+from dataclasses import dataclass
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig
+from transformers import AutoConfig, LlamaConfig
 
 import ctxbench
 from ctxbench.core.lengths import parse_length
 from ctxbench.methods import registry
 from ctxbench.methods.record import KEY, Record, read_record, write_record
 from ctxbench.methods.registry import list_presets, method_class, method_summary
+from ctxbench.validate.tiny import tiny_model, tokens
 
 
 def test_listing_needs_no_import():
@@ -130,11 +135,14 @@ def test_subclasses_bases_and_several_methods_in_a_file(own):
 def test_a_file_without_names_is_one_method(own):
     own("@data\nclass Mine(PositionMethod):\n    'Mine.'\n", "today.py")
     own(
-        "@data\nclass Base(PositionMethod):\n    pass\nclass B(AttentionMethod):\n    pass\n",
+        "import abc\nclass Base(PositionMethod):\n    pass\n@data\nclass Mine(Base):\n    pass\n"
+        "class Other(abc.ABC, AttentionMethod):\n    pass\n",
         "two.py",
     )
+    own("import abc\nclass Base(abc.ABC, PositionMethod):\n    pass\n", "bases.py")
     assert method_class("today").name == "today"
-    assert "two" not in ctxbench.list_methods()
+    assert method_class("two").__name__ == "Mine"
+    assert "bases" not in ctxbench.list_methods()
 
 
 def test_listing_runs_no_file(own):
@@ -164,6 +172,10 @@ def test_listing_runs_no_file(own):
             "line 7: a preset is called",
         ),
         ("class A(:", "line 7, is not Python"),
+        (
+            "class A(PositionMethod): ...\nclass B(AttentionMethod): ...",
+            r"own\.py: A \(line 7\) and B \(line 8\) .*class A\(PositionMethod, name=",
+        ),
     ],
 )
 def test_definitions_that_are_refused(own, text, words):
@@ -189,6 +201,96 @@ def test_files_that_cannot_be_used(own, text, words):
 def test_a_class_made_at_run_time_has_a_fit_name():
     with pytest.raises(ValueError, match="class X: name='a=b'"):
         type("X", (method_class("pi"),), {}, name="a=b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halved(ctxbench.PositionMethod, name="halved"):
+    """A class of this file, which is in no folder of methods."""
+
+    factor: float = 2.0
+
+    def scaled(self, config, current_length):
+        """Return frequencies divided by the factor."""
+        dim, base = ctxbench.rotary_dim(config), ctxbench.rotary_base(config)
+        return ctxbench.inverse_frequencies(dim, base) / self.factor, 1.0
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(tokens(1, 40)).logits
+
+
+def test_a_class_and_a_method_are_taken_for_a_name():
+    by_name = ctxbench.extend(tiny_model(), "yarn", length=256, beta_fast=16)
+    for method, options in [
+        (ctxbench.YaRN, {"length": "256", "beta_fast": "16"}),
+        (ctxbench.YaRN(length=256, beta_fast=16.0), {}),
+        (ctxbench.YaRN(beta_fast=16.0), {"length": 256}),
+    ]:
+        model = ctxbench.extend(tiny_model(), method, **options)
+        assert model.config.to_dict() == by_name.config.to_dict()
+        assert logits(model).equal(logits(by_name))
+        again = ctxbench.extend(model, method, **options)
+        assert again.config.to_dict() == by_name.config.to_dict()
+    assert read_record(model.config).method == "yarn"
+    with ctxbench.extended(model, ctxbench.YaRN, length=512) as longer:
+        assert longer.config.max_position_embeddings == 512
+    assert logits(model).equal(logits(by_name))
+
+
+def test_a_checkpoint_takes_a_class_or_method_and_refuses_a_contradiction():
+    model, _ = ctxbench.load_model("mini", ctxbench.PositionInterpolation, length=1024)
+    by_name, _ = ctxbench.load_model("mini", "pi", length=1024)
+    assert model.config.to_dict() == by_name.config.to_dict()
+    words = "given with factor=2.0, and factor=4.0 beside it"
+    with pytest.raises(ValueError, match=words):
+        ctxbench.load_model("mini", ctxbench.PositionInterpolation(factor=2.0), factor=4)
+    with pytest.raises(ValueError, match=r"factor=4\.0, but factor=2\.0"):
+        ctxbench.extend(model, ctxbench.PositionInterpolation(factor=2.0))
+
+
+def test_a_class_of_no_folder_works_in_memory_and_is_saved_once_its_folder_is_known(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(registry, "_EXTRA", [])
+    model = ctxbench.extend(tiny_model(), Halved, length=256)
+    assert read_record(model.config).method == "halved"
+    assert not logits(model).equal(logits(tiny_model()))
+    longer = ctxbench.extend(model, Halved(factor=2.0), length=512)
+    with pytest.raises(
+        ValueError, match=r"class Halved \(method=halved\) is not found by its name"
+    ):
+        ctxbench.save_model(longer, None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "halved_file.py").write_text(
+        START + "@data\nclass Halved(PositionMethod, name='halved'): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = importlib.import_module("halved_file").Halved
+    ctxbench.add_method_folder(tmp_path)
+    with pytest.raises(ValueError, match="class Halved has the name 'halved' of the method of"):
+        ctxbench.extend(tiny_model(), Halved, length=256)
+    saved = ctxbench.save_model(
+        ctxbench.extend(tiny_model(), own, length=256), None, tmp_path / "a"
+    )
+    assert read_record(AutoConfig.from_pretrained(saved)).method == "halved"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (dict, "method=dict is no class of a method"),
+        (ctxbench.PositionMethod, "class PositionMethod has no name"),
+        (type("Bare", (ctxbench.YaRN,), {}, name="bare"), "class Bare is no dataclass"),
+        (
+            dataclass(frozen=True)(type("Mine", (ctxbench.YaRN,), {}, name="yarn")),
+            "name 'yarn' of the method",
+        ),
+    ],
+)
+def test_classes_that_are_no_method(given, words):
+    with pytest.raises(ValueError, match=words):
+        ctxbench.extend(tiny_model(), given, length=256)
 
 
 DAMAGED = [

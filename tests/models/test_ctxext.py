@@ -7,8 +7,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 
 import ctxbench
+from ctxbench.core.compat.lm_eval import model_arguments
 from ctxbench.core.stdlib_corpus import held_out_files
 from ctxbench.core.windows import WindowedText
+from ctxbench.models import arguments, extended
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.tasks.perplexity.protocols import overlap_windows
@@ -194,7 +196,7 @@ def test_bad_arguments(kwargs, words):
 
 def test_what_only_loads_a_checkpoint_is_refused_for_a_model_in_memory():
     loaded, tokenizer = ctxbench.load_model("mini", "pi", length=512)
-    for arguments, words in (
+    for given, words in (
         ({"peft": "x"}, "peft='x' says how a checkpoint is loaded"),
         ({"variant": "fp16"}, "variant='fp16' says how"),
         ({"parallelize": True}, "parallelize=True says how"),
@@ -202,19 +204,8 @@ def test_what_only_loads_a_checkpoint_is_refused_for_a_model_in_memory():
         ({"device": "cuda"}, "the model in memory is on cpu"),
     ):
         with pytest.raises(ValueError, match=words):
-            CtxExt(loaded, tokenizer=tokenizer, **arguments)
+            CtxExt(loaded, tokenizer=tokenizer, **given)
     assert CtxExt(loaded, tokenizer=tokenizer, device="cpu", dtype="float32").max_length == 512
-
-
-def test_thinking_ends_at_a_token_given_as_text_or_id():
-    lm = model(length=256)
-    new = lm.tok_encode("class A: class B: c = 3")
-    (end,) = lm.tok_encode(" class")
-    assert end in new
-    assert lm._text(new, []) == "class A: class B: c = 3"
-    for lm.think_end_token in (" class", end):
-        assert lm._text(new, []) == "B: c = 3"
-        assert lm._text(new, [" ="]) == "B: c"
 
 
 def test_a_thinking_model_is_not_asked_to_compare():
@@ -325,3 +316,95 @@ def test_a_damaged_answer_cache_is_named(tmp_path):
     file.write_bytes(b"not a database" * 100)
     with pytest.raises(ValueError, match="is damaged"):
         model(cache=str(tmp_path))
+
+
+# --------------------------------------------------------- every argument of `--model hf`
+
+
+def test_every_argument_of_hf_is_followed_or_refused_by_name():
+    """One that a new lm-eval adds fails here, and is unknown to no one meanwhile."""
+    tables = [arguments.FOLLOWED, arguments.NEED_PARALLELIZE, tuple(arguments.REFUSED)]
+    named = [name for table in tables for name in table]
+    assert len(named) == len({*named})
+    assert {*model_arguments()} <= {*named}
+    assert {*arguments.FOLLOWED} <= {*model_arguments()}
+    assert {*EFFECTS} == {*arguments.FOLLOWED}
+
+
+def loaded_with(monkeypatch, owner, name, **given):
+    """The keyword arguments of a call that loads a part of a checkpoint."""
+    seen, plain = {}, getattr(owner, name)
+
+    def call(*args, **kwargs):
+        seen.update(kwargs)
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, call)
+    CtxExt("mini", **given)
+    return seen
+
+
+def of_config(patch, **given):
+    return loaded_with(patch, extended, "load_config", **given)
+
+
+def of_tokenizer(patch, **given):
+    return loaded_with(patch, extended.AutoTokenizer, "from_pretrained", **given)
+
+
+def refusal(**given):
+    with pytest.raises((ValueError, OSError)) as error:
+        CtxExt("mini", **given)
+    return str(error.value)
+
+
+def empty_context(lm):
+    return lm._encode_request(ask("loglikelihood", "", " a")).ids[0]
+
+
+def template_says(lm):
+    lm.tokenizer.chat_template = "{{ mood }} {{ enable_thinking }}"
+    return lm.apply_chat_template([{"role": "user", "content": "x"}])
+
+
+EFFECTS = {
+    "pretrained": lambda _: CtxExt("mini").hf_model.config.hidden_size == 128,
+    "backend": lambda _: "runs causal language models" in refusal(backend="seq2seq"),
+    "revision": lambda patch: of_config(patch, revision="v2")["revision"] == "v2",
+    "tokenizer": lambda _: "nowhere" in refusal(tokenizer="nowhere/nothing"),
+    "truncation": lambda _: CtxExt("mini", truncation=True).truncation,
+    "max_length": lambda _: CtxExt("mini", max_length=128).max_length == 128,
+    "device": lambda _: str(CtxExt("mini", device="cpu").device) == "cpu",
+    "dtype": lambda _: CtxExt("mini", dtype="float64").hf_model.dtype == torch.float64,
+    "batch_size": lambda _: CtxExt("mini", batch_size=3).scorer.engine.batch_size == 3,
+    "max_batch_size": lambda _: (
+        CtxExt("mini", batch_size="auto", max_batch_size=5).scorer.engine.budget.row_limit == 5
+    ),
+    "trust_remote_code": lambda patch: of_config(patch, trust_remote_code=True)[
+        "trust_remote_code"
+    ],
+    "use_fast_tokenizer": lambda patch: (
+        not of_tokenizer(patch, use_fast_tokenizer=False)["use_fast"]
+    ),
+    "add_bos_token": lambda _: CtxExt("mini", add_bos_token=True).add_bos_token,
+    "prefix_token_id": lambda _: empty_context(CtxExt("mini", prefix_token_id=7)) == 7,
+    "parallelize": lambda _: (
+        CtxExt("mini", parallelize=True).hf_model.hf_device_map
+        if torch.cuda.is_available()
+        else "found no room for all weights" in refusal(parallelize=True)
+    ),
+    "tp_plan": lambda _: "parallelize" in refusal(tp_plan="auto", parallelize=True),
+    "peft": lambda _: "nowhere" in refusal(peft="nowhere"),
+    "think_end_token": lambda _: CtxExt("mini", think_end_token="7").reasoning.end == 7,
+    "enable_thinking": lambda _: "False" in template_says(CtxExt("mini", enable_thinking=False)),
+    "chat_template_args": lambda _: (
+        "glad" in template_says(CtxExt("mini", chat_template_args={"mood": "glad"}))
+    ),
+}
+"""Argument -> whether it has its effect."""
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+@pytest.mark.filterwarnings("ignore")  # of libraries, about what they are asked for
+def test_an_argument_of_hf_has_its_effect(name, monkeypatch):
+    assert EFFECTS[name](monkeypatch)

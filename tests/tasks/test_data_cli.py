@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from ctxbench.tasks import data_cli, recipes
+from ctxbench.tasks import data_cli, specs
 
 
 @pytest.fixture
@@ -30,20 +30,20 @@ def test_build_list_verify_remove(command, capsys):
     assert "2 samples" in listed
     assert "fidelity nvidia, seed 42" in listed
     assert command("verify", "--prompts") == 0
-    (path,) = recipes.files("ruler_4k_vt")
+    (path,) = specs.files("ruler_4k_vt")
     path.write_bytes(path.read_bytes()[:-20])
     assert command("verify") == 1
     assert "damaged" in capsys.readouterr().out
     assert command("rm", "ruler_4k_vt") == 0
-    assert [p.stem.rpartition("-")[0] for p in recipes.files()] == ["ruler_4k_fwe"]
+    assert [p.stem.rpartition("-")[0] for p in specs.files()] == ["ruler_4k_fwe"]
 
 
 def test_verify_notices_other_tokens(command, capsys):
     command("build", "ruler_4k_vt", "--tokenizer", "mini", "--samples", "1")
-    (path,) = recipes.files()
-    found = recipes.read(path)
+    (path,) = specs.files()
+    found = specs.read(path)
     found.rows[0]["tokens"] += 1
-    recipes.write(path, found.key, found.report, found.rows)
+    specs.write(path, found.key, found.report, found.rows)
     assert command("verify", "--prompts") == 1
     assert "were recorded" in capsys.readouterr().out
 

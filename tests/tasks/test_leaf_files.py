@@ -4,11 +4,13 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 import yaml
 from lm_eval.tasks.manager import TaskManager
 
+from ctxbench.core.assets import PACKAGE
 from ctxbench.core.lengths import length_name, parse_length
 from ctxbench.tasks import leaf_files
 from ctxbench.tasks.leaf_files import FAMILIES, constants_of, is_task, tasks_path, unlisted
@@ -45,6 +47,19 @@ def test_every_file_includes_a_hand_written_one_that_exists(cache):
         assert content.get("group", content["task"]) == file.stem
         assert "group" in content or os.path.isfile(content["include"])
     assert set(manager().all_tasks) == {file.stem for file in files}
+
+
+def test_function_paths_of_earlier_task_files_are_found():
+    """A user's own file may name them; a family's `build` is its `dataset` now."""
+    base_files = PACKAGE.glob("tasks/*/_*.yaml")
+    text = "".join(file.read_text() for file in base_files)
+    paths = set(re.findall(r"!function (ctxbench\.tasks\.\w+)\.dataset\.(\w+)", text))
+    assert {path.rpartition(".")[2] for path, _ in paths} == set(FAMILIES)
+    for path, name in paths:
+        found = [import_module(f"{path}.{module}") for module in ("build", "dataset")]
+        assert getattr(found[0], name) is getattr(found[1], name)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = found[0].nothing
 
 
 def test_every_family_says_what_it_measures(cache):

@@ -19,8 +19,9 @@ from transformers import AutoTokenizer
 from ctxbench.core.assets import resolve_model
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks.leaf_files import tasks_path
-from ctxbench.tasks.longbench import build, metrics
 from ctxbench.tasks.longbench import leaves as leaf_module
+from ctxbench.tasks.longbench import metrics
+from ctxbench.tasks.longbench.dataset import BUDGETS, docs, length_bin, read_rows
 from ctxbench.tasks.longbench.prompts import OFFICIAL_ENDS, load_prompt
 from ctxbench.tasks.longbench.truncation import decode, keep_ends, truncate_middle
 from ctxbench.tasks.tokenizer import load_tokenizer
@@ -337,9 +338,9 @@ def test_the_official_archive_is_read(tmp_path):
         rows = [row("qasper"), row("qasper", seed=1) | {"context": "a\u2028b\x0cc"}]
         lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
         archive.writestr("data/qasper.jsonl", lines)
-    assert list(build.read_rows("qasper", str(tmp_path))) == rows
+    assert list(read_rows("qasper", str(tmp_path))) == rows
     with pytest.raises(FileNotFoundError, match=r"data/lcc\.jsonl"):
-        list(build.read_rows("lcc", str(tmp_path)))
+        list(read_rows("lcc", str(tmp_path)))
 
 
 def test_errors_say_what_to_do(tmp_path, monkeypatch):
@@ -348,20 +349,20 @@ def test_errors_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     options = {"tokenizer": "mini", "data_dir": str(tmp_path)}
     with pytest.raises(FileNotFoundError, match=r"data\.zip .* CTXBENCH_DATA"):
-        build.docs("qasper", 4096, **options)
+        docs("qasper", 4096, **options)
     with pytest.raises(ValueError, match="budget='all'"):
-        build.docs("qasper", 4096, budget="all", **options)
+        docs("qasper", 4096, budget="all", **options)
     write(tmp_path, "qasper", [{"context": "x", "question": "y", "answers": ["z"]}])
     with pytest.raises(ValueError, match="lacks input, length"):
-        build.docs("qasper", 4096, **options)
+        docs("qasper", 4096, **options)
     write(tmp_path, "qasper", [row("qasper") | {"context": " "}, row("qasper") | {"answers": []}])
     with pytest.raises(ValueError, match="2 without context"):
-        build.docs("qasper", 4096, **options)
+        docs("qasper", 4096, **options)
 
 
 def test_rows_without_context_are_counted(tmp_path, caplog):
     write(tmp_path, "qasper", [row("qasper") | {"context": ""}, row("qasper")])
-    build.docs("qasper", 4096, tokenizer="mini", data_dir=str(tmp_path))
+    docs("qasper", 4096, tokenizer="mini", data_dir=str(tmp_path))
     assert "1 rows of qasper left out" in caplog.text
 
 
@@ -387,7 +388,7 @@ def test_what_only_the_scorer_reads_is_looked_at_first(tmp_path, dataset, odd, w
     if dataset in ("passage_retrieval_zh", "lsht"):  # our own rows are English
         write(tmp_path, dataset, [row(dataset) | odd])
     with pytest.raises(ValueError, match=rf"longbench_4k_{dataset}: .*{words}.*Fetch the off"):
-        build.docs(dataset, 4096, tokenizer="mini", data_dir=str(tmp_path))
+        docs(dataset, 4096, tokenizer="mini", data_dir=str(tmp_path))
 
 
 @given(
@@ -409,14 +410,14 @@ def test_a_row_that_is_let_in_is_scored(dataset, columns, prediction):
         return
     score = metrics.score(dataset, prediction, columns["answers"], columns["all_classes"])
     assert 0 <= score <= 1
-    assert build.length_bin(columns["length"]).startswith("score_")
+    assert length_bin(columns["length"]).startswith("score_")
 
 
 @pytest.mark.parametrize("dataset", ["dureader", "vcsum", "multifieldqa_zh"])
 def test_a_missing_package_is_told_before_anything_is_read(tmp_path, monkeypatch, dataset):
     monkeypatch.setitem(sys.modules, "jieba", None)
     with pytest.raises(ImportError, match=rf"longbench_4k_{dataset}: .*ctxbench\[chinese\]"):
-        build.docs(dataset, 4096, tokenizer="mini", data_dir=str(tmp_path))
+        docs(dataset, 4096, tokenizer="mini", data_dir=str(tmp_path))
     metrics.check_packages("hotpotqa")
 
 
@@ -425,15 +426,15 @@ def test_a_window_shorter_than_the_tasks_is_an_error(tmp_path):
     options = {"tokenizer": "mini", "data_dir": str(tmp_path)}
     for budget in ("official", "lceg"):
         with pytest.raises(ValueError, match=r"longbench_8k_qasper has .* window is 4096 tokens"):
-            build.docs("qasper", 8192, max_length=4096, budget=budget, **options)
-    build.docs("qasper", 8192, length="8k", **options)
+            docs("qasper", 8192, max_length=4096, budget=budget, **options)
+    docs("qasper", 8192, length="8k", **options)
 
 
 def test_budgets_of_any_window():
     """LongBench's config/model2maxlen.json: 500 less than the window's thousands."""
     official = {4096: 3500, 8192: 7500, 16384: 15500, 32768: 31500}
-    assert {window: build.BUDGETS["official"](window) for window in official} == official
-    assert build.BUDGETS["lceg"](24576) == 24576
+    assert {window: BUDGETS["official"](window) for window in official} == official
+    assert BUDGETS["lceg"](24576) == 24576
 
 
 LINE = json.dumps(row("qasper"))
@@ -459,7 +460,7 @@ def test_damaged_longbench_lines_are_named(tmp_path, name, archived):
     else:
         (tmp_path / "LongBench" / "qasper.jsonl").write_bytes(content)
     with pytest.raises(ValueError, match=f"{words}.*Fetch the official data.zip again"):
-        list(build.read_rows("qasper", str(tmp_path)))
+        list(read_rows("qasper", str(tmp_path)))
 
 
 def test_a_damaged_longbench_archive_is_named(tmp_path):
@@ -470,4 +471,4 @@ def test_a_damaged_longbench_archive_is_named(tmp_path):
     for content in (b"", b"PK\x03\x04", file.read_bytes()[:-30]):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=r"data\.zip is damaged.*Fetch the official"):
-            list(build.read_rows("qasper", str(tmp_path)))
+            list(read_rows("qasper", str(tmp_path)))

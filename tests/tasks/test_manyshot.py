@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from ctxbench.core.assets import resolve_model
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks.leaf_files import tasks_path
-from ctxbench.tasks.manyshot import build, mini, trec
+from ctxbench.tasks.manyshot import dataset, mini, trec
 from ctxbench.tasks.manyshot import leaves as leaf_module
 from ctxbench.tasks.manyshot.labels import greedy_label, label_trie
 from tests.tasks.reference_lm import ReferenceLM, tiny_model
@@ -65,8 +65,8 @@ def test_prompts_equal_the_published_format_in_all_runs(data_dir, bertsch):
 
 
 def test_shots_are_nested(data_dir):
-    options = build.Options(samples=2, data_dir=str(data_dir))
-    few, many = (build.trec_run("fine", shots, 3, options) for shots in (5, 50))
+    options = dataset.Options(samples=2, data_dir=str(data_dir))
+    few, many = (dataset.trec_run("fine", shots, 3, options) for shots in (5, 50))
     assert many.shots[:5] == few.shots
     assert many.questions == few.questions
     assert len(few.labels) == len(set(few.labels)) == 50
@@ -160,11 +160,11 @@ def test_shared_prefixes_change_no_score(data_dir):
 
 def test_mean_and_spread():
     doc = {"label": 1, "paths": [[0], [1]], "run": 0}
-    scored = build.process_results(doc, [(-2.0, False), (-1.0, True)])
+    scored = dataset.process_results(doc, [(-2.0, False), (-1.0, True)])
     assert (scored["acc"], scored["acc_constrained"], scored["acc_sd"]) == (1.0, 1.0, (0, 1.0))
     items = [(0, 1.0), (0, 1.0), (1, 0.0), (1, 1.0)]
-    assert build.spread(items) == pytest.approx(math.sqrt(0.125))
-    assert math.isnan(build.spread(items[:2]))
+    assert dataset.spread(items) == pytest.approx(math.sqrt(0.125))
+    assert math.isnan(dataset.spread(items[:2]))
 
 
 def test_the_papers_form(data_dir):
@@ -176,7 +176,7 @@ def test_the_papers_form(data_dir):
     assert doc["prompt"].startswith("Please determine the type of the question below.")
     assert doc["prompt"].endswith("\nType:")
     generation = f"\n{doc['answers'][0]}\nQuestion: next\nType: other"
-    assert build.process_lceg(doc, [generation])["acc_lceg"] == 1.0
+    assert dataset.process_lceg(doc, [generation])["acc_lceg"] == 1.0
     tasks[name].build_all_requests(rank=0, world_size=1)
     assert tasks[name].instances[0].args[1]["ctx_overflow"] == "allow"
 
@@ -242,8 +242,8 @@ def test_a_window_that_holds_the_shots_will_do(data_dir):
 
 def test_counts_are_checked(data_dir):
     with pytest.raises(ValueError, match="up to 250"):
-        build.docs("coarse", 1, samples=251, tokenizer="mini", data_dir=str(data_dir))
+        dataset.docs("coarse", 1, samples=251, tokenizer="mini", data_dir=str(data_dir))
     with pytest.raises(ValueError, match="runs=0"):
-        build.docs("mini", 4, runs=0, tokenizer="mini")
+        dataset.docs("mini", 4, runs=0, tokenizer="mini")
 
     assert len(leaf_module.leaves(None)) == 4 * 16 + 7

@@ -13,7 +13,7 @@ from ctxbench.models.engine import Engine
 from ctxbench.models.requests import ScoringRequest
 from ctxbench.models.scoring import Scorer
 from ctxbench.tasks.leaf_files import tasks_path
-from ctxbench.tasks.mini import build
+from ctxbench.tasks.mini import dataset
 from ctxbench.tasks.mini.metrics import all_greedy, exact, target_loss, token_perplexity
 from ctxbench.tasks.tokenizer import load_tokenizer
 
@@ -29,19 +29,19 @@ def count(text: str) -> int:
 def test_needle_prompts_fit_and_hold_the_needle(length, distractors):
     if distractors == 15 and length == 128:
         with pytest.raises(ValueError, match="do not fit"):
-            build.needle(ctx_length=128, ctx_distractors=15)
+            dataset.needle(ctx_length=128, ctx_distractors=15)
         return
-    docs = build.needle(ctx_length=length, ctx_distractors=distractors, samples=10)["test"]
+    docs = dataset.needle(ctx_length=length, ctx_distractors=distractors, samples=10)["test"]
     for doc in docs:
-        assert count(doc["prompt"]) == doc["tokens"] <= length - build.ANSWER
-        assert doc["tokens"] > length - build.ANSWER - 12, "filled to within a line"
+        assert count(doc["prompt"]) == doc["tokens"] <= length - dataset.ANSWER
+        assert doc["tokens"] > length - dataset.ANSWER - 12, "filled to within a line"
         assert doc["prompt"].count(f"# {doc['key']} {doc['answer']}\n") == 1
         assert doc["prompt"].endswith(f"\n# {doc['key']}")
     assert sorted(doc["depth"] for doc in docs) == [(i + 0.5) / 10 for i in range(10)]
 
 
 def test_samples_are_the_same_at_every_length():
-    short, long = (build.needle(ctx_length=n, samples=10)["test"] for n in (256, 2048))
+    short, long = (dataset.needle(ctx_length=n, samples=10)["test"] for n in (256, 2048))
     for one, other in zip(short, long, strict=True):
         assert (one["key"], one["answer"], one["depth"]) == (
             other["key"],
@@ -49,14 +49,14 @@ def test_samples_are_the_same_at_every_length():
             other["depth"],
         )
         assert one["prompt"][-60:] == other["prompt"][-60:]
-    short, long = (build.perplexity(ctx_length=n, samples=10)["test"] for n in (128, 4096))
+    short, long = (dataset.perplexity(ctx_length=n, samples=10)["test"] for n in (128, 4096))
     for one, other in zip(short, long, strict=True):
         assert one["target"] == other["target"]
         assert other["context"].endswith(one["context"][20:])
 
 
 def test_perplexity_texts_fit_and_split_at_a_token():
-    for doc in build.perplexity(ctx_length=512, samples=20)["test"]:
+    for doc in dataset.perplexity(ctx_length=512, samples=20)["test"]:
         assert count(doc["context"] + doc["target"]) == doc["tokens"] <= 512
         assert count(doc["context"]) + count(doc["target"]) == doc["tokens"]
         assert doc["target_tokens"] == count(doc["target"])
@@ -64,7 +64,7 @@ def test_perplexity_texts_fit_and_split_at_a_token():
 
 
 def test_multiquery_asks_after_right_answers():
-    for doc in build.multiquery(ctx_length=512, samples=5)["test"]:
+    for doc in dataset.multiquery(ctx_length=512, samples=5)["test"]:
         contexts, answers = doc["contexts"], doc["answers"]
         assert len(contexts) == len(answers) == 4
         assert contexts[1].startswith(f"{contexts[0]} {answers[0]}\n# ")
@@ -72,7 +72,9 @@ def test_multiquery_asks_after_right_answers():
 
 
 def test_seeds_and_draws():
-    one, same, other = (build.needle(ctx_length=256, samples=5, seed=s)["test"] for s in (1, 1, 2))
+    one, same, other = (
+        dataset.needle(ctx_length=256, samples=5, seed=s)["test"] for s in (1, 1, 2)
+    )
     assert one[:] == same[:]
     assert one["answer"] != other["answer"]
 
@@ -80,7 +82,7 @@ def test_seeds_and_draws():
 def test_another_tokenizer_keeps_the_length(data_dir):
     name = str(data_dir / "tok")
     tokenizer = load_tokenizer(name)
-    for doc in build.needle(ctx_length=512, samples=5, tokenizer=name)["test"]:
+    for doc in dataset.needle(ctx_length=512, samples=5, tokenizer=name)["test"]:
         assert len(tokenizer(doc["prompt"], add_special_tokens=False).input_ids) <= 504
 
 

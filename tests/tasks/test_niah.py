@@ -16,20 +16,20 @@ from ctxbench.tasks import needle_grid
 from ctxbench.tasks.leaf_files import constants_of, tasks_path
 from ctxbench.tasks.needle_grid import DEPTHS, GridSettings
 from ctxbench.tasks.needle_scores import EXPECTED, overlap, rouge1_x10
-from ctxbench.tasks.niah import build, haystack, metrics, study
+from ctxbench.tasks.niah import dataset, haystack, metrics, study
 from ctxbench.tasks.niah.needles import CLASSIC
-from ctxbench.tasks.passkey import build as passkey
+from ctxbench.tasks.passkey import dataset as passkey
 from ctxbench.tasks.token_count import TokenCounter, render
 from ctxbench.tasks.tokenizer import load_tokenizer
 
 TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
 TOKENIZERS = ["mini", "tok", "llama_tokenizer"]
 FAMILIES = {
-    "niah": (build.GRIDS["niah"], build.load, build.doc_to_text),
+    "niah": (dataset.GRIDS["niah"], dataset.load, dataset.doc_to_text),
     "niah_lceg": (
-        build.GRIDS["niah_lceg"],
-        functools.partial(build.load, ctx_grid="niah_lceg"),
-        build.doc_to_text,
+        dataset.GRIDS["niah_lceg"],
+        functools.partial(dataset.load, ctx_grid="niah_lceg"),
+        dataset.doc_to_text,
     ),
     "passkey": (passkey.GRID, passkey.load, passkey.doc_to_text),
 }
@@ -97,16 +97,16 @@ def test_prompts_have_their_length(data, tokenizer, family, length):
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prompts_of_every_task_have_their_length(data, tokenizer, family):
-    for length in build.LCEG_LENGTHS if family == "niah_lceg" else LADDER:
+    for length in dataset.LCEG_LENGTHS if family == "niah_lceg" else LADDER:
         check_lengths(path_of(tokenizer, data), family, length, 50 if length <= 16384 else 10)
 
 
 def test_the_haystack_is_the_essays_with_the_needle_between_sentences(data):
     essays = haystack.load_haystack()
     name = path_of("llama_tokenizer", data)
-    for doc in build.load(4096, tokenizer=name)["test"]:
+    for doc in dataset.load(4096, tokenizer=name)["test"]:
         words = essays.words_to(doc["end"])
-        text = build.doc_to_text(doc)
+        text = dataset.doc_to_text(doc)
         start, end = text.index("<book> ") + 7, text.index(" </book>")
         hidden = text[start:end]
         assert " ".join(hidden.replace(doc["needle"], "").split()) == " ".join(
@@ -120,7 +120,7 @@ def test_the_haystack_is_the_essays_with_the_needle_between_sentences(data):
 
 
 def test_the_samples_of_a_run_differ_in_the_place_alone(data):
-    docs = build.load(4096, tokenizer=path_of("tok", data))["test"]
+    docs = dataset.load(4096, tokenizer=path_of("tok", data))["test"]
     for run in range(5):
         members = [doc for doc in docs if doc["run"] == run]
         assert [doc["depth"] for doc in members] == [depth / 100 for depth in DEPTHS]
@@ -135,7 +135,7 @@ def test_the_samples_of_a_run_differ_in_the_place_alone(data):
 def test_cells_come_from_their_seed(data):
     name = path_of("tok", data)
     short, same, long, other, more = (
-        build.load(length, tokenizer=name, **metadata)["test"]
+        dataset.load(length, tokenizer=name, **metadata)["test"]
         for length, metadata in (
             (1024, {}),
             (1024, {}),
@@ -157,7 +157,7 @@ def test_counting_whole_prompts_makes_the_same_grid(data):
     by_sums, by_prompts = (
         list(
             needle_grid.make_run(
-                build.GRIDS["niah"],
+                dataset.GRIDS["niah"],
                 GridSettings(),
                 2048,
                 1,
@@ -178,33 +178,34 @@ def test_a_needle_that_does_not_fit_is_an_error(data):
     essays = haystack.load_haystack()
     counter = TokenCounter(load_tokenizer("mini"))
     with pytest.raises(ValueError, match="niah_100 cannot hold its needle"):
-        list(needle_grid.make_run(build.GRIDS["niah"], GridSettings(), 100, 0, essays, counter))
+        list(needle_grid.make_run(dataset.GRIDS["niah"], GridSettings(), 100, 0, essays, counter))
 
 
 # ---------------------------------------------------------------------- LCEG
 
 
 def test_the_lceg_grid_is_the_papers():
-    lengths = build.LCEG_LENGTHS
+    lengths = dataset.LCEG_LENGTHS
     # 40 lengths from 1000 to 128000, the figures show those below 64000
     assert (len(lengths), lengths[0], lengths[1], lengths[-1]) == (20, 1000, 4256, 62872)
     assert len(constants_of("niah_lceg")) == 20
 
 
 def test_the_lceg_prompt(data):
-    (first, *_, last) = build.load(1000, ctx_grid="niah_lceg", tokenizer=str(data / "tok"))["test"]
+    tokenizer = str(data / "tok")
+    (first, *_, last) = dataset.load(1000, ctx_grid="niah_lceg", tokenizer=tokenizer)["test"]
     sentence = CLASSIC.text
-    assert build.doc_to_text(first).startswith(
+    assert dataset.doc_to_text(first).startswith(
         f"<|im_start|> This is a very long story book: <book> \n{sentence}\nJuly 2010What hard "
     )
-    assert build.doc_to_text(last).endswith(
+    assert dataset.doc_to_text(last).endswith(
         f"\n{sentence}\n </book>.\n Based on the content of the book, Question: What is the best "
         "thing to do in San Francisco?\nAnswer:"
     )
 
 
 def study_docs(length, name):
-    return build.load(length, ctx_grid="niah_lceg", tokenizer=name, fidelity="lceg")["test"]
+    return dataset.load(length, ctx_grid="niah_lceg", tokenizer=name, fidelity="lceg")["test"]
 
 
 def test_fidelity_lceg_has_the_studys_prompts(data, golden_dir):
@@ -215,7 +216,7 @@ def test_fidelity_lceg_has_the_studys_prompts(data, golden_dir):
     assert len(records) == 15
     for record in records:
         doc = docs[record["length"], record["depth"] / 100]
-        text = build.doc_to_text(doc)
+        text = dataset.doc_to_text(doc)
         before = text[: text.index(CLASSIC.text)]
         assert text.startswith(record["prompt_head"])
         assert before.endswith(record["before_needle"])
@@ -240,7 +241,7 @@ def test_the_studys_leaked_tokens(data):
     name = str(data / "tok")
     bos = load_tokenizer(name).bos_token_id
     for doc in study_docs(1000, name):
-        ids = tokens_of(name, build.doc_to_text(doc))
+        ids = tokens_of(name, dataset.doc_to_text(doc))
         places = [place for place, token in enumerate(ids) if token == bos]
         # Measured on the study's own code with this tokenizer: 0, 21, 22 and the needle.
         assert len(places) == 4
@@ -253,7 +254,7 @@ def test_the_studys_leaked_tokens(data):
 def test_the_studys_prompts_have_no_chat(monkeypatch):
     monkeypatch.setattr(load_tokenizer(resolve_model("mini")), "chat_template", TEMPLATE)
     with pytest.raises(ValueError, match="niah_lceg_1000: metadata chat=true with fidelity=lceg"):
-        build.load(1000, ctx_grid="niah_lceg", tokenizer="mini", fidelity="lceg", chat=True)
+        dataset.load(1000, ctx_grid="niah_lceg", tokenizer="mini", fidelity="lceg", chat=True)
 
 
 # ---------------------------------------------------------------------- scores
@@ -298,20 +299,6 @@ def test_an_oracle_scores_one_and_essays_zero():
     assert wrong["niah_lceg_1000"]["exact,none"] == 0.0
 
 
-def test_scores_are_those_of_the_study(golden_dir):
-    lines = (golden_dir / "ruler" / "scores.jsonl").read_text().splitlines()
-    rows = [row for row in map(json.loads, lines) if row["metric"] == "needle"]
-    assert len(rows) == 250
-    for row in rows:
-        assert overlap(row["prediction"]) == row["lceg_heatmap_overlap"]
-        rouge = rouge1_x10(row["prediction"], row["needle"])
-        assert rouge == pytest.approx(row["rouge1_f_x10"], abs=1e-9)  # float64 sums
-
-
-def test_a_perfect_answer_gets_eleven_twelfths():
-    assert overlap(EXPECTED) == 11 / 12
-
-
 def test_essay_text_scores_zero_where_the_papers_score_is_at_chance():
     words = haystack.load_haystack().words_to(525_000)
     rng = random.Random(0)
@@ -325,7 +312,7 @@ def test_essay_text_scores_zero_where_the_papers_score_is_at_chance():
 def test_a_missing_scorer_is_told_before_anything_is_made(monkeypatch):
     monkeypatch.setattr("ctxbench.tasks.needle_scores.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"niah_1k: .*pip install rouge-score"):
-        build.load(1024, tokenizer="mini")
+        dataset.load(1024, tokenizer="mini")
 
 
 def test_scores_of_one_sample():
@@ -386,14 +373,14 @@ def test_the_passkey_prompt(data):
 )
 def test_bad_options(metadata, words):
     with pytest.raises(ValueError, match=words):
-        build.load(1024, **{"tokenizer": "mini", **metadata})
+        dataset.load(1024, **{"tokenizer": "mini", **metadata})
 
 
 def test_a_chat_template_is_counted_and_left_to_the_harness(monkeypatch):
     tokenizer = load_tokenizer(resolve_model("mini"))
     monkeypatch.setattr(tokenizer, "chat_template", TEMPLATE)
-    doc = build.load(1024, tokenizer="mini", chat=True, samples=10)["test"][3]
-    text = build.doc_to_text(doc)
+    doc = dataset.load(1024, tokenizer="mini", chat=True, samples=10)["test"][3]
+    text = dataset.doc_to_text(doc)
     assert text.startswith("This is a very long story")
     sent = tokenizer.apply_chat_template(
         [{"role": "user", "content": text}, {"role": "assistant", "content": "X"}],
@@ -417,8 +404,8 @@ def test_a_chat_template_is_counted_and_left_to_the_harness(monkeypatch):
 )
 def test_depths_share_their_beginning_where_the_method_allows(method, least):
     lm = CtxExt(pretrained="mini", length=2048, **method)
-    docs = build.load(1024, tokenizer="mini", samples=10)["test"]
-    prompts = [lm.tok_encode(build.doc_to_text(doc)) for doc in docs]
+    docs = dataset.load(1024, tokenizer="mini", samples=10)["test"]
+    prompts = [lm.tok_encode(dataset.doc_to_text(doc)) for doc in docs]
     schedule = lm.scorer.engine.schedule(prompts, [len(ids) + 50 for ids in prompts])
     # Below a fifth of its tokens in common a prompt runs in a batch instead (MIN_SAVING).
     assert schedule.saved / schedule.tokens >= least
@@ -433,7 +420,24 @@ def test_the_model_runs_both_tasks():
 
 
 def test_parts_render_to_the_prompt(data):
-    doc = build.load(1024, tokenizer="mini", samples=10)["test"][5]
+    doc = dataset.load(1024, tokenizer="mini", samples=10)["test"][5]
     words = haystack.load_haystack().words_to(doc["end"])
-    parts = needle_grid.prompt_parts(build.GRIDS["niah"].frame, GridSettings(), words, doc)
-    assert render(parts) == build.doc_to_text(doc)
+    parts = needle_grid.prompt_parts(dataset.GRIDS["niah"].frame, GridSettings(), words, doc)
+    assert render(parts) == dataset.doc_to_text(doc)
+
+
+# -------------------------------------------------------------- the study's own scores
+
+
+def test_scores_are_those_of_the_study(golden_dir):
+    lines = (golden_dir / "ruler" / "scores.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["metric"] == "needle"]
+    assert len(rows) == 250
+    for row in rows:
+        assert overlap(row["prediction"]) == row["lceg_heatmap_overlap"]
+        rouge = rouge1_x10(row["prediction"], row["needle"])
+        assert rouge == pytest.approx(row["rouge1_f_x10"], abs=1e-9)  # float64 sums
+
+
+def test_a_perfect_answer_gets_eleven_twelfths():
+    assert overlap(EXPECTED) == 11 / 12

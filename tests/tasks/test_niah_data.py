@@ -8,8 +8,8 @@ import pyarrow.parquet
 import pytest
 
 from ctxbench.core.assets import cache_dir
-from ctxbench.tasks import data_cli, recipes, sentences
-from ctxbench.tasks.niah import build, haystack
+from ctxbench.tasks import data_cli, sentences, specs
+from ctxbench.tasks.niah import dataset, haystack
 from ctxbench.tasks.tokenizer import load_tokenizer
 
 
@@ -35,8 +35,8 @@ def test_the_hubs_essays_are_read_from_a_file_of_the_same_schema(data, tmp_path,
     pyarrow.parquet.write_table(pyarrow.table(halves), tmp_path / "paul_graham_essays.parquet")
     essays = haystack.load_haystack()
     assert essays.words_to(3)[:3] == ["July", "2010What", "hard"]
-    doc = build.load(1024, tokenizer="mini", samples=10)["test"][9]
-    assert len(tokens_of("mini", build.doc_to_text(doc))) == doc["tokens"] <= 1024 - 50
+    doc = dataset.load(1024, tokenizer="mini", samples=10)["test"][9]
+    assert len(tokens_of("mini", dataset.doc_to_text(doc))) == doc["tokens"] <= 1024 - 50
 
 
 def test_ctxbench_data_builds_and_verifies_needles(tmp_path, monkeypatch, capsys):
@@ -53,8 +53,8 @@ def test_ctxbench_data_builds_and_verifies_needles(tmp_path, monkeypatch, capsys
     for task in ("niah_1k", "niah_lceg_1000", "passkey_1k"):
         assert run("build", task, "--tokenizer", "mini") == 0
     assert run("build", "niah_lceg_1000", "--tokenizer", "mini", "--fidelity", "lceg") == 0
-    assert len(list(recipes.files())) == 4
-    assert sum(path.stat().st_size for path in recipes.files()) < 60_000
+    assert len(list(specs.files())) == 4
+    assert sum(path.stat().st_size for path in specs.files()) < 60_000
     assert run("verify", "--prompts") == 0
     assert capsys.readouterr().out.count("samples whole") == 4
     with pytest.raises(ValueError, match="no task or group 'niah_5x'"):

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from ctxbench.core.windows import WindowedText
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks.leaf_files import base_file, tasks_path
-from ctxbench.tasks.perplexity import build, metrics, texts
+from ctxbench.tasks.perplexity import dataset, metrics, texts
 from ctxbench.tasks.perplexity import leaves as leaf_module
 from ctxbench.tasks.perplexity.protocols import (
     in_chunks,
@@ -145,8 +145,8 @@ def test_loss_by_position_gives_the_overlap_perplexity(tmp_path, lm, tokenizer_p
         tmp_path, lm, tokenizer_path, "overlap", write_jsonl(tmp_path / "t.jsonl", TEXTS)
     )
     points = result["nll_by_position"]
-    assert len(points) == LENGTH // build.BUCKET
-    tokens = [build.BUCKET - 1] + [build.BUCKET] * (len(points) - 1)
+    assert len(points) == LENGTH // dataset.BUCKET
+    tokens = [dataset.BUCKET - 1] + [dataset.BUCKET] * (len(points) - 1)
     mean = np.average(points, weights=tokens)
     assert math.exp(mean) == pytest.approx(result["ppl_overlap"], rel=1e-12)
 
@@ -202,7 +202,7 @@ def test_a_token_file_agrees_with_its_raw_text(tmp_path, tokenizer_path, stream,
     np.concatenate(stream).astype(f"<u{int(dtype[4:]) // 8}").tofile(path)
     raw = write_jsonl(tmp_path / "t.jsonl", TEXTS)
     made = [shards(p, tokenizer_path, ctx_protocol=protocol, bin_dtype=dtype) for p in (path, raw)]
-    assert made[0]["ids"].tolist() == made[1]["ids"].tolist()
+    assert made[0]["shared"].tolist() == made[1]["shared"].tolist()
     rows = [m["test"].remove_columns("file").to_list() for m in made]
     assert rows[0] == rows[1]
 
@@ -277,7 +277,7 @@ def test_window_plans():
 def test_cost_is_told_before_the_run(tmp_path, tokenizer_path, caplog):
     path = write_jsonl(tmp_path / "t.jsonl", TEXTS)
     with caplog.at_level("INFO", logger="ctxbench"):
-        build.shards("text", "prefix", 512, tokenizer=tokenizer_path, text_path=str(path))
+        dataset.shards("text", "prefix", 512, tokenizer=tokenizer_path, text_path=str(path))
     assert "2 windows of 2 documents" in caplog.text
     assert "1024 tokens to read, 1022 to score" in caplog.text
     assert "1 documents of t.jsonl left out" in caplog.text
@@ -340,9 +340,9 @@ def test_pg19_and_proof_pile_files_in_their_own_schema(tmp_path, monkeypatch, to
     with gzip.open(tmp_path / "proofpile_test.jsonl.gz", "wt") as file:
         file.writelines(json.dumps({"text": t, "meta": {}}) + "\n" for t in [TEXTS[0], *long])
     monkeypatch.setenv("CTXBENCH_DATA", str(tmp_path))
-    pg19 = build.shards("pg19", "prefix", 512, tokenizer=tokenizer_path)
+    pg19 = dataset.shards("pg19", "prefix", 512, tokenizer=tokenizer_path)
     assert sorted(set(pg19["test"]["document"])) == [0, 1]
-    proof_pile = build.shards("proof_pile", "overlap", 8192, tokenizer=tokenizer_path)
+    proof_pile = dataset.shards("proof_pile", "overlap", 8192, tokenizer=tokenizer_path)
     assert proof_pile["test"][0]["skipped"] == 1
 
 

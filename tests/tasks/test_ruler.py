@@ -13,10 +13,10 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from ctxbench.core.lengths import LADDER
-from ctxbench.tasks import recipes
+from ctxbench.tasks import specs
 from ctxbench.tasks.leaf_files import constants_of, ladder, tasks_path
 from ctxbench.tasks.model_window import check_task_length
-from ctxbench.tasks.ruler import build, leaves, metrics
+from ctxbench.tasks.ruler import dataset, leaves, metrics
 from ctxbench.tasks.ruler.family import DoesNotFit, RulerSettings, largest_that_fits
 from ctxbench.tasks.ruler.fwe import _ZETA, word_counts
 from ctxbench.tasks.ruler.niah import Niah
@@ -62,9 +62,9 @@ def golden(folder, subtask, length):
 @pytest.mark.parametrize(("subtask", "length"), CASES)
 def test_samples_are_the_official_ones(data, tok, golden_dir, empty_cache, subtask, length):
     """Through the cache and lm-eval's own functions: what a model is given."""
-    docs = build.load(subtask, length, tokenizer=tok, samples=3)["test"]
+    docs = dataset.load(subtask, length, tokenizer=tok, samples=3)["test"]
     wanted = golden(golden_dir, subtask, length)
-    assert [build.doc_to_text(doc) for doc in docs] == [row["input"] for row in wanted]
+    assert [dataset.doc_to_text(doc) for doc in docs] == [row["input"] for row in wanted]
     for field, ours in (
         ("answer_prefix", "gen_prefix"),
         ("outputs", "outputs"),
@@ -77,7 +77,7 @@ def test_samples_are_the_official_ones(data, tok, golden_dir, empty_cache, subta
     "subtask", [name for name, task in SUBTASKS.items() if task.family is Niah]
 )
 def test_answer_positions_are_the_official_ones(data, tok, golden_dir, subtask):
-    counter = build._counter(tok, False)
+    counter = dataset._counter(tok, False)
     family = SUBTASKS[subtask].make(RulerSettings(4096, 3))
     ours = [
         family.answer_position(counter, sample)
@@ -109,11 +109,11 @@ def test_scores_are_the_official_ones(golden_dir):
 def test_an_oracle_scores_100_everywhere(data, tok, fidelity):
     for subtask in SUBTASKS:
         metadata = {"tokenizer": tok, "samples": 2, "fidelity": fidelity}
-        for doc in build.load(subtask, 4096, **metadata)["test"]:
+        for doc in dataset.load(subtask, 4096, **metadata)["test"]:
             answer = doc["outputs"][0] if "qa" in subtask else " ".join(doc["outputs"])
             assert metrics.process_results(doc, [answer])["score"] == 100
             assert metrics.process_results(doc, ["\x00 "])["null"] == 100
-            text = build.doc_to_text(doc)
+            text = dataset.doc_to_text(doc)
             assert "qa" in subtask or all(output in text for output in doc["outputs"])
 
 
@@ -123,16 +123,16 @@ def _make(job):
     import os
 
     os.environ["CTXBENCH_CACHE"] = cache
-    found = {n: build.get_recipes(n, 4096, {"tokenizer": tokenizer, "samples": 2}) for n in names}
+    found = {n: dataset.get_specs(n, 4096, {"tokenizer": tokenizer, "samples": 2}) for n in names}
     return {n: (str(f.path), f.rows) for n, f in found.items()}
 
 
 @pytest.mark.slow  # two processes that import everything
 def test_order_processes_and_cache_do_not_matter(data, tok, empty_cache):
     names = ["niah_multikey_2", "vt", "cwe", "fwe", "qa_1"]
-    here = {n: build.get_recipes(n, 4096, {"tokenizer": tok, "samples": 2}) for n in names}
+    here = {n: dataset.get_specs(n, 4096, {"tokenizer": tok, "samples": 2}) for n in names}
     again = {
-        n: build.get_recipes(n, 4096, {"tokenizer": tok, "samples": 2}) for n in reversed(names)
+        n: dataset.get_specs(n, 4096, {"tokenizer": tok, "samples": 2}) for n in reversed(names)
     }
     assert {n: f.rows for n, f in here.items()} == {n: f.rows for n, f in again.items()}
     other = empty_cache / "other"
@@ -154,8 +154,8 @@ def test_strict_fills_and_never_exceeds(data, tokenizer, subtask):
     encode = load_tokenizer(name)
     family = SUBTASKS[subtask].make(RulerSettings(4096))
     fills = []
-    for doc in build.load(subtask, 4096, **metadata)["test"]:
-        ids = encode(build.doc_to_text(doc) + doc["gen_prefix"]).input_ids
+    for doc in dataset.load(subtask, 4096, **metadata)["test"]:
+        ids = encode(dataset.doc_to_text(doc) + doc["gen_prefix"]).input_ids
         assert len(ids) + family.new_tokens == doc["tokens"] <= 4096
         fills.append(doc["tokens"] / 4096)
     # Documents are indivisible; a line of uuids is up to 1.6 % of 4k, of which half is lost.
@@ -169,7 +169,7 @@ def test_strict_depths_are_uniform(data, tok, subtask):
     """Strata make the recorded depths even: each fifth has a fifth, give or take the haystack's
     units (sentences, documents)."""
     metadata = {"tokenizer": tok, "samples": 50, "fidelity": "strict"}
-    docs = build.get_recipes(subtask, 4096, metadata).rows
+    docs = dataset.get_specs(subtask, 4096, metadata).rows
     depths = [doc["depth"] for doc in docs]
     fifths = [sum(k <= 5 * min(d, 0.999) < k + 1 for d in depths) for k in range(5)]
     room = 3 if subtask != "niah_multiquery" else 6  # there the recorded answer is one of four
@@ -179,8 +179,8 @@ def test_strict_depths_are_uniform(data, tok, subtask):
 def test_strict_has_no_constant_layout(data, tok):
     def layouts(subtask, fidelity):
         metadata = {"tokenizer": tok, "samples": 3, "fidelity": fidelity}
-        for doc in build.load(subtask, 4096, **metadata)["test"]:
-            words = build.doc_to_text(doc).split()
+        for doc in dataset.load(subtask, 4096, **metadata)["test"]:
+            words = dataset.doc_to_text(doc).split()
             yield tuple(n for n, word in enumerate(words) if word == doc["outputs"][0])[:5]
 
     assert len(set(layouts("fwe", "strict"))) == 3
@@ -190,29 +190,29 @@ def test_strict_has_no_constant_layout(data, tok):
 def test_lceg_keeps_its_quirks(data, tok):
     """Facts of LCEG's copy: one fixed, cut example in vt; fwe forgets the new tokens."""
     metadata = {"tokenizer": tok, "samples": 20, "fidelity": "lceg"}
-    texts = [build.doc_to_text(doc) for doc in build.load("vt", 4096, **metadata)["test"]]
+    texts = [dataset.doc_to_text(doc) for doc in dataset.load("vt", 4096, **metadata)["test"]]
     examples = {text.split("\n\n\n\n")[0] for text in texts}
     assert len(examples) == 1
     (example,) = examples
     assert example.startswith(" Memorize")
     assert "in the text Answer: According" in example
     assert "assgined" in example
-    assert max(row["tokens"] for row in build.get_recipes("fwe", 4096, metadata).rows) > 4096
+    assert max(row["tokens"] for row in dataset.get_specs("fwe", 4096, metadata).rows) > 4096
     # 20 samples of LCEG's own generator with this tokenizer have a mean of 2,140 tokens
-    rows = build.get_recipes("qa_1", 4096, metadata).rows
+    rows = dataset.get_specs("qa_1", 4096, metadata).rows
     assert round(sum(row["tokens"] for row in rows) / 20, -1) == 2140
 
 
 def test_what_cannot_fit(data, tok, empty_cache):
     """With this tokenizer the official code never ends at the eighth question of qa_2."""
-    found = build.get_recipes("qa_2", 4096, {"tokenizer": tok, "samples": 10})
+    found = dataset.get_specs("qa_2", 4096, {"tokenizer": tok, "samples": 10})
     assert len(found.rows) == 10
     assert found.report["skipped"] == 1
     assert [row["recipe"]["question"] for row in found.rows] == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10]
     with pytest.raises(ValueError, match=r"it needs \d+.*unfit='skip'"):
-        build.get_recipes("qa_2", 4096, {"tokenizer": tok, "samples": 10, "unfit": "error"})
+        dataset.get_specs("qa_2", 4096, {"tokenizer": tok, "samples": 10, "unfit": "error"})
     with pytest.raises(ValueError, match=r"ruler_1k_qa_2 has no sample.*Take length 2048"):
-        build.get_recipes("qa_2", 1024, {"tokenizer": tok, "samples": 10})
+        dataset.get_specs("qa_2", 1024, {"tokenizer": tok, "samples": 10})
 
 
 @pytest.mark.parametrize(
@@ -230,40 +230,40 @@ def test_what_cannot_fit(data, tok, empty_cache):
 )
 def test_wrong_metadata_is_named(data, tok, metadata, message):
     with pytest.raises(ValueError, match=message):
-        build.get_recipes("vt", 4096, {"tokenizer": tok, **metadata})
+        dataset.get_specs("vt", 4096, {"tokenizer": tok, **metadata})
 
 
 def test_missing_and_damaged_data_are_named(data, tok, tmp_path, monkeypatch, empty_cache):
     monkeypatch.setenv("CTXBENCH_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"PaulGrahamEssays.json.*download_paulgraham"):
-        build.get_recipes("niah_single_2", 4096, {"tokenizer": tok, "samples": 1})
+        dataset.get_specs("niah_single_2", 4096, {"tokenizer": tok, "samples": 1})
     with pytest.raises(FileNotFoundError, match=r"dev-v2.0.json.*rajpurkar"):
-        build.get_recipes("qa_1", 4096, {"tokenizer": tok, "samples": 1})
+        dataset.get_specs("qa_1", 4096, {"tokenizer": tok, "samples": 1})
     (tmp_path / "squad.json").write_text('{"data": [{}]}')
     with pytest.raises(ValueError, match=r"squad.json is not the expected file.*SQuAD 2.0"):
-        build.get_recipes("qa_1", 4096, {"tokenizer": tok, "samples": 1})
+        dataset.get_specs("qa_1", 4096, {"tokenizer": tok, "samples": 1})
     with pytest.raises(FileNotFoundError, match=r"english_words.json.*strict"):
-        build.get_recipes("cwe", 1 << 19, {"tokenizer": tok, "samples": 1})
+        dataset.get_specs("cwe", 1 << 19, {"tokenizer": tok, "samples": 1})
 
 
-def test_a_damaged_recipe_file_is_named(tmp_path, monkeypatch):
+def test_a_damaged_sample_file_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("CTXBENCH_CACHE", str(tmp_path))
     key = {"leaf": "some_task", "samples": 1}
-    made = recipes.get(key, lambda: ([{"a": 1}], {}))
-    assert recipes.get(key, lambda: pytest.fail("made twice")).rows == [{"a": 1}]
+    made = specs.get(key, lambda: ([{"a": 1}], {}))
+    assert specs.get(key, lambda: pytest.fail("made twice")).rows == [{"a": 1}]
     made.path.write_bytes(made.path.read_bytes().replace(b'"a"', b'"b"'))
     with pytest.raises(ValueError, match=r"damaged.*ctxbench data rm some_task-"):
-        recipes.get(key, lambda: ([], {}))
-    assert list(recipes.files("some_task")) == [made.path]
-    recipes.remove(made.path)
-    assert not list(recipes.files())
+        specs.get(key, lambda: ([], {}))
+    assert list(specs.files("some_task")) == [made.path]
+    specs.remove(made.path)
+    assert not list(specs.files())
 
 
 def test_a_failure_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.setenv("CTXBENCH_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match="no"):
-        recipes.get({"leaf": "t"}, lambda: (_ for _ in ()).throw(ValueError("no")))
-    assert not list(recipes.files())
+        specs.get({"leaf": "t"}, lambda: (_ for _ in ()).throw(ValueError("no")))
+    assert not list(specs.files())
 
 
 def test_a_window_that_is_too_short_stops_before_generation():
@@ -282,11 +282,11 @@ def test_chat_template_is_counted_and_the_prefix_comes_last(data, empty_cache, m
         "{% else %}{{ m.content }}{% endif %}{% endfor %}"
     )
     monkeypatch.setattr(tokenizer, "chat_template", template)
-    assert build.chat_texts(tokenizer) == ("[INST] ", " [/INST]")
+    assert dataset.chat_texts(tokenizer) == ("[INST] ", " [/INST]")
     metadata = {"tokenizer": str(data / "llama_tokenizer"), "samples": 2, "chat": True}
     for subtask in ("vt", "cwe", "qa_1"):
-        for doc in build.load(subtask, 4096, **metadata)["test"]:
-            text = f"[INST] {build.doc_to_text(doc)} [/INST]{doc['gen_prefix']}"
+        for doc in dataset.load(subtask, 4096, **metadata)["test"]:
+            text = f"[INST] {dataset.doc_to_text(doc)} [/INST]{doc['gen_prefix']}"
             ids = tokenizer(text, add_special_tokens=False).input_ids
             new = SUBTASKS[subtask].make(RulerSettings(4096)).new_tokens
             assert len(ids) + new == doc["tokens"] <= 4096
@@ -302,7 +302,7 @@ def test_groups_hold_thirteen_leaves_each():
         return [name] if isinstance(tasks, str) else [x for t in tasks for x in leaf_names(t)]
 
     for key, length in ladder(LADDER, None).items():
-        wanted = {build.leaf_name(subtask, length) for subtask in SUBTASKS}
+        wanted = {dataset.leaf_name(subtask, length) for subtask in SUBTASKS}
         assert set(leaf_names(f"ruler_{key}")) == wanted
         assert set(constants_of(f"ruler_{key}")) == wanted
     assert len(leaf_names("ruler_all")) == len(constants_of("ruler_all")) == 6 * 13
@@ -374,20 +374,20 @@ def test_order_of_tasks_does_not_matter(data, tok, empty_cache):
     names = ["fwe", "vt", "niah_multikey_2"]
 
     def rows(order):
-        found = {n: build.get_recipes(n, 4096, {"tokenizer": tok, "samples": 2}) for n in order}
+        found = {n: dataset.get_specs(n, 4096, {"tokenizer": tok, "samples": 2}) for n in order}
         return {n: f.rows for n, f in found.items()}
 
     made, read = rows(names), rows(names)
-    for path in list(recipes.files()):
-        recipes.remove(path)
+    for path in list(specs.files()):
+        specs.remove(path)
     random.seed(1)
     assert made == read == rows(names[::-1])
 
 
 def test_cwe_never_has_fewer_than_its_common_words():
     """With short tokens the official search goes below ten words, which are no list of ten."""
-    from ctxbench.tasks.ruler import build
+    from ctxbench.tasks.ruler import dataset
 
-    docs = build.load(ctx_subtask="cwe", ctx_length=1024, tokenizer="mini", samples=3)["test"]
+    docs = dataset.load(ctx_subtask="cwe", ctx_length=1024, tokenizer="mini", samples=3)["test"]
     assert len(docs) == 3
     assert all(len(doc["outputs"]) == 10 and doc["tokens"] <= 1024 for doc in docs)

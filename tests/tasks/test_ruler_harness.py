@@ -9,7 +9,7 @@ from lm_eval.tasks import TaskManager
 import ctxbench
 from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks.leaf_files import tasks_path
-from ctxbench.tasks.ruler import build
+from ctxbench.tasks.ruler import dataset
 from ctxbench.tasks.ruler.subtasks import SUBTASKS
 from ctxbench.validate.tiny import tiny_model
 
@@ -40,7 +40,7 @@ def test_the_whole_group_runs_on_our_model_and_on_hf(data, tmp_path):
     plain.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     extended = {"pretrained": "mini", "method": "dynamic_ntk", "length": 4096}
-    leaves = {build.leaf_name(subtask, 4096) for subtask in SUBTASKS}
+    leaves = {dataset.leaf_name(subtask, 4096) for subtask in SUBTASKS}
     groups = {f"ruler_4k{part}" for part in ("", "_retrieval", "_tracing", "_aggregation", "_qa")}
     for model, arguments in (("ctxext", extended), ("hf", {"pretrained": str(tmp_path)})):
         results = evaluate(model, arguments)

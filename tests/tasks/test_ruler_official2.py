@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ctxbench.tasks.additivity import additivity
-from ctxbench.tasks.ruler import build
+from ctxbench.tasks.ruler import dataset
 from ctxbench.tasks.ruler.subtasks import SUBTASKS
 from ctxbench.tasks.tokenizer import load_tokenizer
 
@@ -47,12 +47,12 @@ def check(docs, rows: list[dict], ours) -> None:
 def test_nvidias_samples_with_llama_2(data, golden_dir, subtask, length):
     rows = records(golden_dir, "nvidia", subtask, length)
     name = str(data / "llama2")
-    docs = build.load(subtask, length, tokenizer=name, samples=len(rows), seed=7)["test"]
-    check(docs, rows, build.doc_to_text)
+    docs = dataset.load(subtask, length, tokenizer=name, samples=len(rows), seed=7)["test"]
+    check(docs, rows, dataset.doc_to_text)
     assert [doc["gen_prefix"] for doc in docs] == [row["answer_prefix"] for row in rows]
     count = load_tokenizer(name).tokenize
     for doc in docs:
-        prompt = build.doc_to_text(doc) + doc["gen_prefix"]
+        prompt = dataset.doc_to_text(doc) + doc["gen_prefix"]
         new_tokens = SUBTASKS[subtask].family.new_tokens
         assert len(count(prompt)) + new_tokens == doc["tokens"] <= length
 
@@ -61,20 +61,20 @@ def test_where_the_official_loop_never_ends_a_question_is_skipped(data, golden_d
     (row,) = records(golden_dir, "nvidia", "qa_2", SHORT)
     assert row["status"] == "hang"
     metadata = {"tokenizer": str(data / "llama2"), "samples": 5, "seed": 7}
-    found = build.get_recipes("qa_2", SHORT, metadata)
+    found = dataset.get_specs("qa_2", SHORT, metadata)
     assert found.report["skipped"] > 0
     assert len(found.rows) == 5
     assert max(made["tokens"] for made in found.rows) <= SHORT
     with pytest.raises(ValueError, match=r"ruler_2k_qa_2 has a sample that cannot fit 2048"):
-        build.get_recipes("qa_2", SHORT, {**metadata, "unfit": "error"})
+        dataset.get_specs("qa_2", SHORT, {**metadata, "unfit": "error"})
 
 
 @pytest.mark.parametrize("subtask", SUBTASKS)
 def test_lcegs_samples(data, golden_dir, subtask):
     rows = records(golden_dir, "lceg", subtask, LONG)
     metadata = {"tokenizer": str(data / "tok"), "samples": len(rows), "fidelity": "lceg"}
-    docs = build.load(subtask, LONG, **metadata)["test"]
-    check(docs, rows, lambda doc: build.doc_to_text(doc) + doc["gen_prefix"])
+    docs = dataset.load(subtask, LONG, **metadata)["test"]
+    check(docs, rows, lambda doc: dataset.doc_to_text(doc) + doc["gen_prefix"])
 
 
 def test_llama_2_is_counted_by_sums(data):

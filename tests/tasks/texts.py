@@ -6,7 +6,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from ctxbench.core.assets import resolve_model
-from ctxbench.tasks.perplexity import build
+from ctxbench.tasks.perplexity import dataset
 
 
 def save_tokenizer(folder) -> str:
@@ -30,4 +30,4 @@ def shards(path, tokenizer_path, **kwargs):
     """Return the shards of a text."""
     options = {"ctx_source": "text", "ctx_protocol": "overlap", "ctx_length": 512}
     options |= {"tokenizer": tokenizer_path, "text_path": str(path)}
-    return build.shards(**options | kwargs)
+    return dataset.shards(**options | kwargs)

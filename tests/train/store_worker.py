@@ -23,7 +23,7 @@ if __name__ == "__main__":
     from ctxbench.core.assets import resolve_model
     from ctxbench.models.loading import load_tokenizer
     from ctxbench.train.tokens import documents
-    from ctxbench.train.tokens.build import build_store
+    from ctxbench.train.tokens.store_writer import build_store
     from tests.train.test_tokens import REQUEST, SHARD
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

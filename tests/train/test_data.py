@@ -221,11 +221,11 @@ def test_mixture_has_its_shares_after_any_number_of_rows():
     parts = [packed(10_000 * (i + 1)) for i in range(3)]
     mixture = Mixture([(part, weight) for part, weight in zip(parts, (5, 3, 2), strict=True)])
     mixture.row(2999, 8)
-    chosen = mixture._plan[:3000, 0]
+    chosen = mixture._order[:3000, 0]
     for end in (1, 10, 77, 3000):
         counts = np.bincount(chosen[:end], minlength=3)
         assert np.abs(counts - end * np.array([0.5, 0.3, 0.2])).max() <= 1
-    assert mixture._plan[:3000][chosen == 2][:, 1].tolist() == list(range(600))
+    assert mixture._order[:3000][chosen == 2][:, 1].tolist() == list(range(600))
 
 
 def test_mixed_batch_fills_in_what_a_source_lacks(tmp_path, tokenizer, ids):

@@ -63,7 +63,7 @@ def test_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, name, monkeypatc
 
 
 def _with_dropout(config):
-    from ctxbench.train.build import build_model
+    from ctxbench.train.model import build_model
 
     model, tokenizer = build_model(config)
     for layer in model.model.layers:
@@ -130,7 +130,7 @@ def test_result_opens_as_the_record_says(tmp_path, method):
 
 
 def test_bfloat16_weights_are_refused(tmp_path, monkeypatch):
-    from ctxbench.train.build import build_model
+    from ctxbench.train.model import build_model
 
     def half(config):
         model, tokenizer = build_model(config)
@@ -224,10 +224,10 @@ def test_perplexity_of_a_method_that_feeds_other_tokens_is_the_models_own(tmp_pa
     from accelerate import Accelerator
 
     from ctxbench.methods.pi import PositionInterpolation
-    from ctxbench.train.build import build_model
     from ctxbench.train.data import open_mixture
     from ctxbench.train.evaluate import perplexities
     from ctxbench.train.loss import CausalLoss
+    from ctxbench.train.model import build_model
 
     config = small_config(tmp_path, method="pi")
     config = dataclasses.replace(config, eval_data=config.data, eval_lengths=(16, 32))

@@ -14,9 +14,9 @@ from ctxbench.core.settings import read_settings
 from ctxbench.models.loading import load_tokenizer
 from ctxbench.train.data import open_mixture
 from ctxbench.train.tokens import documents
-from ctxbench.train.tokens.build import build_store
 from ctxbench.train.tokens.request import PRESETS, StoreRequest, parse_mix, source_name
 from ctxbench.train.tokens.store import TokenStore
+from ctxbench.train.tokens.store_writer import build_store
 from ctxbench.train.tokens.stream import spool
 from tests.train.corpus import write_corpus
 from tests.train.small import losses, small_config

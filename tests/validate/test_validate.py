@@ -142,9 +142,9 @@ BROKEN_TASKS = {
     "metric": ("my_recall_256.yaml", "metric: score", "metric: 256"),
     "generation_budget": ("my_recall_256.yaml", "max_gen_toks: 8", "max_gen_toks: 80"),
     "generation_budget-none": ("my_recall_256.yaml", ", max_gen_toks: 8", ""),
-    "takes_metadata": ("build.py", ", **metadata):", "):"),
-    "deterministic": ("build.py", "random.Random(seed)", "random"),
-    "runs": ("build.py", '"score"', '"mark"'),
+    "takes_metadata": ("dataset.py", ", **metadata):", "):"),
+    "deterministic": ("dataset.py", "random.Random(seed)", "random"),
+    "runs": ("dataset.py", '"score"', '"mark"'),
     "readme": ("README.md", "# my_recall: ", "# "),
 }
 
@@ -171,13 +171,13 @@ metadata: {version: 1.0}
 
 
 def choice_task(folder: Path, old: str = "", new: str = "") -> Path:
-    """Make the example a task of choices, with one replacement in its leaf or its build.py."""
+    """Make the example a task of choices, with one replacement in its leaf or its dataset.py."""
     shutil.copytree(TASK, folder)
     leaf = folder / "my_recall_256.yaml"
     leaf.write_text(
         leaf.read_text().partition("output_type")[0] + "doc_to_text: '{{prompt}}'\n" + CHOICES
     )
-    file = leaf if old in leaf.read_text() else folder / "build.py"
+    file = leaf if old in leaf.read_text() else folder / "dataset.py"
     assert old in file.read_text()
     file.write_text(file.read_text().replace(old, new))
     return folder
@@ -194,7 +194,7 @@ def choice_task(folder: Path, old: str = "", new: str = "") -> Path:
         ),
         ("{{0}}", "answr", "builds", r"the target 'answr' is none of the choices"),
         ("{{prompt}}", "{{prompts}}", "builds", r"'prompts' is undefined"),
-        ("build.documents", "bild.documents", "builds", r"Cannot import module 'bild'"),
+        ("dataset.documents", "datasett.documents", "builds", r"Cannot import module 'datasett'"),
         ('"test":', '"tset":', "builds", "KeyError: 'test'"),
     ],
 )

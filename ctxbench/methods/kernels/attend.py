@@ -34,10 +34,10 @@ def attend(
         return decode(plan, rope, query, key, value, positions, scale)
     kernel = prefill_kernel(query.device.type, needs_grad(query, key, value))
 
-    def one(query, key, value):
+    def one(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         return kernel(plan, rope, query, key, value, scale)
 
-    if len(positions) == 1:
+    if not is_padded(positions, len(query)):
         return one(query, key, value)
     return rows_apart(one, query, key, value, positions)
 
@@ -55,6 +55,11 @@ def prefill_kernel(device: str, differentiable: bool) -> Kernel:
         return flex
     log.info("attention kernel on %s: tiles merged by log-sum-exp", device)
     return tiled
+
+
+def is_padded(positions: torch.Tensor, batch: int) -> bool:
+    """Return whether `[batch or 1, tokens]` has padding; one line for several rows has none."""
+    return len(positions) > 1 or (batch == 1 and bool((positions < 0).any()))
 
 
 def rows_apart(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from ctxbench.methods.kernels.plan import AttentionPlan
+from ctxbench.methods.kernels.plan import AttentionPlan, Branch
 from ctxbench.methods.kernels.rope import Rope
 
 
@@ -61,7 +61,9 @@ def dense(
     return torch.cat(outputs, dim=2)
 
 
-def visible(branch, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
+def visible(
+    branch: Branch, query_positions: torch.Tensor, key_positions: torch.Tensor
+) -> torch.Tensor:
     """Return which keys each query sees through a branch, `[B or 1, T, S]` bool.
 
     Args:

@@ -9,7 +9,9 @@ Legend: B batch, H query heads, K key heads, T queries, S keys, D head_dim.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
@@ -80,7 +82,9 @@ def interval_mask(first: torch.Tensor, end: torch.Tensor, keys: int) -> BlockMas
     some = ((stops > first_tiles) & (begins < end_tiles) & seen).any(1)
     whole = ((begins >= first_tiles) & (stops <= end_tiles)).all(1)
 
-    def sees(batch, head, query, key):
+    def sees(
+        batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor
+    ) -> torch.Tensor:
         return (key >= first[query]) & (key < end[query])
 
     return BlockMask.from_kv_blocks(
@@ -96,5 +100,5 @@ def _listed(tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @cache
-def _kernel(device: str):
+def _kernel(device: str) -> Callable[..., Any]:
     return torch.compile(flex_attention) if device == "cuda" else flex_attention

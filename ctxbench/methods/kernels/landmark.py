@@ -88,13 +88,21 @@ def landmark_attention(
 class _Local:
     """The keys that are seen in place: the chunk and an incomplete block before it."""
 
-    def __init__(self, rope: Rope, key, value, block: int, first: int):
+    def __init__(
+        self, rope: Rope, key: torch.Tensor, value: torch.Tensor, block: int, first: int
+    ) -> None:
         self.block, self.first = block, first
         at = torch.arange(first, key.shape[2], device=key.device)[None]
         self.key = rope(key[:, :, first:], at)
         self.value = value[:, :, first:]
 
-    def weights(self, q_BHTD, at, landmarks: list[torch.Tensor], scale: float):
+    def weights(
+        self,
+        q_BHTD: torch.Tensor,
+        at: torch.Tensor,
+        landmarks: list[torch.Tensor],
+        scale: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the weights of other landmarks `[B, H, T, M]`, and attention over the local keys.
 
         Args:
@@ -137,7 +145,18 @@ class _Distant:
     the slot is taken off the query's position instead.
     """
 
-    def __init__(self, rope: Rope, query, at, key, value, block, remembered, memory: Memory, scale):
+    def __init__(
+        self,
+        rope: Rope,
+        query: torch.Tensor,
+        at: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        block: int,
+        remembered: int,
+        memory: Memory,
+        scale: float,
+    ) -> None:
         self.scale = scale
         self.blocks = remembered // block
         self.kept = min(memory.top_k, self.blocks)
@@ -168,7 +187,7 @@ class _Distant:
         ranked = rounded * self.blocks - number  # whole numbers, exact: the oldest wins a tie
         return ranked.topk(self.kept, dim=-1).indices.sort(dim=-1).values
 
-    def scores(self, some: slice):
+    def scores(self, some: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """Return scores `[B, H, T, M, C]` and values `[B, H, T or 1, M, C, D]` of the chosen."""
         chosen = self.chosen_BHTM
         chosen = chosen if chosen.shape[2] == 1 else chosen[:, :, some]

@@ -72,16 +72,25 @@ ACTIVATIONS: dict[str, Callable[[Array], tuple[Array, Array]]] = {"silu": _silu,
 
 class _Solve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, state, up, down, sizes, inputs, drift, activation):
+    def forward(
+        ctx: Any,
+        state: torch.Tensor,
+        up: torch.Tensor,
+        down: torch.Tensor,
+        sizes: Array,
+        inputs: Array,
+        drift: Array,
+        activation: str,
+    ) -> torch.Tensor:
         """Run the steps and keep the input of every stage."""
-        up, down = up.detach().numpy(), down.detach().numpy()
+        weights = up.detach().numpy(), down.detach().numpy()
         act = ACTIVATIONS[activation]
         seen_S4D = np.empty((len(sizes), 4, len(state)))
         y = state.detach().numpy().copy()
 
         def slope(s: int, stage: int, at: Array) -> Array:
             seen_S4D[s, stage] = x = at + inputs[s, stage]
-            return act(x @ up)[0] @ down + drift[s, stage]
+            return act(x @ weights[0])[0] @ weights[1] + drift[s, stage]
 
         for s, h in enumerate(sizes):
             k1 = slope(s, 0, y)
@@ -89,11 +98,11 @@ class _Solve(torch.autograd.Function):
             k3 = slope(s, 2, y + h * (k2 - k1 / 3))
             k4 = slope(s, 3, y + h * (k1 - k2 + k3))
             y = y + h / 8 * (k1 + 3 * (k2 + k3) + k4)
-        ctx.saved = up, down, sizes, seen_S4D, act
+        ctx.saved = *weights, sizes, seen_S4D, act
         return torch.from_numpy(y)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs):
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Run the steps in reverse; gradients of the weights are two products at the end."""
         up, down, sizes, seen_S4D, act = ctx.saved
         value_S4H, derivative_S4H = act(seen_S4D @ up)

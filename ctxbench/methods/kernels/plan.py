@@ -88,7 +88,9 @@ FULL = AttentionPlan(branches=(Branch(),))
 """Ordinary causal attention."""
 
 
-def _scaled(x, positions, scale):
+def _scaled(
+    x: torch.Tensor, positions: torch.Tensor, scale: Callable[[torch.Tensor], torch.Tensor] | None
+) -> torch.Tensor:
     if scale is None:
         return x
     return x * scale(positions)[:, None, :, None].to(x.dtype)

@@ -13,7 +13,7 @@ class Rope:
         rotary: a transformers rotary module: `(x, position_ids) -> cos, sin`.
     """
 
-    def __init__(self, rotary: nn.Module):
+    def __init__(self, rotary: nn.Module) -> None:
         self.rotary = rotary
 
     def __call__(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

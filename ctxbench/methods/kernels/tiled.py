@@ -11,6 +11,8 @@ Legend: B batch, H query heads, K key heads, T queries, S keys, D head_dim.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from ctxbench.core.compat.torch import cpu_attention
@@ -67,7 +69,15 @@ _Partial = tuple[torch.Tensor, torch.Tensor]
 class _Tile:
     """One branch of a plan with its rotated queries and keys."""
 
-    def __init__(self, plan: AttentionPlan, branch: Branch, rope: Rope, query, key, start: int):
+    def __init__(
+        self,
+        plan: AttentionPlan,
+        branch: Branch,
+        rope: Rope,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        start: int,
+    ) -> None:
         queries = query.shape[2]
         at = torch.arange(start, start + queries)
         # intervals are arithmetic on the CPU: reading them must not wait for a GPU
@@ -79,7 +89,7 @@ class _Tile:
         self.query, self.query_at = query, branch.query_position(at.to(query.device)[None])
         self.key = _rotated_keys(plan, branch, rope, key, self.offset, last)
 
-    def pieces(self, value, begin: int, end: int, scale: float):
+    def pieces(self, value: torch.Tensor, begin: int, end: int, scale: float) -> Iterator[_Partial]:
         """Yield partial attention of queries `begin` to `end` over what they see."""
         first, stop = self.first[begin:end], self.end[begin:end]
         seen = stop > first
@@ -106,10 +116,17 @@ class _Tile:
         yield attend(query, keys, _two_slices(value, low, full_low, full_high, high), scale, mask)
 
 
-def _rotated_keys(plan: AttentionPlan, branch: Branch, rope: Rope, key, first: int, end: int):
+def _rotated_keys(
+    plan: AttentionPlan,
+    branch: Branch,
+    rope: Rope,
+    key: torch.Tensor,
+    first: int,
+    end: int,
+) -> torch.Tensor:
     """Return keys `first` to `end` as a branch sees them, a piece at a time to spare memory."""
 
-    def piece(begin: int, stop: int):
+    def piece(begin: int, stop: int) -> torch.Tensor:
         at = torch.arange(begin, stop, device=key.device)[None]
         return rope(plan.scale_keys(key[:, :, begin:stop], at), branch.key_position(at))
 
@@ -172,7 +189,9 @@ def _fold(query: torch.Tensor, kv_heads: int) -> torch.Tensor:
     return query.reshape(batch, kv_heads, heads // kv_heads * rows, head_dim)
 
 
-def _two_slices(x, low: int, middle: int, rest: int, high: int, offset: int = 0) -> torch.Tensor:
+def _two_slices(
+    x: torch.Tensor, low: int, middle: int, rest: int, high: int, offset: int = 0
+) -> torch.Tensor:
     left = x[:, :, low - offset : middle - offset]
     right = x[:, :, rest - offset : high - offset]
     if left.shape[2] == 0 or right.shape[2] == 0:

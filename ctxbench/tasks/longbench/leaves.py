@@ -6,7 +6,7 @@ from ctxbench.core.longbench_sets import ALL, CATEGORIES, PAPER, E
 from ctxbench.tasks.leaf_files import Leaves, base_file, group, ladder
 from ctxbench.tasks.longbench.prompts import load_prompt
 
-LENGTHS = (4096, 16384, 32768)
+LENGTHS = (4096, 16384, 32768)  # windows of the official model2maxlen.json
 E_NAMES = tuple(f"{name}_e" for name in E)
 _METRICS = ("score", "score_lceg", "truncated", "past_window")
 """A group's are plain means over its data sets, as in the paper."""

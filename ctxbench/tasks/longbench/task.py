@@ -3,7 +3,7 @@
 from lm_eval.api.instance import Instance
 
 from ctxbench.tasks.class_task import ClassTask
-from ctxbench.tasks.longbench.build import NEVER_CHAT
+from ctxbench.tasks.longbench.dataset import NEVER_CHAT
 
 
 class LongBenchTask(ClassTask):

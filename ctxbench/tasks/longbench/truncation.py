@@ -10,6 +10,9 @@ Decoder = Literal["sentencepiece", "tokenizers"]
 """What makes text of tokens again; they differ where a cut leaves bytes of no character."""
 _BYTES = re.compile("<0x([0-9A-F]{2})>")
 
+SEAM = 16
+"""Tokens that a prompt may have beyond its budget when its text is read again."""
+
 
 def keep_ends(ids: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Return the parts of a token sequence that are kept: all of it, or two halves.
@@ -36,7 +39,7 @@ def truncate_middle(
     """Cut a prompt out of the middle.
 
     The halves are decoded apart and joined as text. Read again, that text may have a few tokens
-    more or less than the budget: the seam is tokenised anew.
+    more or less than the budget: the seam is tokenised anew, and special tokens are left out.
 
     Args:
         prompt: text.
@@ -46,13 +49,25 @@ def truncate_middle(
 
     Returns:
         the text; its tokens before and after, special tokens counted.
+
+    Raises:
+        ValueError: the tokenizer does not give back the text that it encoded.
     """
     ids = tokenizer(prompt, verbose=False)["input_ids"]
     parts = keep_ends(ids, max_tokens)
     if len(parts) == 1:
         return prompt, len(ids), len(ids)
     text = "".join(decode(tokenizer, part, decoder) for part in parts)
-    return text, len(ids), len(tokenizer(text, verbose=False)["input_ids"])
+    after = len(tokenizer(text, verbose=False)["input_ids"])
+    if not max_tokens // 2 <= after <= max_tokens + SEAM:
+        raise ValueError(
+            f"A prompt of {len(ids)} tokens, cut to {max_tokens} as the official code does it, has "
+            f"{after} when its text is read again; allowed are {max_tokens // 2} to "
+            f"{max_tokens + SEAM}. The tokenizer's decode does not give back what it encoded: its "
+            "tokenizer.json has no decoder, or most of the text is unknown to it. Give the "
+            "tokenizer as its model was published, or a longer task, which cuts nothing."
+        )
+    return text, len(ids), after
 
 
 def decode(tokenizer, ids: Sequence[int], decoder: Decoder) -> str:

@@ -7,8 +7,10 @@ log-likelihood: all branches share what came before. So the log-likelihoods of t
 decide, and any model that can score a continuation can be decoded this way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import permutations
 
 
 @dataclass(frozen=True)
@@ -30,35 +32,32 @@ def label_trie(labels: Sequence[str], tokenizer, before: str) -> LabelTrie:
 
     Args:
         labels: label texts, written after a space.
-        tokenizer: a fast tokenizer (character offsets are needed).
+        tokenizer: cuts them; special tokens around a text are left out.
         before: how every prompt ends, without the space.
 
     Raises:
-        ValueError: the tokens of one label begin another, or the text of a branch is tokenised
-            otherwise than within its label.
+        ValueError: the tokens of one label are, or begin, another's, or no text has the tokens of a
+            branch.
     """
-    tokens = [_label_tokens(label, tokenizer, before) for label in labels]
-    ids = [tuple(token for token, _ in label) for label in tokens]
-    for label, mine in zip(labels, ids, strict=True):
-        for other, theirs in zip(labels, ids, strict=True):
-            if mine == theirs[: len(mine)] and label != other:
-                raise ValueError(
-                    f"Label {label!r} is the beginning of label {other!r}: a decoder that stops at "
-                    "the first whole label could never write the longer one. Rename one of them."
-                )
-    continuations = [f" {label}" for label in labels]
-    paths = []
-    for label, mine in zip(labels, tokens, strict=True):
+
+    def tokens(text: str) -> list[int]:
+        return tokenizer(before + text, add_special_tokens=False, verbose=False).input_ids
+
+    start = len(tokens(""))
+    encode = cache(lambda text: tuple(tokens(text)[start:]))
+    texts = [f" {label}" for label in labels]
+    ids = [encode(text) for text in texts]
+    _check_labels(labels, ids)
+    continuations, paths = list(texts), []
+    for text, mine in zip(texts, ids, strict=True):
         path = []
         for depth in range(len(mine)):
-            prefix = tuple(token for token, _ in mine[:depth])
-            rivals = {other[depth] for other in ids if other[:depth] == prefix}
+            rivals = {other[depth] for other in ids if other[:depth] == mine[:depth]}
             if len(rivals) > 1:
-                text = f" {label}"[: mine[depth][1]]
-                if text not in continuations:
-                    _check_branch(text, mine[: depth + 1], label, tokenizer, before)
-                    continuations.append(text)
-                path.append(continuations.index(text))
+                branch = _branch(text, mine[: depth + 1], encode)
+                if branch not in continuations:
+                    continuations.append(branch)
+                path.append(continuations.index(branch))
         paths.append(path)
     return LabelTrie(continuations, paths)
 
@@ -80,22 +79,28 @@ def greedy_label(loglikelihoods: Sequence[float], paths: Sequence[Sequence[int]]
     return alive[0]
 
 
-def _label_tokens(label: str, tokenizer, before: str) -> list[tuple[int, int]]:
-    """Return (token, where its text ends in " label") of a label after a prompt."""
-    start = len(tokenizer(before)["input_ids"])
-    encoded = tokenizer(f"{before} {label}", return_offsets_mapping=True)
-    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-    return [
-        (token, end - len(before))
-        for token, (_, end) in zip(ids[start:], offsets[start:], strict=True)
-    ]
+def _check_labels(labels: Sequence[str], ids: Sequence[tuple[int, ...]]) -> None:
+    for (label, mine), (other, theirs) in permutations(zip(labels, ids, strict=True), 2):
+        if mine == theirs:
+            raise ValueError(
+                f"Labels {label!r} and {other!r} have the same tokens in this tokenizer, so no "
+                "score can tell them apart. Every label must have tokens of its own. Use another "
+                "tokenizer, or rename one of them."
+            )
+        if mine == theirs[: len(mine)]:
+            raise ValueError(
+                f"Label {label!r} is the beginning of label {other!r}: a decoder that stops at "
+                "the first whole label could never write the longer one. Rename one of them."
+            )
 
 
-def _check_branch(text: str, within: list[tuple[int, int]], label: str, tokenizer, before: str):
-    alone = [token for token, _ in _label_tokens(text[1:], tokenizer, before)]
-    if alone != [token for token, _ in within]:
-        raise ValueError(
-            f"The beginning {text!r} of label {label!r} is tokenised otherwise than within it "
-            f"({tokenizer.convert_ids_to_tokens(alone)}), so its log-likelihood does not tell what "
-            "greedy decoding does. Use labels that this tokenizer cuts at words."
-        )
+def _branch(text: str, ids: tuple[int, ...], encode: Callable[[str], tuple[int, ...]]) -> str:
+    """Return the beginning of a label's text that has these tokens, the label's first ones."""
+    for end in range(1, len(text) + 1):
+        if encode(text[:end]) == ids:
+            return text[:end]
+    raise ValueError(
+        f"The first {len(ids)} tokens of label {text[1:]!r} are those of no beginning of its text "
+        "with this tokenizer, so no log-likelihood of a text tells what greedy decoding does. Use "
+        "labels that it cuts at words; for TREC, the tasks *_lceg, which generate."
+    )

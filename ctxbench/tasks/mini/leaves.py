@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from ctxbench.core.lengths import LADDER
 from ctxbench.tasks.leaf_files import Leaves, base_file, ladder
 
-LENGTHS = (128, 256, 512, 1024, 2048, 4096)
+LENGTHS = (128, 256, 512, *LADDER[:3])  # what the bundled model can do begins below the ladder
 FAMILIES = {
     "mini_needle": ("needle", {"ctx_distractors": 3}, 128),
     "mini_needle_hard": ("needle", {"ctx_distractors": 15}, 256),

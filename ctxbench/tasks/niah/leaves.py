@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ctxbench.core.lengths import LADDER
 from ctxbench.tasks.leaf_files import Leaves, base_file, group
-from ctxbench.tasks.niah.build import LCEG_LENGTHS, leaf_name
+from ctxbench.tasks.niah.dataset import LCEG_LENGTHS, leaf_name
 
 _METRICS = ("score", "exact", "rouge1")
 

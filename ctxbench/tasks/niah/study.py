@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from ctxbench.tasks import recipes
+from ctxbench.tasks import specs
+from ctxbench.tasks.documents import as_dataset
 from ctxbench.tasks.model_window import check_task_length
 from ctxbench.tasks.needle_grid import DEPTHS, Grid, check_tokenizer, record
 from ctxbench.tasks.niah.haystack import load_haystack
@@ -69,13 +70,13 @@ def _stops(tokenizer) -> set[int]:
     return {tokenizer.encode(text, add_special_tokens=False)[-1] for text in texts}
 
 
-def get_recipes(
+def get_specs(
     grid: Grid,
     length: int,
     metadata: dict[str, Any],
     progress: Callable[[], object] = lambda: None,
-) -> recipes.RecipeFile:
-    """Return the recipes of one task, from the cache or made now.
+) -> specs.SpecFile:
+    """Return the specs of one task, from the cache or made now.
 
     Raises:
         ValueError: a chat template is asked for, which the study had none of.
@@ -97,17 +98,17 @@ def get_recipes(
     }
     report = {"tokenizer_name": name, "data_dir": data_dir, "counted": "whole prompts"}
 
-    def make() -> tuple[list[recipes.Row], dict[str, Any]]:
+    def make() -> tuple[list[specs.Row], dict[str, Any]]:
         rows = []
         for depth in DEPTHS:
             rows.append(_row(grid, length, name, data_dir, depth))
             progress()
         return rows, report
 
-    return recipes.get(key, make)
+    return specs.get(key, make)
 
 
-def _row(grid: Grid, length: int, name: str, data_dir: str | None, depth: int) -> recipes.Row:
+def _row(grid: Grid, length: int, name: str, data_dir: str | None, depth: int) -> specs.Row:
     needle, _ = grid.draw(random.Random(0), 0, None)
     tokenizer = load_tokenizer(name)
     context, hidden = _tokens(grid, name, length, needle.text, data_dir)
@@ -126,7 +127,7 @@ def load(grid: Grid, length: int, metadata: dict[str, Any]) -> dict[str, Any]:
         FileNotFoundError: local data are missing; the message says how to get them.
     """
     check_task_length(length, grid.leaf(length), metadata)
-    found = get_recipes(grid, length, metadata)
+    found = get_specs(grid, length, metadata)
     common = {
         "grid": grid.name,
         "length": length,
@@ -134,11 +135,11 @@ def load(grid: Grid, length: int, metadata: dict[str, Any]) -> dict[str, Any]:
         "tokenizer": tokenizer_name(**metadata),
         "data_dir": metadata.get("data_dir"),
     }
-    return recipes.test_split([common | row for row in found.rows], found.report["counted"])
+    return as_dataset(found.rows, common=common, about=found.counted)
 
 
-def recount(grid: Grid, found: recipes.RecipeFile, tokenizer: str | None = None) -> None:
-    """Make every sample of a recipe file again and compare it with what is recorded.
+def recount(grid: Grid, found: specs.SpecFile, tokenizer: str | None = None) -> None:
+    """Make every sample of a spec file again and compare it with what is recorded.
 
     Raises:
         ValueError: the tokenizer or a prompt is another than when it was made.

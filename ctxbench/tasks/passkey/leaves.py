@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ctxbench.core.lengths import LADDER
 from ctxbench.tasks.leaf_files import Leaves, base_file
-from ctxbench.tasks.passkey.build import leaf_name
+from ctxbench.tasks.passkey.dataset import leaf_name
 
 
 def leaves(numbers: Sequence[int] | None) -> Leaves:

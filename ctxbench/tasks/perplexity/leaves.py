@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ctxbench.core.lengths import LADDER
 from ctxbench.tasks.leaf_files import Leaves, base_file, group, ladder
 
 SOURCES = ("pg19", "proof_pile", "text")
@@ -13,7 +14,7 @@ PROTOCOLS = {
 }
 CONSTANTS = {"lceg_landmark": {"ctx_chunk": 512}}
 """Protocol -> further constants of its leaves."""
-LENGTHS = tuple(k * 1024 for k in (2, 4, 8, 16, 32, 64))
+LENGTHS = LADDER[1:-1]  # 2k to 64k, the paper's windows
 
 
 def leaves(numbers: Sequence[int] | None) -> Leaves:

@@ -1,5 +1,6 @@
 """The lm-eval task: it hands windows to the model and turns their losses into results."""
 
+import numpy as np
 from lm_eval.api.instance import Instance
 
 from ctxbench.core.windows import WRONG_MODEL, Window, WindowedText, WindowLosses
@@ -7,16 +8,11 @@ from ctxbench.tasks.class_task import ClassTask
 from ctxbench.tasks.perplexity.protocols import in_chunks
 
 
-class PerplexityTask(ClassTask):
+class PerplexityTask(ClassTask[np.ndarray]):
     """A task whose requests are windows over one stream of token ids.
 
-    The ids stay here and in the requests: what lm-eval logs of a shard is its window offsets.
+    The shared ids stay here and in the requests: of a shard, lm-eval logs the window offsets.
     """
-
-    def download(self, dataset_kwargs=None, **kwargs) -> None:
-        """Build the shards and keep the token ids."""
-        super().download(dataset_kwargs, **kwargs)
-        self.ids = self.dataset.pop("ids")
 
     def construct_requests(self, doc: dict, ctx, **kwargs) -> list[Instance]:
         """Return one request per position of a chunk in its window (one, if nothing is chunked).
@@ -30,7 +26,7 @@ class PerplexityTask(ClassTask):
         for idx, windows in enumerate(chunk_windows(doc)):
             first, last = windows[0][0], windows[-1][2]
             text = WindowedText(
-                self.ids[first:last].tolist(),
+                self.shared[first:last].tolist(),
                 [[offset - first for offset in window] for window in windows],
                 doc["bucket"],
             )

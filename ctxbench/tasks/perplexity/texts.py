@@ -63,9 +63,15 @@ SOURCES = {
 
 @dataclass
 class Documents:
-    """Token ids of each document (BOS first, if the tokenizer has one), and what was left out."""
+    """Token ids of each document (BOS first, if the tokenizer has one), and what was left out.
+
+    `sizes`: UTF-8 bytes of each document's text; nothing for a token file. `added`: tokens put
+    before each text.
+    """
 
     ids: list[np.ndarray] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    added: int = 0
     empty: int = 0
     short: int = 0
 
@@ -123,8 +129,9 @@ def read_documents(
 
 def tokenize(texts: Iterable[str], tokenizer, *, limit: int = 0, min_tokens: int = 0) -> Documents:
     """Tokenise documents until `limit` are collected; empty and short ones are counted."""
-    documents = Documents()
-    bos = [i for i in tokenizer("")["input_ids"][:1] if i == tokenizer.bos_token_id]
+    # Of no text, the first token may be an EOS that is the BOS too.
+    bos = [i for i in tokenizer("a")["input_ids"][:1] if i == tokenizer.bos_token_id]
+    documents = Documents(added=len(bos))
     for text in texts:
         if not text.strip():
             documents.empty += 1
@@ -134,6 +141,7 @@ def tokenize(texts: Iterable[str], tokenizer, *, limit: int = 0, min_tokens: int
             documents.short += 1
             continue
         documents.ids.append(np.asarray(ids, dtype=np.int64))
+        documents.sizes.append(len(text.encode()))
         if len(documents.ids) == limit:
             break
     return documents

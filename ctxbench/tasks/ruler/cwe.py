@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ctxbench.tasks.ruler import templates, words
-from ctxbench.tasks.ruler.family import Family, Recipe, Sample
+from ctxbench.tasks.ruler.family import Family, Sample, Spec
 from ctxbench.tasks.ruler.stream import Stream
 from ctxbench.tasks.token_count import CountedText, PromptPart, TokenCounter
 
@@ -108,7 +108,7 @@ class CommonWords(Family):
         per_word = self.probe(stream, 4096, counter) / 4096
         return int(self.settings.length // per_word) * 2
 
-    def draw(self, stream: Stream, size: int, index: int) -> Recipe:
+    def draw(self, stream: Stream, size: int, index: int) -> Spec:
         """Draw in the official order: the example's words, then the list's."""
         if size < COMMON:  # where LCEG's growth ends when its first size is too long
             raise ValueError("fewer words than the common ones")
@@ -123,26 +123,26 @@ class CommonWords(Family):
             source = words.english_words(self.settings.data_dir)
         return example, stream.sample(source, size)
 
-    def draw_strict(self, stream: Stream, size: int, index: int, depth: float) -> Recipe:
+    def draw_strict(self, stream: Stream, size: int, index: int, depth: float) -> Spec:
         """Choose words and layouts at random; beyond wonderwords' words come pairs of them."""
         return {"size": size, "own": [stream.getrandbits(32) for _ in range(3)]}
 
-    def _choose_strict(self, recipe: Recipe) -> tuple[list[str], list[str]]:
-        seed, other, _ = recipe["own"]
-        chosen = _shuffled(seed)[: recipe["size"]]
-        if (more := recipe["size"] - len(chosen)) > 0:
+    def _choose_strict(self, spec: Spec) -> tuple[list[str], list[str]]:
+        seed, other, _ = spec["own"]
+        chosen = _shuffled(seed)[: spec["size"]]
+        if (more := spec["size"] - len(chosen)) > 0:
             pairs = words.pairs()
             chosen += [pairs[k] for k in random.Random(seed).sample(range(len(pairs)), more)]
         return _shuffled(other)[: self._example_words], chosen
 
-    def sample(self, recipe: Recipe) -> Sample:
+    def sample(self, spec: Spec) -> Sample:
         """Make the prompt: the example with its answer, then the list."""
-        if "own" in recipe:
-            example, chosen = self._choose_strict(recipe)
-            seeds = [[recipe["own"][2], n] for n in (1, 2)]
+        if "own" in spec:
+            example, chosen = self._choose_strict(spec)
+            seeds = [[spec["own"][2], n] for n in (1, 2)]
         else:
-            example, chosen = recipe.get("_chosen") or self._choose(
-                Stream(*recipe["from"]), recipe["size"]
+            example, chosen = spec.get("_chosen") or self._choose(
+                Stream(*spec["from"]), spec["size"]
             )
             seeds = [self.settings.seed] * 2
         head, tail = self._template.body.split("{context}")

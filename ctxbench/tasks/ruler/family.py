@@ -1,8 +1,8 @@
-"""What the RULER families share: a sample as a recipe, and the three ways to size it.
+"""What the RULER families share: a sample as a spec, and the three ways to size it.
 
-A family draws *recipes*: small dictionaries from which a prompt can be made again without the
-tokenizer. `sample` turns a recipe into the parts of a prompt. The sizing below decides how much
-haystack a recipe gets:
+A family draws *specs*: small dictionaries from which a prompt can be made again without the
+tokenizer. `sample` turns a spec into the parts of a prompt. The sizing below decides how much
+haystack a spec gets:
 
 - `nvidia`: the official generator (github.com/NVIDIA/RULER, scripts/data/synthetic). A binary
   search with one random sample per probe, then samples that lose one step whenever they are too
@@ -22,7 +22,7 @@ from typing import Any
 from ctxbench.tasks.ruler.stream import Stream
 from ctxbench.tasks.token_count import PromptPart, TokenCounter
 
-Recipe = dict[str, Any]
+Spec = dict[str, Any]
 
 # Redraws of a sample at its smallest size after which we say that the official `while True` loop
 # would not end. Where the haystack is random a redraw can help; it does within a few.
@@ -64,7 +64,7 @@ class RulerSettings:
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample made from its recipe.
+    """A sample made from its spec.
 
     Attributes:
         parts: of the prompt, up to the answer's beginning.
@@ -92,7 +92,7 @@ class Family(ABC):
         """Units that a sample which is too long loses at once."""
 
     @abstractmethod
-    def draw(self, stream: Stream, size: int, index: int) -> Recipe:
+    def draw(self, stream: Stream, size: int, index: int) -> Spec:
         """Draw sample number `index` with `size` units of haystack, as the official code does.
 
         Raises:
@@ -100,12 +100,12 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def draw_strict(self, stream: Stream, size: int, index: int, depth: float) -> Recipe:
+    def draw_strict(self, stream: Stream, size: int, index: int, depth: float) -> Spec:
         """Draw a sample whose answer lies at `depth`; more units only add to it."""
 
     @abstractmethod
-    def sample(self, recipe: Recipe) -> Sample:
-        """Make the sample of a recipe."""
+    def sample(self, spec: Spec) -> Sample:
+        """Make the sample of a spec."""
 
     def answers(self, sample: Sample) -> str:
         """Return what LCEG's growth counts behind the prompt."""
@@ -178,20 +178,20 @@ class Family(ABC):
 
     def fit(
         self, stream: Stream, counter: TokenCounter, size: int, index: int
-    ) -> tuple[Recipe, Sample, int]:
+    ) -> tuple[Spec, Sample, int]:
         """Draw one sample until it fits, as the official loop does."""
         fewest, stuck = None, 0
         while stuck < REDRAWS:
             try:
-                recipe = self.draw(stream, size, index)
+                spec = self.draw(stream, size, index)
             except ValueError:
                 if self.shrink(size) == size:
                     break
             else:
-                sample = self.sample(recipe)
+                sample = self.sample(spec)
                 tokens = self.count(counter, sample)
                 if tokens <= self.settings.length:
-                    return recipe, sample, tokens
+                    return spec, sample, tokens
                 fewest = min(tokens, fewest or tokens)
             if self.shrink(size) == size:
                 stuck += 1
@@ -208,14 +208,14 @@ class Family(ABC):
 
     def fill(
         self, counter: TokenCounter, index: int, depth: float, guess: int
-    ) -> tuple[Recipe, Sample, int]:
+    ) -> tuple[Spec, Sample, int]:
         """Draw one sample with as many units as fit."""
-        found: dict[int, tuple[Recipe, Sample, int]] = {}
+        found: dict[int, tuple[Spec, Sample, int]] = {}
 
         def tokens(size: int) -> int:
-            recipe = self.draw_strict(self.own_stream(index), size, index, depth)
-            sample = self.sample(recipe)
-            found[size] = (recipe, sample, self.count(counter, sample))
+            spec = self.draw_strict(self.own_stream(index), size, index, depth)
+            sample = self.sample(spec)
+            found[size] = (spec, sample, self.count(counter, sample))
             return found[size][2]
 
         size = largest_that_fits(tokens, self.settings.length, self.fewest_units, guess)
@@ -238,7 +238,7 @@ class Family(ABC):
 
     # -- all samples -------------------------------------------------------------------------
 
-    def make(self, counter: TokenCounter) -> Iterator[tuple[Recipe, Sample, int] | DoesNotFit]:
+    def make(self, counter: TokenCounter) -> Iterator[tuple[Spec, Sample, int] | DoesNotFit]:
         """Make samples for ever, or until the questions end; `DoesNotFit` for each one skipped."""
         if self.settings.fidelity == "strict":
             yield from self._make_strict(counter)
@@ -255,7 +255,7 @@ class Family(ABC):
 
     def _make_strict(
         self, counter: TokenCounter
-    ) -> Iterator[tuple[Recipe, Sample, int] | DoesNotFit]:
+    ) -> Iterator[tuple[Spec, Sample, int] | DoesNotFit]:
         self.begin(self.own_stream(-1), counter)
         strata = list(range(self.settings.samples))
         shuffler = random.Random(self.own_seed(-2))

@@ -14,7 +14,7 @@ import numpy as np
 
 from ctxbench.tasks.ruler import templates
 from ctxbench.tasks.ruler.cwe import layout
-from ctxbench.tasks.ruler.family import DoesNotFit, Family, Recipe, Sample
+from ctxbench.tasks.ruler.family import DoesNotFit, Family, Sample, Spec
 from ctxbench.tasks.ruler.stream import Stream
 from ctxbench.tasks.token_count import CountedText, PromptPart, TokenCounter
 
@@ -66,12 +66,12 @@ class FrequentWords(Family):
         Stream(self.settings.seed).shuffle(ranked)
         return [_NOISE, *ranked[1:]]
 
-    def draw(self, stream: Stream, size: int, index: int) -> Recipe:
+    def draw(self, stream: Stream, size: int, index: int) -> Spec:
         """Draw the words; keep those that come in a text of this size."""
         ranked = self._draw_words(stream)
         return {"size": size, "words": ranked[: len(word_counts(size, self._vocabulary))]}
 
-    def draw_strict(self, stream: Stream, size: int, index: int, depth: float) -> Recipe:
+    def draw_strict(self, stream: Stream, size: int, index: int, depth: float) -> Spec:
         """Draw words and a layout of their own."""
         own = [stream.getrandbits(32), 0]
         drawn: dict[str, None] = {_NOISE: None}
@@ -79,21 +79,21 @@ class FrequentWords(Family):
             drawn["".join(stream.choices(string.ascii_lowercase, k=_LETTERS))] = None
         return {"size": size, "words": list(drawn), "own": own}
 
-    def sample(self, recipe: Recipe) -> Sample:
+    def sample(self, spec: Spec) -> Sample:
         """Make the prompt."""
         head, tail = self._template.body.split("{context}")
         return Sample(
-            parts=[head, *self._text(recipe), tail],
+            parts=[head, *self._text(spec), tail],
             prefix=self._template.prefix,
-            outputs=recipe["words"][1:4],
+            outputs=spec["words"][1:4],
         )
 
-    def _text(self, recipe: Recipe) -> list[PromptPart]:
-        ranked = recipe["words"]
-        counts = word_counts(recipe["size"], self._vocabulary)
+    def _text(self, spec: Spec) -> list[PromptPart]:
+        ranked = spec["words"]
+        counts = word_counts(spec["size"], self._vocabulary)
         total = sum(counts)
         ends = np.cumsum(counts)
-        order = layout(total, recipe.get("own", self.settings.seed))
+        order = layout(total, spec.get("own", self.settings.seed))
 
         def word(place: int) -> str:
             return ranked[int(np.searchsorted(ends, order[place], side="right"))]
@@ -115,15 +115,15 @@ class FrequentWords(Family):
 
     def search(self, stream: Stream, counter: TokenCounter) -> int:
         """Find the official size: words are added, in one vocabulary, until the budget is full."""
-        recipe = {"words": self._draw_words(stream), "size": self._budget // _LETTERS}
+        spec = {"words": self._draw_words(stream), "size": self._budget // _LETTERS}
 
         def tokens() -> int:
-            used = recipe["words"][: len(word_counts(recipe["size"], self._vocabulary))]
-            return self.count(counter, self.sample(recipe | {"words": used})) - self.new_tokens
+            used = spec["words"][: len(word_counts(spec["size"], self._vocabulary))]
+            return self.count(counter, self.sample(spec | {"words": used})) - self.new_tokens
 
         while tokens() < self._budget:
-            recipe["size"] += self.step
-        return recipe["size"] - self.step
+            spec["size"] += self.step
+        return spec["size"] - self.step
 
     def grow(self, stream: Stream, counter: TokenCounter) -> int:
         """Find LCEG's size, in the same way."""
@@ -131,7 +131,7 @@ class FrequentWords(Family):
 
     def fit(
         self, stream: Stream, counter: TokenCounter, size: int, index: int
-    ) -> tuple[Recipe, Sample, int]:
+    ) -> tuple[Spec, Sample, int]:
         """Draw one sample and take words away, in its vocabulary, until it fits."""
         ranked = self._draw_words(stream)
         fewest = None
@@ -139,10 +139,10 @@ class FrequentWords(Family):
             used = ranked[: len(word_counts(size, self._vocabulary))]
             if len(used) < 4:
                 break
-            recipe = {"size": size, "words": used}
-            sample = self.sample(recipe)
+            spec = {"size": size, "words": used}
+            sample = self.sample(spec)
             fewest = self.count(counter, sample)
             if fewest - self.new_tokens <= self._budget:
-                return recipe, sample, fewest
+                return spec, sample, fewest
             size -= self.step
         raise DoesNotFit(fewest)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ctxbench.core.lengths import LADDER
 from ctxbench.tasks.leaf_files import Leaves, base_file, group, ladder
-from ctxbench.tasks.ruler.build import leaf_name
+from ctxbench.tasks.ruler.dataset import leaf_name
 from ctxbench.tasks.ruler.subtasks import CATEGORIES, SUBTASKS
 
 _METRICS = ("score", "null")

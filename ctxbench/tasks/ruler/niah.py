@@ -12,7 +12,7 @@ import numpy as np
 
 from ctxbench.tasks.essays import load_essays
 from ctxbench.tasks.ruler import templates
-from ctxbench.tasks.ruler.family import Family, Recipe, Sample
+from ctxbench.tasks.ruler.family import Family, Sample, Spec
 from ctxbench.tasks.ruler.stream import Stream
 from ctxbench.tasks.ruler.words import pairs
 from ctxbench.tasks.token_count import PromptPart, TokenCounter, repeated_line, word_run
@@ -83,7 +83,7 @@ class Niah(Family):
         """Return the answers as LCEG's growth counts them."""
         return " ".join(sample.outputs)
 
-    def _draw_needles(self, stream: Stream) -> Recipe:
+    def _draw_needles(self, stream: Stream) -> Spec:
         keys: list[str] = []
         values: list[list[str]] = []
         for _ in range(self.keys):
@@ -101,57 +101,57 @@ class Niah(Family):
             for _ in range(size)
         ]
 
-    def draw(self, stream: Stream, size: int, index: int) -> Recipe:
+    def draw(self, stream: Stream, size: int, index: int) -> Spec:
         """Draw in the official order: needles, filler, places, questions."""
-        recipe: Recipe = {**self._draw_needles(stream), "size": size}
+        spec: Spec = {**self._draw_needles(stream), "size": size}
         count = self.keys * self.values
         order = list(range(count))
         Stream(self.settings.seed).shuffle(order)
-        recipe["order"] = order
+        spec["order"] = order
         if self.haystack == "essay":
             end = self._essays.prefix(size)
             starts = [*self._essays.sentence_starts(0, end), end]
             places = sorted(
                 int((len(starts) - 1) * (d / 100)) for d in stream.sample(DEPTHS, count)
             )
-            recipe |= {"span": [0, end], "at": [starts[place] for place in places]}
+            spec |= {"span": [0, end], "at": [starts[place] for place in places]}
         else:
             if self.haystack == "needle":
-                recipe["filler"] = [self.settings.seed, stream.drawn]
-                recipe["_filler"] = self._draw_filler(stream, size)
-            recipe["at"] = sorted(stream.sample(range(size), count), reverse=True)
-        recipe["asked"] = stream.sample(range(self.keys), self.queries)
-        return recipe
+                spec["filler"] = [self.settings.seed, stream.drawn]
+                spec["_filler"] = self._draw_filler(stream, size)
+            spec["at"] = sorted(stream.sample(range(size), count), reverse=True)
+        spec["asked"] = stream.sample(range(self.keys), self.queries)
+        return spec
 
-    def draw_strict(self, stream: Stream, size: int, index: int, depth: float) -> Recipe:
+    def draw_strict(self, stream: Stream, size: int, index: int, depth: float) -> Spec:
         """Draw distinct keys, a random stretch of the essays, and one answer at `depth`."""
-        recipe = self._draw_needles(stream)
-        while len(set(recipe["keys"])) < self.keys:
-            recipe = self._draw_needles(stream)
-        recipe["size"] = size
-        recipe["asked"] = stream.sample(range(self.keys), self.queries)
-        asked = [k * self.values + v for k in recipe["asked"] for v in range(self.values)]
+        spec = self._draw_needles(stream)
+        while len(set(spec["keys"])) < self.keys:
+            spec = self._draw_needles(stream)
+        spec["size"] = size
+        spec["asked"] = stream.sample(range(self.keys), self.queries)
+        asked = [k * self.values + v for k in spec["asked"] for v in range(self.values)]
         depths = [stream.random() for _ in range(self.keys * self.values)]
         depths[stream.choice(asked)] = depth
         if self.haystack == "essay":
-            recipe["span"] = span = self._random_span(stream, size)
+            spec["span"] = span = self._random_span(stream, size)
             borders = np.array([*self._essays.sentence_starts(*span), span[1]])
             wanted = span[0] + np.array(depths) * size
             places = [int(borders[np.abs(borders - place).argmin()]) for place in wanted]
         else:
             places = [int(d * (size + 1)) for d in depths]
             if self.haystack == "needle":
-                recipe["filler"] = [f"{self.own_seed(index)}/{self._attempt}", 0]
-                recipe["_filler"] = self._redraw_filler(recipe)
+                spec["filler"] = [f"{self.own_seed(index)}/{self._attempt}", 0]
+                spec["_filler"] = self._redraw_filler(spec)
         # Lines are inserted from the last to the first, essays cut from the first to the last.
         order = sorted(
             range(len(places)), key=lambda n: depths[n], reverse=self.haystack != "essay"
         )
-        return recipe | {"order": order, "at": [places[n] for n in order]}
+        return spec | {"order": order, "at": [places[n] for n in order]}
 
     def fill(
         self, counter: TokenCounter, index: int, depth: float, guess: int
-    ) -> tuple[Recipe, Sample, int]:
+    ) -> tuple[Spec, Sample, int]:
         """Fill a sample; where one more line is too long, try other lines and keep the fullest."""
         best = None
         for attempt in range(_ATTEMPTS if self.haystack == "needle" else 1):
@@ -169,46 +169,46 @@ class Niah(Family):
         start = stream.choice(self._essays.sentence_starts(0, max(room, 1)))
         return [start, start + size]
 
-    def sample(self, recipe: Recipe) -> Sample:
+    def sample(self, spec: Spec) -> Sample:
         """Make the prompt; where the answer lies takes a tokenizer, see `depth`."""
         needles = [
             self._needle.format(type_needle_v=self.value, key=key, value=value)
-            for key, values in zip(recipe["keys"], recipe["values"], strict=True)
+            for key, values in zip(spec["keys"], spec["values"], strict=True)
             for value in values
         ]
-        needles = [needles[n] for n in recipe["order"]]
-        asked = [recipe["keys"][k] for k in recipe["asked"]]
+        needles = [needles[n] for n in spec["order"]]
+        asked = [spec["keys"][k] for k in spec["asked"]]
         query = ", ".join(asked[:-1]) + ", and " + asked[-1] if len(asked) > 1 else asked[0]
         texts = {"type_needle_v": self._kind, "query": query}
         head, tail = (text.format(**texts) for text in self._body)
         return Sample(
-            parts=[head, *self._context(recipe, needles), tail],
+            parts=[head, *self._context(spec, needles), tail],
             prefix=self._prefix.format(**texts),
-            outputs=[value for k in recipe["asked"] for value in recipe["values"][k]],
+            outputs=[value for k in spec["asked"] for value in spec["values"][k]],
         )
 
-    def _context(self, recipe: Recipe, needles: list[str]) -> list[PromptPart]:
+    def _context(self, spec: Spec, needles: list[str]) -> list[PromptPart]:
         if self.haystack == "essay":
-            return self._essay_context(recipe, needles)
+            return self._essay_context(spec, needles)
         if self.haystack == "needle":
-            lines = list(recipe.get("_filler") or self._redraw_filler(recipe))
-            for place, needle in zip(recipe["at"], needles, strict=True):
+            lines = list(spec.get("_filler") or self._redraw_filler(spec))
+            for place, needle in zip(spec["at"], needles, strict=True):
                 lines.insert(place, needle)
             return ["\n".join(lines)]
-        parts, below = [], recipe["size"]
-        for place, needle in zip(recipe["at"], needles, strict=True):
+        parts, below = [], spec["size"]
+        for place, needle in zip(spec["at"], needles, strict=True):
             lines = repeated_line(self._noise, below - place)
             parts = ["\n", needle, *(["\n"] if lines else []), *lines, *parts]
             below = place
         lines = repeated_line(self._noise, below)
         return [*lines, *(parts if lines else parts[1:])]
 
-    def _redraw_filler(self, recipe: Recipe) -> list[str]:
-        return self._draw_filler(Stream(*recipe["filler"]), recipe["size"])
+    def _redraw_filler(self, spec: Spec) -> list[str]:
+        return self._draw_filler(Stream(*spec["filler"]), spec["size"])
 
-    def _essay_context(self, recipe: Recipe, needles: list[str]) -> list[PromptPart]:
-        start, end = recipe["span"]
-        borders = [start, *recipe["at"], end]
+    def _essay_context(self, spec: Spec, needles: list[str]) -> list[PromptPart]:
+        start, end = spec["span"]
+        borders = [start, *spec["at"], end]
         words = self._essays.words_to(end)
         runs = [word_run(words, a, b) for a, b in itertools.pairwise(borders)]
         parts = list(runs[0])

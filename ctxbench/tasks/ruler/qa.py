@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ctxbench.core.assets import require_data
 from ctxbench.tasks.ruler import templates
-from ctxbench.tasks.ruler.family import Family, Recipe, Sample
+from ctxbench.tasks.ruler.family import Family, Sample, Spec
 from ctxbench.tasks.ruler.stream import Stream
 from ctxbench.tasks.token_count import CountedText, PromptPart, TokenCounter, units
 
@@ -157,11 +157,11 @@ class QuestionAnswering(Family):
             return True
         pool = question.near if more <= len(question.near) else range(len(self.corpus.documents))
         shortest = heapq.nsmallest(more, pool, key=lambda n: len(self.corpus.documents[n]))
-        recipe = {"size": size, "question": index, "documents": [*question.own, *shortest]}
+        spec = {"size": size, "question": index, "documents": [*question.own, *shortest]}
         # Fewest characters are not quite fewest tokens, so this leaves some room.
-        return self.count(counter, self.sample(recipe)) > 1.1 * self.settings.length
+        return self.count(counter, self.sample(spec)) > 1.1 * self.settings.length
 
-    def draw(self, stream: Stream, size: int, index: int) -> Recipe:
+    def draw(self, stream: Stream, size: int, index: int) -> Spec:
         """Choose documents as the official code does: its own, of the same article, others."""
         question, count = self.corpus.questions[index], len(self.corpus.documents)
         if size >= count:
@@ -179,7 +179,7 @@ class QuestionAnswering(Family):
         random.Random(self.settings.seed).shuffle(chosen)
         return {"size": size, "question": index, "documents": chosen}
 
-    def draw_strict(self, stream: Stream, size: int, index: int, depth: float) -> Recipe:
+    def draw_strict(self, stream: Stream, size: int, index: int, depth: float) -> Spec:
         """Put the answer's document at `depth` among `size` others in random order."""
         question, count = self.corpus.questions[index], len(self.corpus.documents)
         gold = stream.choice(question.gold)
@@ -190,10 +190,10 @@ class QuestionAnswering(Family):
         others = near + stream.sample(far, len(far))
         while len(others) < size and others:  # a small corpus begins again, without the gold
             others += others[: size - len(others)]
-        recipe = self._arrange(index, gold, others[:size], depth)
-        return recipe | {"_others": others[size:]}
+        spec = self._arrange(index, gold, others[:size], depth)
+        return spec | {"_others": others[size:]}
 
-    def _arrange(self, index: int, gold: int, others: list[int], depth: float) -> Recipe:
+    def _arrange(self, index: int, gold: int, others: list[int], depth: float) -> Spec:
         order = random.Random(self.own_seed(index)).sample(others, len(others))
         place = int(depth * (len(order) + 1))
         documents = [*order[:place], gold, *order[place:]]
@@ -204,16 +204,16 @@ class QuestionAnswering(Family):
         """Return 0: the answer's document is not counted."""
         return 0
 
-    def sample(self, recipe: Recipe) -> Sample:
+    def sample(self, spec: Spec) -> Sample:
         """Make the prompt."""
-        question = self.corpus.questions[recipe["question"]]
+        question = self.corpus.questions[spec["question"]]
         head, tail = self._template.body.replace("{query}", question.text, 1).split("{context}", 1)
-        documents = recipe["documents"]
+        documents = spec["documents"]
         parts: list[PromptPart] = [head]
         for number, place in enumerate(documents, 1):
             mark = self._mark.format(i=number)
             parts += [mark if number == 1 else f"\n\n{mark}", *self._body(place)]
-        gold = recipe.get("gold")
+        gold = spec.get("gold")
         if gold is None:
             gold = documents.index(question.gold[0])
         return Sample(
@@ -237,19 +237,19 @@ class QuestionAnswering(Family):
 
     def fill(
         self, counter: TokenCounter, index: int, depth: float, guess: int
-    ) -> tuple[Recipe, Sample, int]:
+    ) -> tuple[Spec, Sample, int]:
         """Fill with documents in random order, then with the largest ones that still fit."""
-        recipe, sample, tokens = super().fill(counter, index, depth, guess)
+        spec, sample, tokens = super().fill(counter, index, depth, guess)
         texts = self.corpus.documents
-        spare = {n: counter.behind_a_word(texts[n]) for n in recipe["_others"][:_SPARE]}
+        spare = {n: counter.behind_a_word(texts[n]) for n in spec["_others"][:_SPARE]}
         for place in sorted(spare, key=lambda n: -spare[n]):
             if tokens + spare[place] > self.settings.length:
                 continue
-            gold = recipe["documents"][recipe["gold"]]
-            others = [n for k, n in enumerate(recipe["documents"]) if k != recipe["gold"]]
+            gold = spec["documents"][spec["gold"]]
+            others = [n for k, n in enumerate(spec["documents"]) if k != spec["gold"]]
             fuller = self._arrange(index, gold, [*others, place], depth)
             fuller_sample = self.sample(fuller)
             count = self.count(counter, fuller_sample)
             if count <= self.settings.length:
-                recipe, sample, tokens = fuller, fuller_sample, count
-        return recipe, sample, tokens
+                spec, sample, tokens = fuller, fuller_sample, count
+        return spec, sample, tokens

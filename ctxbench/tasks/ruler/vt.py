@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from ctxbench.tasks.ruler import templates
-from ctxbench.tasks.ruler.family import DoesNotFit, Family, Recipe, Sample
+from ctxbench.tasks.ruler.family import DoesNotFit, Family, Sample, Spec
 from ctxbench.tasks.ruler.stream import Stream
 from ctxbench.tasks.token_count import PromptPart, TokenCounter, render, repeated_line
 
@@ -30,7 +30,7 @@ def chain(names: list[str], value: str) -> list[str]:
 class VariableTracking(Family):
     """One chain of `hops` + 1 variables; all of them are the answer. Units: noise lines.
 
-    The statements' places in a recipe are line numbers before any insertion, in order.
+    The statements' places in a spec are line numbers before any insertion, in order.
     """
 
     hops: int = 4
@@ -42,7 +42,7 @@ class VariableTracking(Family):
         self._template = templates.template("vt", misspelled=self._lceg)
         self._noise = templates.noise()
         self._values = np.random.RandomState(self.settings.seed)
-        self._example_recipe: Recipe = {}
+        self._example_spec: Spec = {}
         self._example_tokens = 0
         if self.is_example:
             # LCEG's example pays for new tokens too, and loses the line breaks and last word of
@@ -72,19 +72,19 @@ class VariableTracking(Family):
         size = example.grow(stream, counter) if self._lceg else example.search(stream, counter)
         self._values = example._values
         try:
-            self._example_recipe, _, _ = example.fit(stream, counter, size, 0)
+            self._example_spec, _, _ = example.fit(stream, counter, size, 0)
         except DoesNotFit as shortest:
             raise ValueError(
                 f"RULER's variable tracking shows an example of at most {_EXAMPLE_TOKENS} tokens, "
                 f"and the shortest has {shortest.tokens} with this tokenizer (the official "
                 "generator never ends there). Leave the subtask vt out."
             ) from None
-        self._example_tokens = counter.count([self._example_text(self._example_recipe)])
+        self._example_tokens = counter.count([self._example_text(self._example_spec)])
 
-    def _example_text(self, recipe: Recipe) -> str:
+    def _example_text(self, spec: Spec) -> str:
         """Return the example with its answer."""
-        sample = self._example.sample(recipe)
-        names = " ".join(recipe["names"])
+        sample = self._example.sample(spec)
+        names = " ".join(spec["names"])
         return f"{render(sample.parts)}{sample.prefix} {names}" + ("\n\n" if self._lceg else "\n")
 
     def _draw_names(self, stream: Stream, letters: int) -> list[str]:
@@ -95,7 +95,7 @@ class VariableTracking(Family):
     def _draw_value(self) -> str:
         return str(self._values.randint(10000, 99999))
 
-    def draw_chain(self, stream: Stream, size: int, index: int) -> Recipe:
+    def draw_chain(self, stream: Stream, size: int, index: int) -> Spec:
         """Draw in the official order: names, value, places."""
         names = self._draw_names(stream, 3 if self.is_example else 5)
         fixed = self.is_example and not self._lceg
@@ -111,16 +111,16 @@ class VariableTracking(Family):
         marked = index % (self.hops + 1)
         return {"size": size, "names": names, "value": value, "at": at, "marked": marked}
 
-    def draw(self, stream: Stream, size: int, index: int) -> Recipe:
+    def draw(self, stream: Stream, size: int, index: int) -> Spec:
         """Draw the chain, then the example's new names and value (LCEG: the example as it is)."""
-        recipe = self.draw_chain(stream, size, index)
+        spec = self.draw_chain(stream, size, index)
         if self.is_example:
-            return recipe
-        example = self._example_recipe
+            return spec
+        example = self._example_spec
         if not self._lceg:
             names = self._draw_names(stream, 3)
             example = example | {"new_names": names, "new_value": self._draw_value()}
-        return recipe | {"example": example}
+        return spec | {"example": example}
 
     @property
     def overhead(self) -> int:
@@ -153,10 +153,10 @@ class VariableTracking(Family):
     def _splits(self, size: int) -> bool:
         return self._lceg and size <= self.hops + 1
 
-    def draw_strict(self, stream: Stream, size: int, index: int, depth: float) -> Recipe:
+    def draw_strict(self, stream: Stream, size: int, index: int, depth: float) -> Spec:
         """Draw all statements at random, one of them at `depth`; the example too."""
         depths = [depth, *(stream.random() for _ in range(self.hops))]
-        lines = self._example_recipe["size"]
+        lines = self._example_spec["size"]
         example = {
             "size": lines,
             "names": self._distinct_names(stream, 3),
@@ -179,24 +179,24 @@ class VariableTracking(Family):
             names = self._draw_names(stream, letters)
         return names
 
-    def sample(self, recipe: Recipe) -> Sample:
+    def sample(self, spec: Spec) -> Sample:
         """Make the prompt: the example, then the chain in its noise."""
         body, tail = self._template.body.split("{context}")
-        texts = {"query": recipe["value"], "num_v": self.hops + 1}
-        statements = chain(recipe["names"], recipe["value"])
+        texts = {"query": spec["value"], "num_v": self.hops + 1}
+        statements = chain(spec["names"], spec["value"])
         context = self._inside_lines if self._lceg else self._between_lines
-        parts = [body, *context(recipe, statements), tail.format(**texts)]
+        parts = [body, *context(spec, statements), tail.format(**texts)]
         return Sample(
-            parts=[self._example_of(recipe), *parts],
+            parts=[self._example_of(spec), *parts],
             prefix=self._template.prefix.format(**texts),
-            outputs=recipe["names"],
-            depth=recipe["at"][recipe["marked"]] / max(recipe["size"], 1),
+            outputs=spec["names"],
+            depth=spec["at"][spec["marked"]] / max(spec["size"], 1),
         )
 
-    def _example_of(self, recipe: Recipe) -> str:
-        if "example" not in recipe:
+    def _example_of(self, spec: Spec) -> str:
+        if "example" not in spec:
             return ""
-        example = recipe["example"]
+        example = spec["example"]
         text = self._example_text(example)
         if self._lceg:
             return f" {text}\n\n"
@@ -206,30 +206,30 @@ class VariableTracking(Family):
                 text = text.replace(old, new)
         return f"{text}\n"
 
-    def _between_lines(self, recipe: Recipe, statements: list[str]) -> list[PromptPart]:
+    def _between_lines(self, spec: Spec, statements: list[str]) -> list[PromptPart]:
         """Put every statement on its own line."""
         parts: list[PromptPart] = []
         done = 0
-        for place, statement in zip(recipe["at"], statements, strict=True):
+        for place, statement in zip(spec["at"], statements, strict=True):
             parts += [*self._lines(place - done), f"{statement}\n"]
             done = place
         # The last line has no line break; the question brings its own.
-        if done == recipe["size"]:
+        if done == spec["size"]:
             return [*parts[:-1], statements[-1]]
-        return [*parts, *repeated_line(self._noise, recipe["size"] - done)]
+        return [*parts, *repeated_line(self._noise, spec["size"] - done)]
 
     def _lines(self, count: int) -> list[PromptPart]:
         return [*repeated_line(self._noise, count), "\n"] if count else []
 
-    def _inside_lines(self, recipe: Recipe, statements: list[str]) -> list[PromptPart]:
+    def _inside_lines(self, spec: Spec, statements: list[str]) -> list[PromptPart]:
         """Put the statements between pieces that are joined by spaces, as LCEG does."""
-        pieces = [self._noise + "\n"] * recipe["size"]
-        if self._splits(recipe["size"]):
+        pieces = [self._noise + "\n"] * spec["size"]
+        if self._splits(spec["size"]):
             pieces = [
                 piece + "." if piece.strip() else piece
                 for line in pieces
                 for piece in line.split(".")
             ]
-        for done, (place, statement) in enumerate(zip(recipe["at"], statements, strict=True)):
+        for done, (place, statement) in enumerate(zip(spec["at"], statements, strict=True)):
             pieces.insert(place + done, statement)
         return [" ".join(pieces).replace(". \n", ".\n")]

@@ -43,7 +43,7 @@ def _tokenize(options: argparse.Namespace) -> int:
 
     from ctxbench.core.assets import resolve_model
     from ctxbench.models.loading import load_tokenizer
-    from ctxbench.train.tokens.build import build_store
+    from ctxbench.train.tokens.store_writer import build_store
 
     given = {name: value for name, value in vars(options).items() if name in _REQUEST}
     default = "slimpajama-fu" if given.get("mode", "per_source") == "per_source" else None

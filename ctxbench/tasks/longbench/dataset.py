@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import datasets
-
 from ctxbench.core.assets import find_data
 from ctxbench.core.errors import named_for
 from ctxbench.core.lengths import length_name
 from ctxbench.core.settings import read_settings
 from ctxbench.core.text_files import check_text, explained, json_objects, read_records
+from ctxbench.tasks.documents import as_dataset
 from ctxbench.tasks.hub import HubFile
 from ctxbench.tasks.longbench import metrics
 from ctxbench.tasks.longbench.prompts import load_prompt
@@ -63,7 +62,7 @@ class Options:
     templates: Literal["checked", "unchecked"] = "checked"
 
 
-def docs(ctx_dataset: str, ctx_length: int, **metadata: Any) -> dict[str, datasets.Dataset]:
+def docs(ctx_dataset: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
     """Build the prompts of one task (lm-eval calls this as `custom_dataset`).
 
     All that scoring needs is looked at here, hours before it.
@@ -83,7 +82,7 @@ def docs(ctx_dataset: str, ctx_length: int, **metadata: Any) -> dict[str, datase
     with named_for(task):
         metrics.check_packages(ctx_dataset)
         check_task_length(ctx_length, task, metadata)
-        return {"test": datasets.Dataset.from_list(_rows(ctx_dataset, ctx_length, metadata))}
+        return as_dataset(_rows(ctx_dataset, ctx_length, metadata))
 
 
 def _rows(ctx_dataset: str, ctx_length: int, metadata: dict[str, Any]) -> list[dict]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ctxbench.core.settings import Count, Whole, read_settings
 from ctxbench.core.stdlib_corpus import NOUNS, held_out_files
+from ctxbench.tasks.documents import as_dataset
 from ctxbench.tasks.tokenizer import count_tokens, load_tokenizer, tokenizer_name
 
 LONGEST = 4096
@@ -31,7 +32,7 @@ class Document:
     Attributes:
         name: relative to the standard library.
         text: of the module.
-        starts: character at which each token starts.
+        starts: character at which each token starts; see `token_starts`.
         line_ends: characters that are newlines after something other than a newline or space.
     """
 
@@ -45,6 +46,24 @@ class Document:
         return bisect_right(self.starts, character - 1)
 
 
+def token_starts(encode: Any, text: str) -> tuple[int, ...]:
+    """Return the character at which each token starts.
+
+    A tokenizer that does not say so has its tokens spread over their lines: prompts are counted
+    anew in any case.
+    """
+    if encode.is_fast:
+        found = encode(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return tuple(start for start, _ in found["offset_mapping"])
+    starts, begin = [], 0
+    for line in text.splitlines(keepends=True):
+        count = count_tokens(encode, line)
+        starts += [begin + len(line) * token // count for token in range(count)]
+        begin += len(line)
+    whole = count_tokens(encode, text)
+    return tuple(starts[token * len(starts) // whole] for token in range(whole))
+
+
 @lru_cache(maxsize=4)
 def documents(tokenizer: str) -> tuple[Document, ...]:
     """Return the held-out modules that are longer than `LONGEST` tokens.
@@ -55,8 +74,7 @@ def documents(tokenizer: str) -> tuple[Document, ...]:
     encode = load_tokenizer(tokenizer)
     found = []
     for name, text in held_out_files():
-        encoding = encode(text, add_special_tokens=False, return_offsets_mapping=True)
-        starts = tuple(start for start, _ in encoding["offset_mapping"])
+        starts = token_starts(encode, text)
         if len(starts) > LONGEST + TAIL:
             ends = (i for i in range(1, len(text)) if text[i] == "\n" and not text[i - 1].isspace())
             found.append(Document(name, text, starts, tuple(ends)))
@@ -134,7 +152,7 @@ def fit(sample: Draw, question: str, budget: int, encode: Any) -> tuple[str, int
     tokens = budget
     while tokens > TAIL:
         prompt = place(sample, tokens) + question
-        count = count_tokens(encode, prompt)
+        count = count_tokens(encode, prompt, special_tokens=True)
         if count <= budget:
             return prompt, count
         tokens -= count - budget
@@ -193,7 +211,7 @@ def needle(*, ctx_length: int, ctx_distractors: int = 3, **metadata: Any) -> dic
                 "module": sample.document.name,
             }
         )
-    return _test_split(docs)
+    return as_dataset(docs)
 
 
 def multiquery(
@@ -223,7 +241,7 @@ def multiquery(
                 "module": sample.document.name,
             }
         )
-    return _test_split(docs)
+    return as_dataset(docs)
 
 
 def perplexity(*, ctx_length: int, **metadata: Any) -> dict[str, Any]:
@@ -240,11 +258,11 @@ def perplexity(*, ctx_length: int, **metadata: Any) -> dict[str, Any]:
         tokens = ctx_length - (document.token_at(end) - last)
         while True:
             context = document.text[document.starts[last - tokens] : split]
-            total = count_tokens(encode, context + target)
+            total = count_tokens(encode, context + target, special_tokens=True)
             if total <= ctx_length:
                 break
             tokens -= total - ctx_length
-        own = total - count_tokens(encode, context)
+        own = total - count_tokens(encode, context, special_tokens=True)
         docs.append(
             {
                 "context": context,
@@ -255,7 +273,7 @@ def perplexity(*, ctx_length: int, **metadata: Any) -> dict[str, Any]:
                 "module": document.name,
             }
         )
-    return _test_split(docs)
+    return as_dataset(docs)
 
 
 def windows(*, ctx_length: int, **metadata: Any) -> dict[str, Any]:
@@ -268,18 +286,17 @@ def windows(*, ctx_length: int, **metadata: Any) -> dict[str, Any]:
         metadata: `Options`; `tokenizer` or `pretrained` names the tokenizer.
 
     Returns:
-        `{"test": shards, "ids": all token ids}`, as `ctxbench.tasks.perplexity.build.shards`.
+        `{"test": shards, "shared": all token ids}`, as `ctxbench.tasks.perplexity.dataset.shards`.
     """
     import numpy as np
-    from datasets import Dataset
 
-    from ctxbench.tasks.perplexity.build import bytes_per_token
+    from ctxbench.tasks.perplexity.dataset import bytes_per_token
 
     options, name = _options(metadata, samples=12)
     encode = load_tokenizer(name)
     rows, parts = [], []
     for number, document in enumerate(documents(name)[: options.samples]):
-        ids = encode(document.text, add_special_tokens=False).input_ids
+        ids = encode(document.text, add_special_tokens=False, verbose=False).input_ids
         middle = (len(ids) - LONGEST) // 2
         parts.append(np.asarray(ids[middle : middle + LONGEST], dtype=np.int64))
         starts = range(number * LONGEST, (number + 1) * LONGEST, ctx_length)
@@ -298,13 +315,4 @@ def windows(*, ctx_length: int, **metadata: Any) -> dict[str, Any]:
         )
     ids = np.concatenate(parts)
     ratio = bytes_per_token(ids, encode)
-    return {
-        "test": Dataset.from_list([{**row, "bytes_per_token": ratio} for row in rows]),
-        "ids": ids,
-    }
-
-
-def _test_split(docs: list[dict]) -> dict[str, Any]:
-    from datasets import Dataset
-
-    return {"test": Dataset.from_list(docs)}
+    return as_dataset([{**row, "bytes_per_token": ratio} for row in rows], shared=ids)

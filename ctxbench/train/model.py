@@ -1,4 +1,4 @@
-"""What a run trains: the model with its method, in float32, and its optimizers."""
+"""The model that a run trains, with its method and in float32, and its optimizers."""
 
 from __future__ import annotations
 

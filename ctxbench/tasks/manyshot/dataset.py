@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import datasets
-
 from ctxbench.core.errors import named_for
 from ctxbench.core.settings import Count, Whole, read_settings
+from ctxbench.tasks.documents import as_dataset
 from ctxbench.tasks.longbench import metrics
 from ctxbench.tasks.longbench.prompts import load_prompt
 from ctxbench.tasks.longbench.truncation import truncate_middle
@@ -50,6 +49,19 @@ class Run:
     labels: list[str]
     shots: list[tuple[str, str]]
     questions: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shots:
+    """What the questions of a task share.
+
+    Attributes:
+        runs: the shots of every run as text.
+        query: format of a question.
+    """
+
+    runs: list[str]
+    query: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +120,7 @@ def mini_run(shots: int, run: int, seed: int, questions: int) -> Run:
     )
 
 
-def docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict:
+def docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict[str, Any]:
     """Build the questions of one task (lm-eval calls this as `custom_dataset`).
 
     Args:
@@ -117,7 +129,7 @@ def docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict:
         metadata: `Options`, and what names the tokenizer, by whose tokens the label trie is made.
 
     Returns:
-        `{"test": questions, "shots": the shots of every run as text, "query": their format}`.
+        `{"test": questions, "shared": Shots}`.
 
     Raises:
         ValueError: an option is not allowed; labels that cannot be told apart in this tokenizer's
@@ -151,10 +163,10 @@ def _docs(task: str, ctx_labels: str, ctx_shots: int, metadata: dict[str, Any]) 
         longest = max(questions, key=len) + max(rows[0]["continuations"], key=len)
         sizes = (count_tokens(tokenizer, text + longest, special_tokens=True) for text in prompts)
         check_task_length(max(sizes), task, metadata)
-    return {"test": datasets.Dataset.from_list(rows), "shots": prompts, "query": written.query}
+    return as_dataset(rows, shared=Shots(runs=prompts, query=written.query))
 
 
-def lceg_docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict[str, datasets.Dataset]:
+def lceg_docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict[str, Any]:
     """Build the paper's form of the task: LongBench's trec prompt, generated and cut.
 
     Args:
@@ -165,7 +177,7 @@ def lceg_docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict[str, dat
     task = f"trec_{ctx_labels}_{ctx_shots}shot_lceg"
     with named_for(task):
         rows = _lceg_rows(task, ctx_labels, ctx_shots, metadata)
-    return {"test": datasets.Dataset.from_list(rows)}
+    return as_dataset(rows)
 
 
 def _lceg_rows(task: str, ctx_labels: str, ctx_shots: int, metadata: dict[str, Any]) -> list[dict]:

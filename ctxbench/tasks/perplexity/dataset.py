@@ -6,16 +6,16 @@ shards out to processes, so windows are split over them whatever the number of t
 
 import logging
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Annotated, Any, Literal
 
-import datasets
 import numpy as np
 
 from ctxbench.core.errors import named_for
 from ctxbench.core.lengths import length_name
 from ctxbench.core.settings import Count, Range, Whole, read_settings
 from ctxbench.core.windows import Window
+from ctxbench.tasks.documents import as_dataset
 from ctxbench.tasks.model_window import check_task_length
 from ctxbench.tasks.perplexity.protocols import OVER_DOCUMENTS, PROTOCOLS
 from ctxbench.tasks.perplexity.texts import SOURCES, Documents, locate, read_documents
@@ -35,6 +35,7 @@ class TokenWindows:
     windows: list[Window]
     documents: list[int]  # the document each window begins in
     skipped: int
+    bytes_per_token: float | None  # of the text in UTF-8; None for a token file
 
     def cost(self) -> str:
         """Say what is going to be read, in tokens."""
@@ -56,20 +57,14 @@ def lay_windows(documents: Documents, protocol: str, length: int, stride: int) -
     Raises:
         ValueError: not one window fits.
     """
-    windows_over = PROTOCOLS[protocol]
-    if protocol in OVER_DOCUMENTS:
-        kept, short = documents.ids, 0
-        starts = np.cumsum([0, *(part.size for part in kept)])
-        windows = windows_over(int(starts[-1]), length, stride)
-    else:
-        kept = [part for part in documents.ids if part.size >= length]
-        short = len(documents.ids) - len(kept)
-        starts = np.cumsum([0, *(part.size for part in kept)])
-        windows = [
-            Window(start + int(at), first + int(at), end + int(at))
-            for at, part in zip(starts, kept, strict=False)
-            for start, first, end in windows_over(part.size, length, stride)
-        ]
+    whole = protocol in OVER_DOCUMENTS
+    kept = [n for n, part in enumerate(documents.ids) if whole or part.size >= length]
+    starts = np.cumsum([0, *(documents.ids[n].size for n in kept)]).tolist()
+    windows = [
+        Window(begin + start, begin + first, begin + end)
+        for begin, stop in ([(0, starts[-1])] if whole else pairwise(starts))
+        for start, first, end in PROTOCOLS[protocol](stop - begin, length, stride)
+    ]
     if not windows:
         raise ValueError(
             f"{len(documents.ids)} documents of {sum(part.size for part in documents.ids)} tokens, "
@@ -77,12 +72,14 @@ def lay_windows(documents: Documents, protocol: str, length: int, stride: int) -
             f"protocol {protocol!r} with length {length} and stride {stride}. Choose a shorter "
             "length, a longer text, or more documents (metadata ppl_documents)."
         )
+    sizes = [documents.sizes[n] for n in kept] if documents.sizes else []
     first_tokens = [window.start for window in windows]
     return TokenWindows(
-        ids=np.concatenate(kept),
+        ids=np.concatenate([documents.ids[n] for n in kept]),
         windows=windows,
         documents=(np.searchsorted(starts, first_tokens, side="right") - 1).tolist(),
-        skipped=documents.skipped + short,
+        skipped=documents.skipped + len(documents.ids) - len(kept),
+        bytes_per_token=sum(sizes) / (starts[-1] - documents.added * len(kept)) if sizes else None,
     )
 
 
@@ -119,7 +116,7 @@ def shards(ctx_source: str, ctx_protocol: str, ctx_length: int, **metadata: Any)
             other defaults, and what names the tokenizer.
 
     Returns:
-        `{"test": shards, "ids": all token ids}`.
+        `{"test": shards, "shared": all token ids}`.
 
     Raises:
         ValueError: an option is not allowed; no window fits the texts, or none the model.
@@ -164,18 +161,25 @@ def _shards(
         "stride": stride,
         "chunk": chunk,
         "bucket": 0 if ctx_protocol == "sliding" else BUCKET,
-        "bytes_per_token": bytes_per_token(stream.ids, tokenizer),
+        "bytes_per_token": stream.bytes_per_token or bytes_per_token(stream.ids, tokenizer),
         "skipped": stream.skipped,
     }
-    rows = [
-        {**common, "document": document, "windows": windows} for document, windows in _shard(stream)
-    ]
-    return {"test": datasets.Dataset.from_list(rows), "ids": stream.ids}
+    rows = ({"document": document, "windows": windows} for document, windows in _shard(stream))
+    return as_dataset(rows, common=common, shared=stream.ids)
 
 
 def bytes_per_token(ids: np.ndarray, tokenizer) -> float:
-    """Return UTF-8 bytes of the text per token, special tokens not counted."""
+    """Return UTF-8 bytes per token of what token ids decode to, special tokens not counted.
+
+    Raises:
+        ValueError: all are special tokens.
+    """
     ordinary = ids[~np.isin(ids, tokenizer.all_special_ids)]
+    if not ordinary.size:
+        raise ValueError(
+            f"All {ids.size} tokens of the text are special ones of this tokenizer (unknown text "
+            "has one too), so bits per byte cannot be told. Use the tokenizer of the model."
+        )
     return len(tokenizer.decode(ordinary.tolist()).encode()) / ordinary.size
 
 

@@ -1,8 +1,7 @@
 """What an evaluation will cost, before any weights are loaded.
 
-Some prompts of each task are really built and tokenised; the rest is arithmetic. Operations per
-token: `2 N` for the matrix products and `2 L d n` for causal attention over n tokens. A new token
-reads all weights and the cached keys and values, so it is bound by the memory's bandwidth.
+Some prompts of each task are really built and tokenised; the rest is arithmetic (`core.cost`). For
+a new token all weights and the cached keys and values are read, so bandwidth bounds it.
 """
 
 from __future__ import annotations
@@ -13,21 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from ctxbench.core.assets import resolve_model
+from ctxbench.core.cost import ASSUMED_MFU, CPU_CORE, GIB, Device, Shape, gpu_device, model_shape
 from ctxbench.core.errors import near_names
-from ctxbench.core.hardware import ASSUMED_MFU, BANDWIDTH, CORE_GIGAFLOPS, PEAK_TERAFLOPS
 from ctxbench.core.windows import WindowedText
 from ctxbench.methods.base import describe
 from ctxbench.models.choosing import choose_method
 from ctxbench.models.loading import check_dtype, load_config, load_tokenizer
-from ctxbench.models.memory import token_bytes
 from ctxbench.tasks.leaf_files import tasks_path
-
-_CORE_BANDWIDTH = 0.01  # TB/s of one core, assumed
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
-class TaskPlan:
+class TaskCost:
     """One task.
 
     Attributes:
@@ -54,7 +49,7 @@ class TaskPlan:
 
 
 @dataclass(frozen=True)
-class EvaluationPlan:
+class EvaluationCost:
     """All tasks on one model.
 
     Attributes:
@@ -70,15 +65,15 @@ class EvaluationPlan:
 
     title: str
     window: int
-    tasks: tuple[TaskPlan, ...]
+    tasks: tuple[TaskCost, ...]
     parameters: int
     dtype_bytes: int
     memory: dict[str, float]
     seconds: dict[str, float]
-    device: str
+    device: Device
 
 
-def plan_evaluation(
+def evaluation_cost(
     model: str,
     tasks: Sequence[str],
     method: str | None = None,
@@ -90,7 +85,7 @@ def plan_evaluation(
     sample: int = 16,
     metadata: Mapping[str, Any] | None = None,
     **options: Any,
-) -> EvaluationPlan:
+) -> EvaluationCost:
     """Return what an evaluation will cost.
 
     Args:
@@ -98,7 +93,7 @@ def plan_evaluation(
         tasks: names of tasks and groups.
         method: as for `load_model`.
         dtype: of the weights; `auto`: what the config says.
-        device: a key of `PEAK_TERAFLOPS`, or `cpu` for one core.
+        device: a key of `GPUS`, or `cpu` for one core.
         mfu: share of the peak that is reached.
         limit: prompts per task, as lm_eval's `--limit`.
         sample: prompts per task to look at; 0: all.
@@ -109,7 +104,7 @@ def plan_evaluation(
         ValueError: an unknown task or device, or what `load_model` would refuse.
         FileNotFoundError: no such model, or data that a task needs.
     """
-    rate, bandwidth = _speed(device, mfu)
+    assumed = CPU_CORE if device == "cpu" else gpu_device(device, mfu, also=", and cpu")
     path = resolve_model(model)
     config = load_config(path)
     chosen, _ = choose_method(config, method, **options)
@@ -117,64 +112,58 @@ def plan_evaluation(
     given = {"pretrained": model, **dict(metadata or {}), "length": window}
     tokenizer = load_tokenizer(path)
     leaves = _leaves(tasks, given)
-    plans = tuple(
-        _plan_task(name, leaf, tokenizer, window, limit, sample) for name, leaf in leaves.items()
+    costs = tuple(
+        _task_cost(name, leaf, tokenizer, window, limit, sample) for name, leaf in leaves.items()
     )
-    parameters, products = _parameters(config)
+    shape = _shape(config)
     itemsize = _itemsize(config, dtype)
-    longest = max((plan.longest for plan in plans), default=0)
+    longest = max((cost.longest for cost in costs), default=0)
     memory = {
-        "weights": float(parameters * itemsize),
-        f"one row of {longest} tokens": float(token_bytes(config, itemsize) * longest),
+        "weights": float(shape.parameters * itemsize),
+        f"one row of {longest} tokens": float(shape.forward_bytes(itemsize) * longest),
     }
-    width = config.num_attention_heads * _head_dim(config)
-    seconds = {}
-    for plan in plans:
-        mean = plan.tokens / max(plan.requests, 1)
-        read = plan.tokens * (2 * products + 2 * config.num_hidden_layers * width * mean)
-        step_bytes = parameters * itemsize + _cache_bytes(config, itemsize) * mean
-        steps = plan.requests * plan.new_tokens
-        written = max(steps * step_bytes / bandwidth, steps * 2 * products / rate)
-        seconds[plan.name] = read / rate + written
+    seconds = {cost.name: _seconds(cost, shape, itemsize, assumed) for cost in costs}
     title = f"{model}, {describe(chosen)}"
-    return EvaluationPlan(title, window, plans, parameters, itemsize, memory, seconds, device)
+    return EvaluationCost(
+        title, window, costs, shape.parameters, itemsize, memory, seconds, assumed
+    )
 
 
-def describe_evaluation(plan: EvaluationPlan) -> list[str]:
-    """Return the plan as lines of text."""
-    width = max(len(task.name) for task in plan.tasks) + 2
+def describe_cost(cost: EvaluationCost) -> list[str]:
+    """Return the cost as lines of text."""
+    width = max(len(task.name) for task in cost.tasks) + 2
     lines = [
-        plan.title,
-        f"window {plan.window} tokens; {plan.parameters:,} parameters of {plan.dtype_bytes} bytes",
+        cost.title,
+        f"window {cost.window} tokens; {cost.parameters:,} parameters of {cost.dtype_bytes} bytes",
         "",
         f"{'task'.ljust(width)}{'requests':>9}{'tokens':>11}{'longest':>9}{'new':>6}"
         f"{'cut':>6}{'unfit':>7}{'time':>10}",
     ]
-    for task in plan.tasks:
+    for task in cost.tasks:
         lines.append(
             f"{task.name.ljust(width)}{task.requests:>9}{task.tokens:>11.3g}{task.longest:>9}"
             f"{task.new_tokens:>6}{task.cut:>6.0%}{task.unfit:>7.0%}"
-            f"{_duration(plan.seconds[task.name]):>10}"
+            f"{_duration(cost.seconds[task.name]):>10}"
         )
-    looked = max(task.looked_at for task in plan.tasks)
-    total = sum(plan.memory.values()) / _GIB
-    parts = ", ".join(f"{name} {size / _GIB:.2g}" for name, size in plan.memory.items())
-    device = "one CPU core" if plan.device == "cpu" else f"one {plan.device}"
+    looked = max(task.looked_at for task in cost.tasks)
+    total = sum(cost.memory.values()) / GIB
+    parts = ", ".join(f"{name} {size / GIB:.2g}" for name, size in cost.memory.items())
+    device = "one CPU core" if cost.device is CPU_CORE else f"one {cost.device.name}"
     lines += [
         "",
-        f"{sum(task.requests for task in plan.tasks)} requests, "
-        f"{sum(task.tokens for task in plan.tasks):.3g} tokens to read "
+        f"{sum(task.requests for task in cost.tasks)} requests, "
+        f"{sum(task.tokens for task in cost.tasks):.3g} tokens to read "
         f"(from {looked} documents of each task; beginnings that ctxext shares, and "
         "answers that end early, take less)",
         f"memory about {total:.2g} GiB: {parts}",
-        f"time about {_duration(sum(plan.seconds.values()))} on {device}, one prompt at a time",
+        f"time about {_duration(sum(cost.seconds.values()))} on {device}, one prompt at a time",
     ]
-    lines += dict.fromkeys(task.about for task in plan.tasks if task.about)
-    for task in plan.tasks:
+    lines += dict.fromkeys(task.about for task in cost.tasks if task.about)
+    for task in cost.tasks:
         if task.unfit:
             lines.append(
                 f"{task.name} will stop: {task.unfit:.0%} of its prompts are longer than the "
-                f"window of {plan.window} tokens. Give a larger length, or a shorter task."
+                f"window of {cost.window} tokens. Give a larger length, or a shorter task."
             )
     return lines
 
@@ -198,9 +187,9 @@ def _leaves(names: Sequence[str], metadata: Mapping[str, Any]) -> dict[str, Any]
     )
 
 
-def _plan_task(
+def _task_cost(
     name: str, task: Any, tokenizer: Any, window: int, limit: int | None, sample: int
-) -> TaskPlan:
+) -> TaskCost:
     total = len(task.eval_docs)
     prompts = min(total, limit) if limit else total
     count = min(prompts, sample or prompts)
@@ -217,7 +206,7 @@ def _plan_task(
         sizes.append(size)
         budgets.append(new)
     scale = prompts / len(chosen)
-    return TaskPlan(
+    return TaskCost(
         name=name,
         requests=round(len(sizes) * scale),
         looked_at=len(chosen),
@@ -244,30 +233,23 @@ def _measure(request: Any, tokenizer: Any) -> tuple[int, int, str]:
     return len(tokenizer(text)["input_ids"]), 0, overflow
 
 
-def _speed(device: str, mfu: float) -> tuple[float, float]:
-    """Return operations and bytes per second."""
-    if device == "cpu":
-        return CORE_GIGAFLOPS * 1e9, _CORE_BANDWIDTH * 1e12
-    if device not in PEAK_TERAFLOPS:
-        raise ValueError(
-            f"--gpu {device!r} is not known{near_names(device, PEAK_TERAFLOPS)} Known: "
-            f"{', '.join(PEAK_TERAFLOPS)}, and cpu. Give one of these, and --mfu to match yours."
-        )
-    return PEAK_TERAFLOPS[device] * 1e12 * mfu, BANDWIDTH[device] * 1e12
+def _seconds(cost: TaskCost, shape: Shape, itemsize: int, device: Device) -> float:
+    """Return the time of a task: all prompts read, then the new tokens one by one."""
+    mean = cost.tokens / max(cost.requests, 1)
+    steps = cost.requests * cost.new_tokens
+    moved = shape.parameters * itemsize + shape.cache_bytes(itemsize) * mean
+    read = device.seconds(cost.tokens * shape.forward_flops(mean))
+    return read + device.seconds(steps * 2 * shape.products, steps * moved)
 
 
-def _parameters(config: Any) -> tuple[int, int]:
-    """Return all parameters, and those that every token is multiplied with."""
+def _shape(config: Any) -> Shape:
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(config)
     model.tie_weights()
-    products = sum(p.numel() for p in model.parameters() if p.ndim == 2)
-    if not config.tie_word_embeddings:  # looked up, not multiplied
-        products -= model.get_input_embeddings().weight.numel()
-    return sum(p.numel() for p in model.parameters()), products
+    return model_shape(model)
 
 
 def _itemsize(config: Any, dtype: str) -> int:
@@ -277,16 +259,6 @@ def _itemsize(config: Any, dtype: str) -> int:
     if not isinstance(found, torch.dtype):
         found = getattr(config, "dtype", None)
     return found.itemsize if isinstance(found, torch.dtype) else 4
-
-
-def _head_dim(config: Any) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-
-def _cache_bytes(config: Any, itemsize: int) -> int:
-    """Return the bytes of keys and values per token."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * _head_dim(config) * itemsize
 
 
 def _duration(seconds: float) -> str:

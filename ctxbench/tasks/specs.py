@@ -1,7 +1,7 @@
-"""A cache of recipes: what a task's samples are made from, about a kilobyte each.
+"""A cache of sample specifications: what a sample is made from, about a kilobyte each.
 
-Prompts of 128k tokens are half a megabyte, so they are not kept; a recipe is enough to write one
-again. A file holds the recipes of one leaf task in one setting. Its name ends in a digest of all
+Prompts of 128k tokens are half a megabyte, so they are not kept; a spec is enough to write one
+again. A file holds the specs of one leaf task in one setting. Its name ends in a digest of all
 that the samples depend on, so a change of anything makes another file and nothing is ever stale.
 Files appear whole (written aside, synced, renamed); processes that want the same file wait for the
 first of them. Every file carries the digest of its rows and is checked when it is read.
@@ -22,8 +22,8 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class RecipeFile:
-    """Recipes as read from a file.
+class SpecFile:
+    """Specs as read from a file.
 
     Attributes:
         path: of the file.
@@ -37,9 +37,14 @@ class RecipeFile:
     report: dict[str, Any]
     rows: list[Row]
 
+    @property
+    def counted(self) -> str:
+        """How tokens were counted, as a sentence."""
+        return f"Prompt lengths: {self.report.get('counted', 'not recorded')}."
+
 
 def folder() -> Path:
-    """Return where the files are."""
+    """Return where the files are, under the name they have had since version 0.1.0."""
     return cache_dir() / "recipes"
 
 
@@ -49,7 +54,7 @@ def path_of(key: dict[str, Any]) -> Path:
     return folder() / f"{key['leaf']}-{digest}.jsonl"
 
 
-def read(path: Path) -> RecipeFile:
+def read(path: Path) -> SpecFile:
     """Read a file and check that it is whole.
 
     Raises:
@@ -61,10 +66,10 @@ def read(path: Path) -> RecipeFile:
         if hashlib.sha256(body).hexdigest() != about["sha256"]:
             raise ValueError("its rows are not those that were written")
         rows = [row for _, row in json_objects(body.splitlines(), path)]
-        return RecipeFile(path, about["key"], about["report"], rows)
+        return SpecFile(path, about["key"], about["report"], rows)
     except (ValueError, KeyError, TypeError) as damage:
         raise ValueError(
-            f"The recipe file {path} is damaged ({damage}). Remove it with "
+            f"The sample file {path} is damaged ({damage}). Remove it with "
             f"`ctxbench data rm {path.stem}`; it is made again when it is needed."
         ) from damage
 
@@ -76,8 +81,8 @@ def write(path: Path, key: dict[str, Any], report: dict[str, Any], rows: list[Ro
     write_atomically(path, json.dumps(about).encode() + b"\n" + body, shared=True)
 
 
-def get(key: dict[str, Any], make: Callable[[], tuple[list[Row], dict[str, Any]]]) -> RecipeFile:
-    """Return the recipes of a key, making them when they are not there yet.
+def get(key: dict[str, Any], make: Callable[[], tuple[list[Row], dict[str, Any]]]) -> SpecFile:
+    """Return the specs of a key, making them when they are not there yet.
 
     Args:
         key: everything the rows depend on, with the name of the task as `leaf`.
@@ -96,14 +101,6 @@ def get(key: dict[str, Any], make: Callable[[], tuple[list[Row], dict[str, Any]]
                 rows, report = make()
                 write(path, key, report, rows)
     return read(path)
-
-
-def test_split(rows: list[Row], counted: str) -> dict[str, Any]:
-    """Return rows for lm-eval's `custom_dataset`, described by how tokens were counted."""
-    import datasets
-
-    about = datasets.DatasetInfo(description=f"Prompt lengths: {counted}.")
-    return {"test": datasets.Dataset.from_list(rows, info=about)}
 
 
 def files(pattern: str = "*") -> Iterator[Path]:

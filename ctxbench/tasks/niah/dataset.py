@@ -12,7 +12,7 @@ from ctxbench.tasks.needle_grid import DEPTHS, Frame, Grid, GridSettings
 from ctxbench.tasks.niah import study
 from ctxbench.tasks.niah.haystack import load_haystack
 from ctxbench.tasks.niah.needles import draw, draw_lceg
-from ctxbench.tasks.recipes import RecipeFile
+from ctxbench.tasks.specs import SpecFile
 
 # The study's prompt (Leooyii/LCEG@2150b59, needle/needle_in_haystack.py:319) and what it generates.
 _HEAD = "This is a very long story book: <book> "
@@ -73,21 +73,21 @@ def leaf_name(grid: str, length: int) -> str:
     return GRIDS[grid].leaf(length)
 
 
-def get_recipes(
+def get_specs(
     grid: str,
     length: int,
     metadata: dict[str, Any],
     progress: Callable[[], object] = lambda: None,
-) -> RecipeFile:
-    """Return the recipes of one task, from the cache or made now."""
+) -> SpecFile:
+    """Return the specs of one task, from the cache or made now."""
     found = GRIDS[grid]
     if _as_the_study(found, metadata):
-        return study.get_recipes(found, length, metadata, progress)
-    return needle_grid.get_recipes(found, length, metadata, _settings(found, metadata), progress)
+        return study.get_specs(found, length, metadata, progress)
+    return needle_grid.get_specs(found, length, metadata, _settings(found, metadata), progress)
 
 
-def recount(found: RecipeFile, tokenizer: str | None = None) -> None:
-    """Write every prompt of a recipe file and compare its tokens with those recorded."""
+def recount(found: SpecFile, tokenizer: str | None = None) -> None:
+    """Write every prompt of a spec file and compare its tokens with those recorded."""
     grid = GRIDS["niah_lceg" if found.key["leaf"].startswith("niah_lceg") else "niah"]
     make = study if found.key["generator"] == study.VERSION else needle_grid
     make.recount(grid, found, tokenizer)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for this run; the first process of a run does it for all.
 
     The system lets go of it when the process ends, however it ends.

@@ -1,4 +1,4 @@
-"""RULER's samples for lm-eval: options from metadata, recipes from the cache, prompts on demand."""
+"""RULER's samples for lm-eval: options from metadata, specs from the cache, prompts on demand."""
 
 import functools
 import hashlib
@@ -11,11 +11,12 @@ from typing import Any, Literal
 from ctxbench.core.compat.templates import RULER, check_templates
 from ctxbench.core.lengths import LADDER, length_name
 from ctxbench.core.settings import Count, Whole, read_settings
-from ctxbench.tasks import recipes
+from ctxbench.tasks import specs
+from ctxbench.tasks.documents import as_dataset
 from ctxbench.tasks.essays import load_essays
 from ctxbench.tasks.model_window import check_task_length
 from ctxbench.tasks.ruler import templates, words
-from ctxbench.tasks.ruler.family import DoesNotFit, Family, Recipe, RulerSettings, Sample
+from ctxbench.tasks.ruler.family import DoesNotFit, Family, RulerSettings, Sample, Spec
 from ctxbench.tasks.ruler.qa import load_corpus
 from ctxbench.tasks.ruler.subtasks import SUBTASKS
 from ctxbench.tasks.token_count import TokenCounter, fingerprint, make_recounted, render
@@ -69,24 +70,16 @@ def load(ctx_subtask: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
         FileNotFoundError: local data are missing; the message says how to get them.
     """
     check_task_length(ctx_length, leaf_name(ctx_subtask, ctx_length), metadata)
-    found = get_recipes(ctx_subtask, ctx_length, metadata)
+    found = get_specs(ctx_subtask, ctx_length, metadata)
     report_skips(found)
     options = read_settings(Options, metadata, "Metadata", strict=False)
-    settings = json.dumps(asdict(_settings(ctx_length, options, tokenizer_name(**metadata))))
-    rows = [
-        {
-            "subtask": ctx_subtask,
-            "length": ctx_length,
-            "setting": settings,
-            **row,
-            "recipe": json.dumps(row["recipe"]),
-        }
-        for row in found.rows
-    ]
-    return recipes.test_split(rows, found.report.get("counted", "not recorded"))
+    settings = asdict(_settings(ctx_length, options, tokenizer_name(**metadata)))
+    common = {"subtask": ctx_subtask, "length": ctx_length, "setting": json.dumps(settings)}
+    rows = [{**row, "recipe": json.dumps(row["recipe"])} for row in found.rows]
+    return as_dataset(rows, common=common, about=found.counted)
 
 
-def report_skips(found: recipes.RecipeFile) -> None:
+def report_skips(found: specs.SpecFile) -> None:
     """Log what could not be made."""
     skipped, wanted = found.report["skipped"], found.key["samples"]
     if skipped:
@@ -125,13 +118,13 @@ def _settings(length: int, options: Options, tokenizer: str) -> RulerSettings:
     )
 
 
-def get_recipes(
+def get_specs(
     subtask: str,
     length: int,
     metadata: dict[str, Any],
     progress: Callable[[], object] = lambda: None,
-) -> recipes.RecipeFile:
-    """Return the recipes of one leaf, from the cache or made now.
+) -> specs.SpecFile:
+    """Return the specs of one leaf, from the cache or made now.
 
     Args:
         subtask: one of the 13.
@@ -157,7 +150,7 @@ def get_recipes(
     }
     counter = _counter(name, options.fidelity == "strict" and not options.chat)
 
-    def make() -> tuple[list[recipes.Row], dict[str, Any]]:
+    def make() -> tuple[list[specs.Row], dict[str, Any]]:
         leaf = leaf_name(subtask, length)
         rows, report = make_recounted(
             lambda how: make_rows(leaf, SUBTASKS[subtask].make(settings), how, options, progress),
@@ -166,7 +159,7 @@ def get_recipes(
         )
         return rows, report | {"tokenizer_name": name}
 
-    return recipes.get(key, make)
+    return specs.get(key, make)
 
 
 @functools.lru_cache(maxsize=4)
@@ -199,7 +192,7 @@ def make_rows(
     counter: TokenCounter,
     options: Options,
     progress: Callable[[], object] = lambda: None,
-) -> tuple[list[recipes.Row], dict[str, Any]]:
+) -> tuple[list[specs.Row], dict[str, Any]]:
     """Make a leaf's samples.
 
     Returns:
@@ -208,7 +201,7 @@ def make_rows(
     Raises:
         ValueError: no sample fits, or one does not and `unfit` is error.
     """
-    rows: list[recipes.Row] = []
+    rows: list[specs.Row] = []
     skipped = 0
     needed: list[int] = []
     for made in family.make(counter):
@@ -230,8 +223,8 @@ def make_rows(
 
 
 def _row(
-    family: Family, counter: TokenCounter, index: int, recipe: Recipe, sample: Sample, tokens: int
-) -> recipes.Row:
+    family: Family, counter: TokenCounter, index: int, spec: Spec, sample: Sample, tokens: int
+) -> specs.Row:
     depth = family.depth(counter, sample, tokens)
     return {
         "index": index,
@@ -239,7 +232,7 @@ def _row(
         "depth": None if depth is None else round(depth, 6),
         "outputs": sample.outputs,
         "gen_prefix": sample.prefix,
-        "recipe": {k: v for k, v in recipe.items() if not k.startswith("_")},
+        "recipe": {k: v for k, v in spec.items() if not k.startswith("_")},
     }
 
 
@@ -261,12 +254,12 @@ def _cannot_fit(leaf: str, family: Family, needed: list[int], unfit: str) -> Val
     )
 
 
-def _recount(family: Family, counter: TokenCounter, row: recipes.Row) -> int:
+def _recount(family: Family, counter: TokenCounter, row: specs.Row) -> int:
     return family.count(counter, family.sample(row["recipe"]))
 
 
-def recount(found: recipes.RecipeFile, tokenizer: str | None = None) -> None:
-    """Write every prompt of a recipe file and compare its tokens with those recorded.
+def recount(found: specs.SpecFile, tokenizer: str | None = None) -> None:
+    """Write every prompt of a spec file and compare its tokens with those recorded.
 
     Raises:
         ValueError: a prompt has other tokens than when it was made.

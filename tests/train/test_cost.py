@@ -11,7 +11,7 @@ import pytest
 from transformers import LlamaConfig
 
 from ctxbench.train.config import make_config
-from ctxbench.train.estimate import describe_estimate, estimate
+from ctxbench.train.cost import describe_cost, training_cost
 from tests.train.small import small_model
 
 
@@ -32,13 +32,13 @@ def llama(tmp_path_factory):
 
 def cost(llama, processes=None, **values):
     config = make_config(None, {"model": llama, "data": "d", "output": "o", **values})
-    return estimate(config, processes)
+    return training_cost(config, processes)
 
 
 def test_parameters_are_those_of_llama_2_7b(llama):
     found = cost(llama)
-    assert found.parameters == 6_738_415_616
-    assert found.trained == found.parameters
+    assert found.shape.parameters == 6_738_415_616
+    assert found.shape.trained == found.shape.parameters
 
 
 # GFLOP per token by 6 N + 6 L d S with N = 6.607 B, worked out by hand
@@ -89,7 +89,7 @@ def test_memory_of_the_published_setup(llama):
 def test_dry_run_names_all_parts(llama):
     values = {"model": llama, "data": "d", "output": "o", "shard": 8, "sequence_parallel": 2}
     config = make_config(None, values)
-    text = "\n".join(describe_estimate(config, estimate(config, 8), 8))
+    text = "\n".join(describe_cost(config, training_cost(config, 8), 8))
     assert "rows shared by 2, weights cut over 8" in text
     assert "65.41 GFLOP per token (87.22 with what is computed again)" in text
     assert "gathered weights" in text
@@ -111,7 +111,7 @@ def costs_table(llama: str) -> str:
     for row in ROWS:
         values = {"model": llama, "data": "d", "output": "o", "shard": 8}
         config = make_config(f"llama2-7b-{row}", values)
-        found = estimate(config, 8)
+        found = training_cost(config, 8)
         work = found.flops * config.steps * config.tokens_per_step
         hours = [f"{work / (8 * peak * 1e12 * 0.4) / 3600:.1f}" for peak in (312, 989)]
         memory = f"{sum(found.memory.values()) / 2**30:.0f}"
@@ -172,6 +172,6 @@ def test_memory_is_within_15_percent_of_what_was_measured(tmp_path, name):
     shape, values = SHAPES[name]
     values = run_values(tmp_path, name, shape, **values)
     found = measured(tmp_path, values) - empty
-    expected = sum(estimate(make_config(None, values)).memory.values())
+    expected = sum(training_cost(make_config(None, values)).memory.values())
     print(name, f"{found / 2**20:.0f} MiB measured, {expected / 2**20:.0f} estimated")
     assert expected == pytest.approx(found, rel=0.15)

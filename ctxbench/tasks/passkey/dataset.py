@@ -8,7 +8,7 @@ from typing import Any
 
 from ctxbench.tasks import needle_grid
 from ctxbench.tasks.needle_grid import Frame, Grid, Needle
-from ctxbench.tasks.recipes import RecipeFile
+from ctxbench.tasks.specs import SpecFile
 
 # epfml/landmark-attention, llama/run_test.py:96-134
 _TASK = (
@@ -89,14 +89,14 @@ def leaf_name(length: int) -> str:
     return GRID.leaf(length)
 
 
-def get_recipes(
+def get_specs(
     length: int, metadata: dict[str, Any], progress: Callable[[], object] = lambda: None
-) -> RecipeFile:
-    """Return the recipes of one task, from the cache or made now."""
+) -> SpecFile:
+    """Return the specs of one task, from the cache or made now."""
     settings = needle_grid.settings_of(GRID, metadata)
-    return needle_grid.get_recipes(GRID, length, metadata, settings, progress)
+    return needle_grid.get_specs(GRID, length, metadata, settings, progress)
 
 
-def recount(found: RecipeFile, tokenizer: str | None = None) -> None:
-    """Write every prompt of a recipe file and compare its tokens with those recorded."""
+def recount(found: SpecFile, tokenizer: str | None = None) -> None:
+    """Write every prompt of a spec file and compare its tokens with those recorded."""
     needle_grid.recount(GRID, found, tokenizer)

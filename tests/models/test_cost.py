@@ -8,8 +8,8 @@ from lm_eval.tasks import TaskManager
 
 from ctxbench.cli import main
 from ctxbench.core.assets import resolve_model
+from ctxbench.models.cost import _measure, describe_cost, evaluation_cost
 from ctxbench.models.ctxext import CtxExt
-from ctxbench.models.plan import _measure, describe_evaluation, plan_evaluation
 from ctxbench.tasks.leaf_files import tasks_path
 
 LLAMA2 = {
@@ -38,7 +38,7 @@ def llama(tmp_path):
 
 
 def test_it_counts_what_a_run_reads():
-    plan = plan_evaluation(
+    cost = evaluation_cost(
         "mini", ["mini_needle_512", "mini_manyshot_4shot"], "pi", length=512, limit=6, sample=0,
         device="cpu",
     )  # fmt: skip
@@ -46,7 +46,7 @@ def test_it_counts_what_a_run_reads():
     manager = TaskManager(
         include_path=str(tasks_path()), include_defaults=False, metadata={"pretrained": "mini"}
     )
-    for found in plan.tasks:
+    for found in cost.tasks:
         task = manager.load([found.name])["tasks"][found.name]
         task.build_all_requests(limit=6, rank=0, world_size=1)
         if task.OUTPUT_TYPE == "generate_until":
@@ -61,18 +61,18 @@ def test_it_counts_what_a_run_reads():
 
 
 def test_a_model_is_planned_without_its_weights(llama):
-    plan = plan_evaluation(llama, ["mini_needle_4k"], "yarn", length="32k", device="H100", sample=2)
-    (task,) = plan.tasks
-    assert plan.window == 32768
-    assert plan.parameters == 6_738_415_616  # Llama-2-7B
-    assert plan.memory["weights"] == 2 * plan.parameters
+    cost = evaluation_cost(llama, ["mini_needle_4k"], "yarn", length="32k", device="H100", sample=2)
+    (task,) = cost.tasks
+    assert cost.window == 32768
+    assert cost.parameters == 6_738_415_616  # Llama-2-7B
+    assert cost.memory["weights"] == 2 * cost.parameters
     mean = task.tokens / task.requests
-    matrices = plan.parameters - 32000 * 4096 - 65 * 4096  # without the look-up and the norms
+    matrices = cost.parameters - 32000 * 4096 - 65 * 4096  # without the look-up and the norms
     reading = task.tokens * (2 * matrices + 2 * 32 * 4096 * mean) / (989e12 * 0.4)
     cached = 2 * 32 * 4096 * 2 * mean
-    writing = task.requests * 8 * (2 * plan.parameters + cached) / 3.35e12
-    assert plan.seconds[task.name] == pytest.approx(reading + writing, rel=1e-9)
-    text = "\n".join(describe_evaluation(plan))
+    writing = task.requests * 8 * (2 * cost.parameters + cached) / 3.35e12
+    assert cost.seconds[task.name] == pytest.approx(reading + writing, rel=1e-9)
+    text = "\n".join(describe_cost(cost))
     assert "one H100" in text
     assert "cut" in text
 

@@ -1,10 +1,8 @@
 """What a run will cost: parameters, operations, memory, hours.
 
-Operations per token, forward and backward, counting causal attention once and no recomputation:
-`4 N + 2 N_t + 6 L d S`, N the parameters of matrix products, N_t those that train, L layers, d the
-width of attention, S how far attention reaches. At length 32768 attention is 39 % of Llama-2-7B's
-work. Memory is what each part of a step holds, taken at the moment that needs most; see
-`peak_memory`. It holds for decoders like Llama with a fused attention kernel.
+Operations are those of `core.cost`; at length 32768 attention is 39 % of Llama-2-7B's. Memory is
+what each part of a step holds, taken at the moment that needs most; see `peak_memory`. It holds for
+decoders like Llama with a fused attention kernel.
 """
 
 from __future__ import annotations
@@ -14,72 +12,33 @@ from typing import Any
 
 import torch
 
-from ctxbench.core.hardware import ASSUMED_MFU, PEAK_TERAFLOPS
+from ctxbench.core.cost import ASSUMED_MFU, GIB, GPUS, Shape, gpu_device, model_shape
 from ctxbench.methods.attach import method_of
-from ctxbench.train.build import empty_model, trainable_model
 from ctxbench.train.config import TrainConfig
 from ctxbench.train.loss import CHUNK_ELEMENTS
-
-_GIB = 2**30
+from ctxbench.train.model import empty_model, trainable_model
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TrainingCost:
     """Cost of a run; memory per device in bytes.
 
     Attributes:
-        parameters: all of them.
-        trained: those with a gradient.
+        shape: of the model.
         flops: per token, without what is computed twice.
         computed_flops: per token, with it.
         memory: part -> bytes, at the moment that needs most.
         saved: bytes of a checkpoint, over all devices.
     """
 
-    parameters: int
-    trained: int
+    shape: Shape
     flops: float
     computed_flops: float
     memory: dict[str, float]
     saved: float
 
 
-@dataclass(frozen=True)
-class Shape:
-    """What of a model its cost depends on.
-
-    Attributes:
-        parameters: all of them.
-        trained: those with a gradient.
-        products: parameters of matrix products.
-        trained_products: of them, those with a gradient.
-        outside: parameters outside the layers: embeddings, output layer, last norm.
-        layers: number of decoder layers.
-        width: of the hidden states.
-        query_width: heads x head_dim.
-        key_width: key heads x head_dim.
-        inner: width of the feed-forward part.
-        gated: whether the feed-forward part has a gate.
-        vocabulary: tokens.
-        trained_head: whether the output layer has a gradient.
-    """
-
-    parameters: int
-    trained: int
-    products: int
-    trained_products: int
-    outside: int
-    layers: int
-    width: int
-    query_width: int
-    key_width: int
-    inner: int
-    gated: bool
-    vocabulary: int
-    trained_head: bool
-
-
-def estimate(config: TrainConfig, processes: int | None = None) -> Estimate:
+def training_cost(config: TrainConfig, processes: int | None = None) -> TrainingCost:
     """Return the estimated cost, from the model's config alone.
 
     Args:
@@ -94,15 +53,13 @@ def estimate(config: TrainConfig, processes: int | None = None) -> Estimate:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     shape = model_shape(model)
     reach = method_of(base).training_span(config.length)  # type: ignore[arg-type]
-    products, attention = _operations(shape, reach)
-    again = {"none": 0.0, "selective": products[0], "full": products[0] + attention / 3}
-    memory = peak_memory(config, shape, processes or config.processes or 1)
-    return Estimate(
-        parameters=shape.parameters,
-        trained=shape.trained,
-        flops=sum(products) + attention,
-        computed_flops=sum(products) + attention + again[config.activation_checkpointing],
-        memory=memory,
+    flops = shape.training_flops(reach)
+    again = {"none": 0.0, "selective": shape.forward_flops(0), "full": shape.forward_flops(reach)}
+    return TrainingCost(
+        shape=shape,
+        flops=flops,
+        computed_flops=flops + again[config.activation_checkpointing],
+        memory=peak_memory(config, shape, processes or config.processes or 1),
         saved=shape.trained * (4.0 + _optimizer_bytes(config) + (4.0 if config.ema_decay else 0.0)),
     )
 
@@ -172,10 +129,10 @@ def peak_memory(config: TrainConfig, shape: Shape, processes: int = 1) -> dict[s
     return {**held, **max(moments, key=lambda moment: sum(moment.values()))}
 
 
-def describe_estimate(config: TrainConfig, cost: Estimate, processes: int) -> list[str]:
+def describe_cost(config: TrainConfig, cost: TrainingCost, processes: int) -> list[str]:
     """Return lines of text for `--dry-run`."""
     total = sum(cost.memory.values())
-    parts = ", ".join(f"{k} {v / _GIB:.1f}" for k, v in cost.memory.items() if v)
+    parts = ", ".join(f"{k} {v / GIB:.1f}" for k, v in cost.memory.items() if v)
     work = cost.flops * config.steps * config.tokens_per_step
     lines = [
         f"{config.steps} steps of {config.tokens_per_step:,} tokens "
@@ -185,49 +142,21 @@ def describe_estimate(config: TrainConfig, cost: Estimate, processes: int) -> li
         f"{config.accumulation(processes)} micro-steps"
         + (f", rows shared by {config.sequence_parallel}" if config.sequence_parallel > 1 else "")
         + (f", weights cut over {config.shard}" if config.shard > 1 else ""),
-        f"{cost.parameters:,} parameters, {cost.trained:,} trained, "
+        f"{cost.shape.parameters:,} parameters, {cost.shape.trained:,} trained, "
         f"{cost.flops / 1e9:.2f} GFLOP per token ({cost.computed_flops / 1e9:.2f} with what is "
         "computed again)",
-        f"memory per device about {total / _GIB:.1f} GiB, estimated: {parts}",
-        f"a checkpoint takes {cost.saved / _GIB:.1f} GiB of disk",
+        f"memory per device about {total / GIB:.1f} GiB, estimated: {parts}",
+        f"a checkpoint takes {cost.saved / GIB:.1f} GiB of disk",
     ]
     for name in ("A100", "H100"):
-        hours = work / (PEAK_TERAFLOPS[name] * 1e12 * ASSUMED_MFU) / 3600 / processes
+        hours = gpu_device(name).seconds(work) / 3600 / processes
         lines.append(f"about {hours:.2g} hours on {processes} x {name} at {ASSUMED_MFU:.0%} MFU")
     return lines
 
 
-def model_shape(model: Any) -> Shape:
-    """Return what the cost of a model depends on; its parameters may be on no device."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    config, named = base.config, dict(model.named_parameters())
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
-    entry = None if config.tie_word_embeddings else base.get_input_embeddings().weight
-    products = [p for p in named.values() if p.ndim == 2 and p is not entry]  # which is a look-up
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    return Shape(
-        parameters=sum(p.numel() for p in named.values()),
-        trained=sum(p.numel() for p in named.values() if p.requires_grad),
-        products=sum(p.numel() for p in products),
-        trained_products=sum(p.numel() for p in products if p.requires_grad),
-        outside=sum(p.numel() for name, p in named.items() if ".layers." not in name),
-        layers=config.num_hidden_layers,
-        width=config.hidden_size,
-        query_width=heads * head_dim,
-        key_width=key_heads * head_dim,
-        inner=inner,
-        gated=any("gate" in name for name in named),
-        vocabulary=config.vocab_size,
-        trained_head=base.get_output_embeddings().weight.requires_grad,
-    )
-
-
 def flops_per_token(model: Any, length: int) -> float:
     """Return operations per trained token, forward and backward, of rows of a length."""
-    products, attention = _operations(model_shape(model), method_of(model).training_span(length))
-    return sum(products) + attention
+    return model_shape(model).training_flops(method_of(model).training_span(length))
 
 
 def peak_flops(device: torch.device) -> float | None:
@@ -235,14 +164,7 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    known = [tera for part, tera in PEAK_TERAFLOPS.items() if part in name]
-    return known[0] * 1e12 if known else None
-
-
-def _operations(shape: Shape, reach: int) -> tuple[tuple[float, float, float], float]:
-    """Return operations per token of products (forward; to inputs; to weights) and attention."""
-    products = 2.0 * shape.products, 2.0 * shape.products, 2.0 * shape.trained_products
-    return products, 6.0 * shape.layers * shape.query_width * reach
+    return next((gpu_device(known, mfu=1).flops for known in GPUS if known in name), None)
 
 
 def _optimizer_bytes(config: TrainConfig) -> float:
