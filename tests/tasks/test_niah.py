@@ -15,8 +15,8 @@ from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks import needle_grid
 from ctxbench.tasks.leaf_files import constants_of, tasks_path
 from ctxbench.tasks.needle_grid import DEPTHS, GridSettings
-from ctxbench.tasks.needle_scores import EXPECTED, overlap, rouge1_x10
 from ctxbench.tasks.niah import dataset, haystack, metrics, study
+from ctxbench.tasks.niah.metrics import EXPECTED, overlap, rouge1_x10
 from ctxbench.tasks.niah.needles import CLASSIC
 from ctxbench.tasks.passkey import dataset as passkey
 from ctxbench.tasks.token_count import TokenCounter, render
@@ -310,7 +310,7 @@ def test_essay_text_scores_zero_where_the_papers_score_is_at_chance():
 
 
 def test_a_missing_scorer_is_told_before_anything_is_made(monkeypatch):
-    monkeypatch.setattr("ctxbench.tasks.needle_scores.find_spec", lambda name: None)
+    monkeypatch.setattr("ctxbench.tasks.niah.metrics.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"niah_1k: .*pip install rouge-score"):
         dataset.load(1024, tokenizer="mini")
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from ctxbench.core.errors import named_for
-from ctxbench.tasks import needle_grid, needle_scores
+from ctxbench.tasks import needle_grid
 from ctxbench.tasks.needle_grid import DEPTHS, Frame, Grid, GridSettings
-from ctxbench.tasks.niah import study
+from ctxbench.tasks.niah import metrics, study
 from ctxbench.tasks.niah.haystack import load_haystack
 from ctxbench.tasks.niah.needles import draw, draw_lceg
 from ctxbench.tasks.specs import SpecFile
@@ -37,7 +37,7 @@ def load(ctx_length: int, ctx_grid: str = "niah", **metadata: Any) -> dict[str, 
     """Return one task's samples; see `needle_grid.load`."""
     grid = GRIDS[ctx_grid]
     with named_for(grid.leaf(ctx_length)):
-        needle_scores.check_packages()
+        metrics.check_packages()
         return _load(grid, ctx_length, metadata)
 
 
