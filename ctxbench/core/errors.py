@@ -4,7 +4,8 @@ import difflib
 import errno
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _KINDS = (ValueError, FileNotFoundError)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -50,6 +51,17 @@ def user_message(error: BaseException) -> str | None:
             "CTXBENCH_CACHE)."
         )
     return str(error) if isinstance(error, _KINDS) else None
+
+
+@contextmanager
+def named_for(task: str) -> Iterator[None]:
+    """Put a task's name before the errors for users of a block."""
+    try:
+        yield
+    except (*_KINDS, ImportError) as error:
+        if str(error).startswith(task) or type(error) not in (*_KINDS, ImportError):
+            raise
+        raise type(error)(f"{task}: {error}") from error
 
 
 def _passed_us(traceback) -> bool:

@@ -35,10 +35,12 @@ class Essays:
         spans: finds the character spans of a text's sentences: `[sentences, 2]`.
 
     Attributes:
+        text: as it was given.
         digest: of the text.
     """
 
     def __init__(self, text: str, spans: Callable[[str], np.ndarray]):
+        self.text = text
         self.digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._source = re.sub(r"\s+", " ", text).split(" ")
         self._spans = spans

@@ -96,7 +96,7 @@ class Options:
         samples: one per depth and run.
         seed: of needles and stretches.
         chat: count and place the tokenizer's chat template (give --apply_chat_template too).
-        fidelity: lceg puts tokens where LCEG's code leaves them, in its own grid.
+        fidelity: lceg makes the prompts of LCEG's own grid as its code does.
         data_dir: searched for local data before `CTXBENCH_DATA`.
     """
 
@@ -115,13 +115,11 @@ class GridSettings:
         samples: a multiple of the ten depths.
         seed: of needles and stretches.
         chat: text before and after the user's message in the chat template; empty without one.
-        bos: text put where LCEG's code leaves a beginning-of-sequence token; empty: nowhere.
     """
 
     samples: int = 50
     seed: int = 42
     chat: tuple[str, str] = ("", "")
-    bos: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,18 +155,18 @@ def prompt_parts(
     """Return the parts of a sample's prompt."""
     before, after = settings.chat
     tail = frame.tail.format(question=row["question"])
-    return [before + frame.head, *_context(frame, settings, words, row), tail + after]
+    return [before + frame.head, *_context(frame, words, row), tail + after]
 
 
-def _context(frame: Frame, settings: GridSettings, words: list[str], row: dict) -> list[PromptPart]:
+def _context(frame: Frame, words: list[str], row: dict) -> list[PromptPart]:
     """Return haystack and needle."""
     start, at, end = row["start"], row["at"], row["end"]
     pieces = [
         word_run(words, start, at) if at > start else [],
-        [settings.bos + row["needle"]],
+        [row["needle"]],
         word_run(words, at, end) if end > at else [],
     ]
-    parts: list[PromptPart] = [2 * settings.bos]
+    parts: list[PromptPart] = []
     for number, piece in enumerate(filter(None, pieces)):
         parts += [frame.separator, *piece] if number else piece
     return parts
@@ -197,7 +195,7 @@ def make_run(
     words = haystack.words_to(start + length)
     borders = [start, *haystack.sentence_starts(start + 1, start + length)]
     offsets = counter.offsets(words, borders)  # for placing, not for lengths
-    row = {"start": start, **_record(needle)}
+    row = {"start": start, **record(needle)}
 
     def samples(last: int) -> list[dict[str, Any]]:
         """Return all samples of the haystack that ends at a border."""
@@ -236,10 +234,11 @@ def _used(frame: Frame, settings: GridSettings, words: list[str], row: dict, cou
     if frame.buffer is None:
         return whole
     # A tokenizer of bytes may need more than the buffer.
-    return max(whole, counter.count(_context(frame, settings, words, row)) + frame.buffer)
+    return max(whole, counter.count(_context(frame, words, row)) + frame.buffer)
 
 
-def _record(needle: Needle) -> dict[str, str]:
+def record(needle: Needle) -> dict[str, str]:
+    """Return a needle as it stands in a sample."""
     fields = asdict(needle)
     return {"needle": fields.pop("text"), **fields}
 
@@ -346,12 +345,9 @@ def recount(grid: Grid, found: specs.SpecFile, tokenizer: str | None = None) -> 
         ValueError: a prompt has other tokens than when it was made.
     """
     name = tokenizer or found.report["tokenizer_name"]
-    if fingerprint(load_tokenizer(name)) != found.key["tokenizer"]:
-        raise ValueError(
-            f"The tokenizer {name} is not the one this was made with. Give it with --tokenizer."
-        )
+    check_tokenizer(name, found)
     settings = GridSettings(
-        **{field: found.key[field] for field in ("samples", "seed", "bos")},
+        **{field: found.key[field] for field in ("samples", "seed")},
         chat=tuple(found.key["chat"]),
     )
     counter = TokenCounter(load_tokenizer(name), special_tokens=True, additive=False)
@@ -363,3 +359,15 @@ def recount(grid: Grid, found: specs.SpecFile, tokenizer: str | None = None) -> 
                 f"The sample of run {row['run']}, depth {row['depth']} has {tokens} tokens, but "
                 f"{row['tokens']} were recorded: the local data are not those it was made with."
             )
+
+
+def check_tokenizer(name: str, found: specs.SpecFile) -> None:
+    """Refuse a tokenizer that a spec file was not made with.
+
+    Raises:
+        ValueError: it was not.
+    """
+    if fingerprint(load_tokenizer(name)) != found.key["tokenizer"]:
+        raise ValueError(
+            f"The tokenizer {name} is not the one this was made with. Give it with --tokenizer."
+        )

@@ -3,9 +3,14 @@
 import hashlib
 import json
 import random
+import shutil
+import sys
 import zipfile
+from functools import cache
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lm_eval import simple_evaluate
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
@@ -16,9 +21,10 @@ from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.tasks.longbench import leaves as leaf_module
 from ctxbench.tasks.longbench import metrics
-from ctxbench.tasks.longbench.dataset import NEVER_CHAT, docs, read_rows
+from ctxbench.tasks.longbench.dataset import BUDGETS, docs, length_bin, read_rows
 from ctxbench.tasks.longbench.prompts import OFFICIAL_ENDS, load_prompt
-from ctxbench.tasks.longbench.truncation import keep_ends, truncate_middle
+from ctxbench.tasks.longbench.truncation import decode, keep_ends, truncate_middle
+from ctxbench.tasks.tokenizer import load_tokenizer
 from tests.tasks.reference_lm import tiny_model
 
 MINI = resolve_model("mini")
@@ -86,45 +92,6 @@ def test_truncation_equals_the_official_code(golden_dir):
             assert keep_ends(golden["input_ids"], golden["max_length"]) == golden["parts"]
 
 
-def llama_2_prompts(golden_dir):
-    """Yield (what the official codes gave the model, the row), (file, data set, row) first."""
-    folder = golden_dir / "official2" / "longbench"
-    for code in ("longbench", "lceg"):
-        for golden in map(json.loads, (folder / f"prompts_{code}.jsonl").read_text().splitlines()):
-            lines = (folder / "rows" / f"{golden['dataset']}.jsonl").read_text("utf-8").split("\n")
-            place = (code, golden["dataset"], golden["row"])
-            yield place, golden, json.loads(lines[golden["row"]])
-
-
-# Texts with </s> or <s>, behind which Llama's older fast tokenizer puts a space of its own; cut
-# within a character, which the older slow tokenizer decodes otherwise.
-OTHER_TOKENS = {
-    ("lceg", "multifieldqa_en", 2),
-    ("lceg", "musique", 0),
-    ("lceg", "narrativeqa", 4),
-    ("lceg", "passage_retrieval_en", 0),
-    ("longbench", "dureader", 2),
-    ("longbench", "dureader", 3),
-}
-
-
-def test_prompts_equal_the_official_ones_with_llama_2(data_dir, golden_dir):
-    tokenizer = AutoTokenizer.from_pretrained(data_dir / "llama2")
-    other = set()
-    for place, golden, found in llama_2_prompts(golden_dir):
-        dataset = golden["dataset"].removesuffix("_e")
-        prompt = load_prompt(dataset).fill(found)
-        text, _, _ = truncate_middle(prompt, tokenizer, golden["max_length"])
-        if "chat" in golden["model"] and dataset not in NEVER_CHAT:
-            text = f"[INST]{text}[/INST]"
-        ids = tokenizer(text).input_ids
-        if hashlib.sha256(json.dumps(ids).encode()).hexdigest() != golden["ids_sha256"]:
-            other.add(place)
-            assert golden["n_ids"] - len(ids) == 1, place
-            assert (ids[:12], ids[-12:]) == (golden["first"], golden["last"]), place
-    assert other == OTHER_TOKENS
-
-
 def test_a_truncated_prompt_keeps_its_ends():
     tokenizer = AutoTokenizer.from_pretrained(MINI)
     prompt = "Instruction.\n" + " ".join(map(str, range(2000))) + "\nQuestion?"
@@ -134,6 +101,125 @@ def test_a_truncated_prompt_keeps_its_ends():
     assert text.startswith("Instruction.\n0 1 2")
     assert text.endswith("1999\nQuestion?")
     assert truncate_middle("short", tokenizer, 100) == ("short", after := 2, after)
+
+
+# ------------------------------------------------------- records of official runs
+
+OFFICIAL2 = {  # (records, model) -> what a user gives
+    ("longbench", "llama2-7b-chat-4k"): {"wrapping": "llama2"},
+    ("longbench", "base-4k"): {},
+    ("lceg", "llama2-7b-hf"): {"budget": "lceg"},
+}
+# docs/differences.md, "special tokens written in a text"
+WRITTEN = {("multifieldqa_en", 2), ("musique", 0), ("narrativeqa", 4), ("passage_retrieval_en", 0)}
+
+
+def official_records(golden_dir, name, model):
+    lines = (golden_dir / "official2" / "longbench" / f"prompts_{name}.jsonl").read_text()
+    return [r for r in map(json.loads, lines.splitlines()) if r["model"] == model]
+
+
+def sent(datasets, tokenizer, data, **options):
+    """What ctxext reads of data sets: {(data set, row): (token ids, new tokens)}."""
+    names = {f"longbench_4k_{dataset}": dataset for dataset in datasets}
+    _, tasks = load(list(names), data, tokenizer=tokenizer, **options)
+    lm, found = reader(tokenizer), {}
+    for name, dataset in names.items():
+        tasks[name].build_all_requests(rank=0, world_size=1)
+        for number, request in enumerate(tasks[name].instances):
+            ids = lm.tok_encode(request.args[0])
+            found[dataset, number] = ids, request.args[1]["max_gen_toks"]
+    return found
+
+
+@cache
+def reader(tokenizer):
+    return CtxExt(tiny_model(32000).float(), tokenizer=tokenizer, device="cpu")
+
+
+def agrees(ids, new_tokens, record):
+    digest = hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+    middle = len(ids) // 2
+    return (
+        digest == record["ids_sha256"]
+        and len(ids) == record["n_ids"]
+        and (ids[:12], ids[-12:]) == (record["first"], record["last"])
+        and ids[middle - 12 : middle + 12] == record["seam"]
+        and new_tokens == record["kwargs"]["max_new_tokens"]
+    )
+
+
+def disagreeing(golden_dir, tokenizer, tmp_path, name, model):
+    """Return how many records there are, and the (data set, row) of those that differ."""
+    (tmp_path / "LongBench").symlink_to(golden_dir / "official2" / "longbench" / "rows")
+    records = {(r["dataset"], r["row"]): r for r in official_records(golden_dir, name, model)}
+    datasets = dict.fromkeys(dataset for dataset, _ in records)
+    prompts = sent(datasets, tokenizer, tmp_path, **OFFICIAL2[name, model])
+    return len(records), {key for key, r in records.items() if not agrees(*prompts[key], r)}
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "count", "differ"),
+    [
+        ("longbench", "llama2-7b-chat-4k", 61, set()),
+        ("longbench", "base-4k", 61, set()),
+        ("lceg", "llama2-7b-hf", 27, WRITTEN),
+    ],
+)
+def test_the_model_gets_what_official_runs_gave_it(
+    data_dir, golden_dir, tmp_path, name, model, count, differ
+):
+    found = disagreeing(golden_dir, str(data_dir / "llama2"), tmp_path, name, model)
+    assert found == (count, differ)
+
+
+def test_lcegs_tokenizer_is_the_file_taken_as_it_is(data_dir, golden_dir, tmp_path):
+    """transformers 5 makes Llama's rules itself; 4.38 took those of tokenizer.json."""
+    tokenizer = tmp_path / "as_it_is"
+    shutil.copytree(data_dir / "llama2", tokenizer, copy_function=shutil.copyfile)
+    config = json.loads((tokenizer / "tokenizer_config.json").read_text())
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(config))
+    found = disagreeing(golden_dir, str(tokenizer), tmp_path, "lceg", "llama2-7b-hf")
+    assert found == (27, set())
+
+
+@settings(max_examples=200)
+@given(st.text("a b\n2\u4e2d\uff12\xe9\U0001d11e"), st.integers(0, 40), st.integers(0, 40))
+def test_stray_bytes_are_decoded_as_by_sentencepiece(data_dir, text, skip, take):
+    tokenizer = load_tokenizer(str(data_dir / "llama2"))
+    official = load_sentencepiece(str(data_dir / "llama2" / "tokenizer.model"))
+    ids = official.encode(text)[skip:][:take]
+    assert decode(tokenizer, ids, "sentencepiece") == official.decode(ids)
+
+
+@cache
+def load_sentencepiece(file):
+    from sentencepiece import SentencePieceProcessor
+
+    return SentencePieceProcessor(model_file=file)
+
+
+def test_a_chat_is_written_once(tmp_path):
+    for dataset in ("trec", "qasper"):
+        write(tmp_path, dataset, [row(dataset)])
+    names = ["longbench_4k_qasper", "longbench_4k_trec"]
+    _, tasks = load(names, tmp_path, wrapping="llama2")
+    plain = load(names, tmp_path)[1]
+    qasper, trec = (tasks[name].eval_docs[0] for name in names)
+    assert qasper["prompt"] == f"[INST]{plain[names[0]].eval_docs[0]['prompt']}[/INST]"
+    assert qasper["prompt_tokens"] > plain[names[0]].eval_docs[0]["prompt_tokens"]
+    assert trec["prompt"] == plain[names[1]].eval_docs[0]["prompt"]
+    for task in tasks.values():
+        with pytest.raises(ValueError, match=r"longbench_4k_.*'llama2'.*leave out --apply_chat"):
+            task.build_all_requests(
+                apply_chat_template=True, chat_template=str, rank=0, world_size=1
+            )
+    with pytest.raises(ValueError, match="wrapping='llama3'"):
+        load(names, tmp_path, wrapping="llama3")
+
+
+# ----------------------------------------------------------------------- prompts
 
 
 @pytest.mark.parametrize("dataset", OFFICIAL_ENDS)
@@ -278,6 +364,77 @@ def test_rows_without_context_are_counted(tmp_path, caplog):
     write(tmp_path, "qasper", [row("qasper") | {"context": ""}, row("qasper")])
     docs("qasper", 4096, tokenizer="mini", data_dir=str(tmp_path))
     assert "1 rows of qasper left out" in caplog.text
+
+
+ODD = [  # data set, what a row has instead, what the error says
+    ("hotpotqa_e", {"length": None}, "length is None, but hotpotqa_e is scored by it.*whole num"),
+    ("hotpotqa_e", {"length": "4821"}, "length is '4821'"),
+    ("hotpotqa", {"length": True}, "length is True"),
+    ("hotpotqa", {"length": -1}, "length is -1"),
+    ("trec", {"all_classes": None}, "all_classes is None.*list of class names"),
+    ("trec_e", {"all_classes": "City"}, "all_classes is 'City'"),
+    ("lsht", {"all_classes": []}, r"all_classes is \[\]"),
+    ("lsht", {"all_classes": ["a", 1]}, "all_classes is"),
+    ("passage_count", {"answers": ["many"]}, "answers is .*of the form 12"),
+    ("passage_retrieval_en", {"answers": ["12"]}, "answers is .*Paragraph 12"),
+    ("passage_retrieval_en_e", {"answers": ["Paragraph 1", ""]}, "answers is"),
+    ("passage_retrieval_zh", {"answers": ["Paragraph 12"]}, "answers is .*\u6bb5\u843d12"),
+]
+
+
+@pytest.mark.parametrize(("dataset", "odd", "words"), ODD)
+def test_what_only_the_scorer_reads_is_looked_at_first(tmp_path, dataset, odd, words):
+    write(tmp_path, dataset, [row(dataset), row(dataset) | odd])
+    if dataset in ("passage_retrieval_zh", "lsht"):  # our own rows are English
+        write(tmp_path, dataset, [row(dataset) | odd])
+    with pytest.raises(ValueError, match=rf"longbench_4k_{dataset}: .*{words}.*Fetch the off"):
+        docs(dataset, 4096, tokenizer="mini", data_dir=str(tmp_path))
+
+
+@given(
+    st.sampled_from([name for name in metrics.METRICS if "zh" not in name]),
+    st.fixed_dictionaries(
+        {
+            "length": st.none() | st.booleans() | st.integers(-2, 9999) | st.text(max_size=2),
+            "all_classes": st.none() | st.text(max_size=2) | st.lists(st.text(max_size=2)),
+            "answers": st.lists(st.text("12 Pargh", max_size=12), min_size=1),
+        }
+    ),
+    st.text(max_size=20),
+)
+def test_a_row_that_is_let_in_is_scored(dataset, columns, prediction):
+    """Any row is refused when it is read, or has a score and a bin."""
+    try:
+        metrics.check_row(dataset, columns, "here", "")
+    except ValueError:
+        return
+    score = metrics.score(dataset, prediction, columns["answers"], columns["all_classes"])
+    assert 0 <= score <= 1
+    assert length_bin(columns["length"]).startswith("score_")
+
+
+@pytest.mark.parametrize("dataset", ["dureader", "vcsum", "multifieldqa_zh"])
+def test_a_missing_package_is_told_before_anything_is_read(tmp_path, monkeypatch, dataset):
+    monkeypatch.setitem(sys.modules, "jieba", None)
+    with pytest.raises(ImportError, match=rf"longbench_4k_{dataset}: .*ctxbench\[chinese\]"):
+        docs(dataset, 4096, tokenizer="mini", data_dir=str(tmp_path))
+    metrics.check_packages("hotpotqa")
+
+
+def test_a_window_shorter_than_the_tasks_is_an_error(tmp_path):
+    write(tmp_path, "qasper", [row("qasper")])
+    options = {"tokenizer": "mini", "data_dir": str(tmp_path)}
+    for budget in ("official", "lceg"):
+        with pytest.raises(ValueError, match=r"longbench_8k_qasper has .* window is 4096 tokens"):
+            docs("qasper", 8192, max_length=4096, budget=budget, **options)
+    docs("qasper", 8192, length="8k", **options)
+
+
+def test_budgets_of_any_window():
+    """LongBench's config/model2maxlen.json: 500 less than the window's thousands."""
+    official = {4096: 3500, 8192: 7500, 16384: 15500, 32768: 31500}
+    assert {window: BUDGETS["official"](window) for window in official} == official
+    assert BUDGETS["lceg"](24576) == 24576
 
 
 LINE = json.dumps(row("qasper"))

@@ -218,6 +218,28 @@ def test_damaged_and_missing_files(tmp_path, data_dir, monkeypatch):
         trec.read_questions("TREC_10.label", str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "metadata", "words"),
+    [
+        ("trec_fine_100shot", {"length": 1024}, "trec_fine_100shot has prompts of .* is 1024"),
+        ("trec_fine_100shot", {"max_length": 512}, "window is 512 tokens"),
+        ("mini_manyshot_32shot", {"length": 128}, "mini_manyshot_32shot has prompts of .* is 128"),
+        ("trec_fine_100shot_lceg", {"length": "1k"}, "trec_fine_100shot_lceg has prompts of"),
+        ("trec_fine_100shot", {"runs": 0}, "trec_fine_100shot: .*runs=0"),
+    ],
+)
+def test_what_the_model_cannot_hold_is_told_when_the_task_is_built(data_dir, name, metadata, words):
+    with pytest.raises(ValueError, match=words):
+        manager(data_dir=str(data_dir), **{"runs": 1, "samples": 2} | metadata).load([name])
+
+
+def test_a_window_that_holds_the_shots_will_do(data_dir):
+    options = {"data_dir": str(data_dir), "runs": 1, "samples": 2}
+    manager(length="8k", **options).load(["trec_fine_100shot"])
+    # 300 tokens of prompt and no room for the answer, which the paper's form means to be so
+    manager(length=300, lceg_window=300, **options).load(["trec_fine_100shot_lceg"])
+
+
 def test_counts_are_checked(data_dir):
     with pytest.raises(ValueError, match="up to 250"):
         dataset.docs("coarse", 1, samples=251, tokenizer="mini", data_dir=str(data_dir))

@@ -15,13 +15,14 @@ from ctxbench.models.ctxext import CtxExt
 from ctxbench.tasks import needle_grid
 from ctxbench.tasks.leaf_files import constants_of, tasks_path
 from ctxbench.tasks.needle_grid import DEPTHS, GridSettings
-from ctxbench.tasks.needle_scores import EXPECTED, overlap, rouge1_x10
-from ctxbench.tasks.niah import dataset, haystack, metrics
+from ctxbench.tasks.niah import dataset, haystack, metrics, study
+from ctxbench.tasks.niah.metrics import EXPECTED, overlap, rouge1_x10
 from ctxbench.tasks.niah.needles import CLASSIC
 from ctxbench.tasks.passkey import dataset as passkey
 from ctxbench.tasks.token_count import TokenCounter, render
 from ctxbench.tasks.tokenizer import load_tokenizer
 
+TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
 TOKENIZERS = ["mini", "tok", "llama_tokenizer"]
 FAMILIES = {
     "niah": (dataset.GRIDS["niah"], dataset.load, dataset.doc_to_text),
@@ -203,18 +204,57 @@ def test_the_lceg_prompt(data):
     )
 
 
-def test_the_studys_leaked_tokens_are_there_on_demand(data):
+def study_docs(length, name):
+    return dataset.load(length, ctx_grid="niah_lceg", tokenizer=name, fidelity="lceg")["test"]
+
+
+def test_fidelity_lceg_has_the_studys_prompts(data, golden_dir):
+    name = str(data / "llama2")
+    file = golden_dir / "official2" / "needle" / "lceg_prompts.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    docs = {(d["length"], d["depth"]): d for n in (1000, 4256, 17282) for d in study_docs(n, name)}
+    assert len(records) == 15
+    for record in records:
+        doc = docs[record["length"], record["depth"] / 100]
+        text = dataset.doc_to_text(doc)
+        before = text[: text.index(CLASSIC.text)]
+        assert text.startswith(record["prompt_head"])
+        assert before.endswith(record["before_needle"])
+        assert text.endswith(record["tail"])
+        tokens = len(tokens_of(name, text))
+        assert tokens == doc["tokens"] == record["official_tokens"]
+        position = len(tokens_of(name, before)) / tokens
+        assert round(position, 4) == record["official_position"]
+
+
+def test_where_the_study_puts_its_needle(data):
+    assert study._stops(load_tokenizer(str(data / "llama2"))) == {29889, 869}  # as written there
+    context = [1, 5, 2, 6, 7, 2, 8, 9]
+    places = {0: 0, 30: 0, 40: 3, 70: 3, 99: 6, 100: 8}
+    for depth, place in places.items():
+        found, at = study.insert(context, [77], depth, {2})
+        assert at == place
+        assert found == [*context[:place], 77, *context[place:]]
+
+
+def test_the_studys_leaked_tokens(data):
     name = str(data / "tok")
-    docs = dataset.load(1000, ctx_grid="niah_lceg", tokenizer=name, fidelity="lceg")["test"]
     bos = load_tokenizer(name).bos_token_id
-    for doc in docs:
+    for doc in study_docs(1000, name):
         ids = tokens_of(name, dataset.doc_to_text(doc))
         places = [place for place, token in enumerate(ids) if token == bos]
         # Measured on the study's own code with this tokenizer: 0, 21, 22 and the needle.
-        assert places[:3] == [0, 21, 22]
         assert len(places) == 4
-        text = load_tokenizer(name).decode(ids[places[3] + 1 :])
+        assert places[:3] == [0, 21, 22] or doc["depth"] == 0
+        needle = places[1 if doc["depth"] == 0 else 3]
+        text = load_tokenizer(name).decode(ids[needle + 1 :])
         assert text.strip().startswith("The best thing to do in San Francisco")
+
+
+def test_the_studys_prompts_have_no_chat(monkeypatch):
+    monkeypatch.setattr(load_tokenizer(resolve_model("mini")), "chat_template", TEMPLATE)
+    with pytest.raises(ValueError, match="niah_lceg_1000: metadata chat=true with fidelity=lceg"):
+        dataset.load(1000, ctx_grid="niah_lceg", tokenizer="mini", fidelity="lceg", chat=True)
 
 
 # ---------------------------------------------------------------------- scores
@@ -267,6 +307,12 @@ def test_essay_text_scores_zero_where_the_papers_score_is_at_chance():
     assert sum(metrics.exact(window, answer) for window in windows for answer in answers) == 0
     # 0.146 was measured on 5,000 other windows; their standard error is 0.001
     assert sum(map(overlap, windows)) / len(windows) == pytest.approx(0.146, abs=0.005)
+
+
+def test_a_missing_scorer_is_told_before_anything_is_made(monkeypatch):
+    monkeypatch.setattr("ctxbench.tasks.niah.metrics.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"niah_1k: .*pip install rouge-score"):
+        dataset.load(1024, tokenizer="mini")
 
 
 def test_scores_of_one_sample():
@@ -332,8 +378,7 @@ def test_bad_options(metadata, words):
 
 def test_a_chat_template_is_counted_and_left_to_the_harness(monkeypatch):
     tokenizer = load_tokenizer(resolve_model("mini"))
-    template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
-    monkeypatch.setattr(tokenizer, "chat_template", template)
+    monkeypatch.setattr(tokenizer, "chat_template", TEMPLATE)
     doc = dataset.load(1024, tokenizer="mini", chat=True, samples=10)["test"][3]
     text = dataset.doc_to_text(doc)
     assert text.startswith("This is a very long story")

@@ -52,10 +52,11 @@ def test_ctxbench_data_builds_and_verifies_needles(tmp_path, monkeypatch, capsys
 
     for task in ("niah_1k", "niah_lceg_1000", "passkey_1k"):
         assert run("build", task, "--tokenizer", "mini") == 0
-    assert len(list(specs.files())) == 3
+    assert run("build", "niah_lceg_1000", "--tokenizer", "mini", "--fidelity", "lceg") == 0
+    assert len(list(specs.files())) == 4
     assert sum(path.stat().st_size for path in specs.files()) < 60_000
     assert run("verify", "--prompts") == 0
-    assert capsys.readouterr().out.count("samples whole") == 3
+    assert capsys.readouterr().out.count("samples whole") == 4
     with pytest.raises(ValueError, match="no task or group 'niah_5x'"):
         run("build", "niah_5x", "--tokenizer", "mini")
 

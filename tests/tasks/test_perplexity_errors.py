@@ -64,6 +64,14 @@ def test_token_file_errors(tmp_path, tokenizer, tokenizer_path):
     assert len(shards(no_bos, tokenizer_path, ppl_documents=0)["test"]) == 1
 
 
+def test_windows_longer_than_the_models_are_told_when_the_task_is_built(tmp_path, tokenizer_path):
+    path = write_jsonl(tmp_path / "t.jsonl", ["a text of words " * 300])
+    with pytest.raises(ValueError, match=r"text_ppl_512 has .* window is 256 tokens"):
+        shards(path, tokenizer_path, length=256)
+    shards(path, tokenizer_path, length=512)
+    shards(path, tokenizer_path, length=256, ppl_chunk=256)  # no more is read at once
+
+
 DAMAGED = {
     "cut.jsonl": (b'{"text": "abc"}\n\n{"text": "de', "cut.jsonl line 3 is not a JSON object"),
     "latin.jsonl": (b'{"text": "\xff"}\n', "latin.jsonl line 1 is not a JSON object.*utf-8"),

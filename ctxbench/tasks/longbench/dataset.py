@@ -2,20 +2,23 @@
 
 import logging
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ctxbench.core.assets import find_data
+from ctxbench.core.errors import named_for
+from ctxbench.core.lengths import length_name
 from ctxbench.core.settings import read_settings
 from ctxbench.core.text_files import check_text, explained, json_objects, read_records
 from ctxbench.tasks.documents import as_dataset
 from ctxbench.tasks.hub import HubFile
 from ctxbench.tasks.longbench import metrics
 from ctxbench.tasks.longbench.prompts import load_prompt
-from ctxbench.tasks.longbench.truncation import truncate_middle
-from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
+from ctxbench.tasks.longbench.truncation import Decoder, truncate_middle
+from ctxbench.tasks.model_window import check_task_length
+from ctxbench.tasks.tokenizer import count_tokens, load_tokenizer, tokenizer_name
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +33,14 @@ COLUMNS = ("input", "context", "answers", "length", "all_classes")
 NEVER_CHAT = frozenset({"trec", "triviaqa", "samsum", "lsht", "lcc", "repobench-p"})
 # Prompt tokens for a window of so many tokens. Official: model2maxlen.json gives every model of a
 # window 500 less than its thousands, room for the longest answer. LCEG: the whole window.
-BUDGETS = {
-    "official": {4096: 3500, 16384: 15500, 32768: 31500},
-    "lceg": {4096: 4096, 16384: 16384, 32768: 32768},
+BUDGETS: dict[str, Callable[[int], int]] = {
+    "official": lambda window: window // 1024 * 1000 - 500,
+    "lceg": lambda window: window,
 }
+# LongBench's own runs had Llama's slow tokenizer, those of the paper its fast one.
+DECODERS: dict[str, Decoder] = {"official": "sentencepiece", "lceg": "tokenizers"}
+# pred.py build_chat, by model family; no space, no system text.
+WRAPPINGS = {"llama2": "[INST]{}[/INST]"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +50,14 @@ class Options:
     Attributes:
         budget: `official` leaves room for the answer, `lceg` does not, as the paper's runs: such a
             prompt may pass the window, which the model `ctxext` is told is meant.
+        wrapping: `harness` leaves chats to `--apply_chat_template`; `llama2` is what LongBench's
+            own runs wrote around Llama-2-chat's prompts: after the cut, never for `NEVER_CHAT`.
         data_dir: searched before `CTXBENCH_DATA`.
         templates: `unchecked` goes on with a prompt that is not the one that was checked.
     """
 
     budget: Literal["official", "lceg"] = "official"
+    wrapping: Literal["harness", "llama2"] = "harness"
     data_dir: str | None = None
     templates: Literal["checked", "unchecked"] = "checked"
 
@@ -55,15 +65,27 @@ class Options:
 def docs(ctx_dataset: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
     """Build the prompts of one task (lm-eval calls this as `custom_dataset`).
 
+    All that scoring needs is looked at here, hours before it.
+
     Args:
         ctx_dataset: a LongBench name, with `_e` for LongBench-E.
         ctx_length: the model's window, tokens.
         metadata: `Options`, and what names the tokenizer.
 
     Raises:
-        ValueError: an option is not allowed; wrong columns; nothing in the file.
+        ValueError: an option is not allowed; wrong columns; nothing in the file; the model's
+            window is shorter than `ctx_length`.
         FileNotFoundError: no data.
+        ImportError: a package that scores this data set is not installed.
     """
+    task = f"longbench_{length_name(ctx_length)}_{ctx_dataset}"
+    with named_for(task):
+        metrics.check_packages(ctx_dataset)
+        check_task_length(ctx_length, task, metadata)
+        return as_dataset(_rows(ctx_dataset, ctx_length, metadata))
+
+
+def _rows(ctx_dataset: str, ctx_length: int, metadata: dict[str, Any]) -> list[dict]:
     options = read_settings(Options, metadata, "Metadata", strict=False)
     tokenizer = load_tokenizer(tokenizer_name(**metadata))
     prompt = load_prompt(ctx_dataset.removesuffix("_e"), options.templates)
@@ -73,8 +95,16 @@ def docs(ctx_dataset: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
             skipped += 1
             continue
         text, before, after = truncate_middle(
-            prompt.fill(row), tokenizer, BUDGETS[options.budget][ctx_length]
+            prompt.fill(row),
+            tokenizer,
+            BUDGETS[options.budget](ctx_length),
+            DECODERS[options.budget],
         )
+        truncated = after < before
+        chat = WRAPPINGS.get(options.wrapping)
+        if chat and ctx_dataset.removesuffix("_e") not in NEVER_CHAT:
+            text = chat.format(text)
+            after = count_tokens(tokenizer, text, special_tokens=True)
         past = after + prompt.max_gen_toks > ctx_length
         rows.append(
             {
@@ -85,7 +115,8 @@ def docs(ctx_dataset: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
                 "length": row["length"],
                 "prompt_tokens": after,
                 "full_tokens": before,
-                "truncated": after < before,
+                "truncated": truncated,
+                "wrapping": options.wrapping,
                 "past_window": past,
                 "may_pass_window": past and options.budget == "lceg",
             }
@@ -97,7 +128,7 @@ def docs(ctx_dataset: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
         )
     if skipped:
         log.warning("%d rows of %s left out: no context or no answer", skipped, ctx_dataset)
-    return as_dataset(rows)
+    return rows
 
 
 def read_rows(dataset: str, data_dir: str | None = None) -> Iterator[dict]:
@@ -129,6 +160,7 @@ def read_rows(dataset: str, data_dir: str | None = None) -> Iterator[dict]:
             raise ValueError(f"{where}: answers is no list, but must be one of texts. {ADVICE}")
         for answer in row["answers"]:
             check_text(answer, f"{where}: an answer", ADVICE)
+        metrics.check_row(dataset, row, where, ADVICE)
         yield row
 
 

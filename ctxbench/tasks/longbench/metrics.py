@@ -57,6 +57,49 @@ def score_lceg(
     return _score(dataset, prediction, answers, all_classes, FIRST_LINE_LCEG)
 
 
+def check_packages(dataset: str) -> None:
+    """Import what the metric of a data set needs.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    if METRICS[dataset.removesuffix("_e")] in (qa_f1_zh, rouge_zh):
+        _jieba()
+
+
+def check_row(dataset: str, row: dict, where: str, advice: str) -> None:
+    """Refuse a row that its metric could not score, or would always score 0.
+
+    Args:
+        dataset: a LongBench name, with `_e` or without.
+        row: answers are texts already.
+        where: the row is, for the message.
+        advice: what to do.
+
+    Raises:
+        ValueError: naming the column, what it holds and what it must hold.
+    """
+    metric = METRICS[dataset.removesuffix("_e")]
+    wrong: dict[str, str] = {}
+    if type(row["length"]) is not int or row["length"] < 0:
+        wrong["length"] = "the words of the text, a whole number"
+    if metric is classification and not _is_texts(row["all_classes"]):
+        wrong["all_classes"] = "a list of class names"
+    if metric in ANSWER_FORMS:
+        pattern, form = ANSWER_FORMS[metric]
+        if not all(re.search(pattern, answer) for answer in row["answers"]):
+            wrong["answers"] = f"texts of the form {form}"
+    for column, allowed in wrong.items():
+        raise ValueError(
+            f"{where}: {column} is {row[column]!r}, but {dataset} is scored by it and it must be "
+            f"{allowed}. {advice}"
+        )
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+
+
 def _score(
     dataset: str,
     prediction: str,
@@ -118,12 +161,12 @@ def count(prediction: str, answer: str) -> float:
 
 def retrieval(prediction: str, answer: str) -> float:
     """Share of the numbers in the prediction that are the right paragraph's."""
-    return _share(re.findall(r"\d+", prediction), _paragraph(r"Paragraph (\d+)", answer))
+    return _share(re.findall(r"\d+", prediction), _paragraph(retrieval, answer))
 
 
 def retrieval_zh(prediction: str, answer: str) -> float:
     """`retrieval` for answers of the form 段落N."""
-    return _share(re.findall(r"\d+", prediction), _paragraph(r"段落(\d+)", answer))
+    return _share(re.findall(r"\d+", prediction), _paragraph(retrieval_zh, answer))
 
 
 def code_similarity(prediction: str, answer: str) -> float:
@@ -161,6 +204,11 @@ METRICS: dict[str, Callable[..., float]] = {
     "lcc": code_similarity,
     "repobench-p": code_similarity,
 }
+ANSWER_FORMS: dict[Callable[..., float], tuple[str, str]] = {
+    count: (r"^\d+$", "12"),
+    retrieval: (r"Paragraph (\d+)", "Paragraph 12"),
+    retrieval_zh: (r"段落(\d+)", "段落12"),
+}
 FIRST_LINE_OFFICIAL = frozenset({"trec", "triviaqa", "samsum", "lsht"})
 FIRST_LINE_LCEG = FIRST_LINE_OFFICIAL | {
     "narrativeqa",
@@ -178,7 +226,8 @@ def _share(numbers: list[str], right: str) -> float:
     return numbers.count(right) / len(numbers) if numbers else 0.0
 
 
-def _paragraph(pattern: str, answer: str) -> str:
+def _paragraph(metric: Callable[..., float], answer: str) -> str:
+    pattern, _ = ANSWER_FORMS[metric]
     found = re.search(pattern, answer)
     if not found:
         raise ValueError(
@@ -209,6 +258,10 @@ def _words_zh(text: str) -> list[str]:
 
 def _cut(text: str) -> list[str]:
     """Cut Chinese text into words with jieba (its dictionary decides, hence the pinned version)."""
+    return list(_jieba().cut(text, cut_all=False))
+
+
+def _jieba():
     try:
         with warnings.catch_warnings():  # jieba 0.42.1 imports the deprecated pkg_resources
             warnings.simplefilter("ignore")
@@ -219,4 +272,4 @@ def _cut(text: str) -> list[str]:
             "is not installed. Install it with: pip install 'ctxbench[chinese]'"
         ) from error
     jieba.setLogLevel("WARNING")  # it prints its dictionary's load time at import level
-    return list(jieba.cut(text, cut_all=False))
+    return jieba

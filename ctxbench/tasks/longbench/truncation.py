@@ -1,6 +1,14 @@
 """The official truncation: out of the middle, by tokens, and back to text."""
 
+import re
 from collections.abc import Sequence
+from typing import Literal
+
+from ctxbench.tasks.tokenizer import plain_backend
+
+Decoder = Literal["sentencepiece", "tokenizers"]
+"""What makes text of tokens again; they differ where a cut leaves bytes of no character."""
+_BYTES = re.compile("<0x([0-9A-F]{2})>")
 
 SEAM = 16
 """Tokens that a prompt may have beyond its budget when its text is read again."""
@@ -25,11 +33,19 @@ def keep_ends(ids: Sequence[int], max_tokens: int) -> list[list[int]]:
     return [list(ids[:half]), list(ids[-half:])]
 
 
-def truncate_middle(prompt: str, tokenizer, max_tokens: int) -> tuple[str, int, int]:
+def truncate_middle(
+    prompt: str, tokenizer, max_tokens: int, decoder: Decoder = "tokenizers"
+) -> tuple[str, int, int]:
     """Cut a prompt out of the middle.
 
     The halves are decoded apart and joined as text. Read again, that text may have a few tokens
     more or less than the budget: the seam is tokenised anew, and special tokens are left out.
+
+    Args:
+        prompt: text.
+        tokenizer: of transformers.
+        max_tokens: special tokens counted.
+        decoder: `sentencepiece` as LongBench's own runs, `tokenizers` as LCEG's.
 
     Returns:
         the text; its tokens before and after, special tokens counted.
@@ -41,7 +57,7 @@ def truncate_middle(prompt: str, tokenizer, max_tokens: int) -> tuple[str, int, 
     parts = keep_ends(ids, max_tokens)
     if len(parts) == 1:
         return prompt, len(ids), len(ids)
-    text = "".join(tokenizer.decode(part, skip_special_tokens=True) for part in parts)
+    text = "".join(decode(tokenizer, part, decoder) for part in parts)
     after = len(tokenizer(text, verbose=False)["input_ids"])
     if not max_tokens // 2 <= after <= max_tokens + SEAM:
         raise ValueError(
@@ -52,3 +68,32 @@ def truncate_middle(prompt: str, tokenizer, max_tokens: int) -> tuple[str, int, 
             "tokenizer as its model was published, or a longer task, which cuts nothing."
         )
     return text, len(ids), after
+
+
+def decode(tokenizer, ids: Sequence[int], decoder: Decoder) -> str:
+    """Return the text of tokens, special ones left out.
+
+    SentencePiece, so Llama's slow tokenizer, writes one U+FFFD for each byte that belongs to no
+    character. `tokenizers` writes them for all bytes of a run that has such a byte, also for the
+    whole characters in it. Where bytes are no tokens of their own there is no difference.
+    """
+    backend = plain_backend(tokenizer)
+    if decoder == "tokenizers" or backend is None or "ByteFallback" not in repr(backend.decoder):
+        return tokenizer.decode(ids, skip_special_tokens=True)
+    added = tokenizer.added_tokens_decoder
+    kept = [id for id in ids if id not in added or not added[id].special]
+    tokens = tokenizer.convert_ids_to_tokens(kept)
+    return backend.decoder.decode(_characters(tokens))
+
+
+def _characters(tokens: Sequence[str]) -> list[str]:
+    """Return tokens with characters in place of bytes."""
+    found, run = [], bytearray()
+    for token in [*tokens, ""]:
+        if byte := _BYTES.fullmatch(token):
+            run.append(int(byte[1], 16))
+            continue
+        text = run.decode(errors="surrogateescape")  # one surrogate per stray byte
+        found += [*re.sub("[\udc80-\udcff]", "\ufffd", text), token]
+        run.clear()
+    return found[:-1]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from ctxbench.core.errors import named_for
 from ctxbench.core.settings import Count, Whole, read_settings
 from ctxbench.tasks.documents import as_dataset
 from ctxbench.tasks.longbench import metrics
@@ -14,7 +15,8 @@ from ctxbench.tasks.longbench.prompts import load_prompt
 from ctxbench.tasks.longbench.truncation import truncate_middle
 from ctxbench.tasks.manyshot import mini, trec
 from ctxbench.tasks.manyshot.labels import greedy_label, label_trie
-from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
+from ctxbench.tasks.model_window import check_task_length, model_window
+from ctxbench.tasks.tokenizer import count_tokens, load_tokenizer, tokenizer_name
 
 LCEG_MAX_GEN = 64  # tokens; LCEG longbench/config/dataset2maxlen.json, as for LongBench's trec
 
@@ -128,7 +130,19 @@ def docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict[str, Any]:
 
     Returns:
         `{"test": questions, "shared": Shots}`.
+
+    Raises:
+        ValueError: an option is not allowed; labels that cannot be told apart in this tokenizer's
+            tokens; a prompt longer than the model's window.
+        FileNotFoundError: no data.
     """
+    family = "mini_manyshot" if ctx_labels == "mini" else f"trec_{ctx_labels}"
+    task = f"{family}_{ctx_shots}shot"
+    with named_for(task):
+        return _docs(task, ctx_labels, ctx_shots, metadata)
+
+
+def _docs(task: str, ctx_labels: str, ctx_shots: int, metadata: dict[str, Any]) -> dict:
     options = read_settings(Options, metadata, "Metadata", strict=False)
     tokenizer = load_tokenizer(tokenizer_name(**metadata))
     written = MINI if ctx_labels == "mini" else BERTSCH
@@ -144,6 +158,11 @@ def docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict[str, Any]:
             {"run": number, "question": question, "label": run.labels.index(label), **trie}
             for question, label in run.questions
         ]
+    if model_window(metadata) is not None:
+        questions = [written.query.format(row["question"]) for row in rows]
+        longest = max(questions, key=len) + max(rows[0]["continuations"], key=len)
+        sizes = (count_tokens(tokenizer, text + longest, special_tokens=True) for text in prompts)
+        check_task_length(max(sizes), task, metadata)
     return as_dataset(rows, shared=Shots(runs=prompts, query=written.query))
 
 
@@ -155,6 +174,13 @@ def lceg_docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict[str, Any
         ctx_shots: shots in the prompt, before the middle is cut out.
         metadata: `Options` (the paper has one run), and what names the tokenizer.
     """
+    task = f"trec_{ctx_labels}_{ctx_shots}shot_lceg"
+    with named_for(task):
+        rows = _lceg_rows(task, ctx_labels, ctx_shots, metadata)
+    return as_dataset(rows)
+
+
+def _lceg_rows(task: str, ctx_labels: str, ctx_shots: int, metadata: dict[str, Any]) -> list[dict]:
     options = read_settings(Options, {"runs": 1, **metadata}, "Metadata", strict=False)
     tokenizer = load_tokenizer(tokenizer_name(**metadata))
     prompt = load_prompt("trec", options.templates)
@@ -177,7 +203,13 @@ def lceg_docs(ctx_labels: str, ctx_shots: int, **metadata: Any) -> dict[str, Any
                     "may_pass_window": after + LCEG_MAX_GEN > options.lceg_window,
                 }
             )
-    return as_dataset(rows)
+    # A prompt that is meant to leave no room for its answer takes the window it was cut to.
+    needs = (
+        options.lceg_window if row["may_pass_window"] else row["prompt_tokens"] + LCEG_MAX_GEN
+        for row in rows
+    )
+    check_task_length(max(needs), task, metadata)
+    return rows
 
 
 def process_results(doc: dict, results: list[tuple[float, bool]]) -> dict:

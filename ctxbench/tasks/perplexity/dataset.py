@@ -11,9 +11,12 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from ctxbench.core.errors import named_for
+from ctxbench.core.lengths import length_name
 from ctxbench.core.settings import Count, Range, Whole, read_settings
 from ctxbench.core.windows import Window
 from ctxbench.tasks.documents import as_dataset
+from ctxbench.tasks.model_window import check_task_length
 from ctxbench.tasks.perplexity.protocols import OVER_DOCUMENTS, PROTOCOLS
 from ctxbench.tasks.perplexity.texts import SOURCES, Documents, locate, read_documents
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
@@ -116,9 +119,18 @@ def shards(ctx_source: str, ctx_protocol: str, ctx_length: int, **metadata: Any)
         `{"test": shards, "shared": all token ids}`.
 
     Raises:
-        ValueError: an option is not allowed; no window fits.
+        ValueError: an option is not allowed; no window fits the texts, or none the model.
         FileNotFoundError: no data.
     """
+    protocol = "" if ctx_protocol == "overlap" else f"_{ctx_protocol}"
+    task = f"{ctx_source}_ppl{protocol}_{length_name(ctx_length)}"
+    with named_for(task):
+        return _shards(task, ctx_source, ctx_protocol, ctx_length, metadata)
+
+
+def _shards(
+    task: str, ctx_source: str, ctx_protocol: str, ctx_length: int, metadata: dict[str, Any]
+) -> dict:
     own = {f"ppl_{k[4:]}": v for k, v in metadata.items() if k.startswith("ctx_")}
     options = read_settings(Options, {**own, **metadata}, "Metadata", strict=False)
     stride, chunk = options.ppl_stride, options.ppl_chunk
@@ -127,6 +139,7 @@ def shards(ctx_source: str, ctx_protocol: str, ctx_length: int, **metadata: Any)
             f"Metadata ppl_chunk={chunk} with protocol 'sliding'; it goes with any other protocol. "
             "Leave it out."
         )
+    check_task_length(chunk or ctx_length, task, metadata)
     source = SOURCES[ctx_source]
     path = locate(source, options.text_path if ctx_source == "text" else None, options.data_dir)
     tokenizer = load_tokenizer(tokenizer_name(**metadata))
