@@ -34,7 +34,8 @@ from ctxbench.tasks.tokenizer import chat_texts, load_tokenizer, tokenizer_name
 
 DEPTHS = tuple(round(100 * i / 9) for i in range(10))
 """Percent of the haystack's tokens before the needle: 0 11 22 33 44 56 67 78 89 100."""
-VERSION = 2  # of the generator: raise it when the same options give other samples
+VERSION = 1  # of the generator: raise it when the same options give other samples
+_BUFFER_VERSION = 2  # of frames with a buffer
 
 
 class Haystack(Protocol):
@@ -270,7 +271,7 @@ def get_specs(
     name = tokenizer_name(**metadata)
     haystack = grid.haystack(metadata.get("data_dir"))
     key = {
-        "generator": ["needle_grid", VERSION],
+        "generator": ["needle_grid", VERSION if grid.frame.buffer is None else _BUFFER_VERSION],
         "leaf": grid.leaf(length),
         "length": length,
         "frame": asdict(grid.frame),

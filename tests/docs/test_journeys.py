@@ -57,3 +57,18 @@ def test_each_hop_exists_and_none_goes_back(title):
         file for number, (file, _) in enumerate(hops) if hops[number - 1][0] != file or not number
     ]
     assert len(files) == len(set(files)), f"{title} comes back to a file it has left"
+
+
+# ------------------------------------------------------------------- docs/faults.md
+
+
+def tests_in(place: Path) -> set[str]:
+    files = place.rglob("test_*.py")
+    return {n for f in files for n in re.findall(r"^def (test_\w+)", f.read_text(), re.M)}
+
+
+def test_every_fault_of_the_page_names_a_test():
+    rows = re.findall(r"^\|.*\| `(\w+)` \|$", (ROOT / "docs" / "faults.md").read_text(), re.M)
+    assert len(rows) > 30
+    assert set(rows) <= tests_in(ROOT / "tests")
+    assert tests_in(ROOT / "tests" / "faults") <= set(rows), "a fault without a row"

@@ -224,7 +224,7 @@ def test_kept_answers_are_refused_by_name(tmp_path, monkeypatch, caplog):
     manager = TaskManager(
         include_path=[str(tasks_path()), "my_task"],
         include_defaults=False,
-        metadata={"pretrained": "mini", **asked.pop("metadata")},
+        metadata={"pretrained": "mini", "length": 2048, **asked.pop("metadata")},
     )
     found = simple_evaluate(
         model, **asked, task_manager=manager, log_samples=False, bootstrap_iters=0

@@ -75,7 +75,11 @@ def test_a_window_that_is_too_short_stops_the_harness_before_generation(
     tiny_model(vocab_size=len(tokenizer), max_position_embeddings=2048).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     arguments = {"pretrained": str(tmp_path)}
+
+    def generate_until(self, requests, disable_tqdm=False):
+        pytest.fail("generated")
+
     for kind in (CtxExt, HFLM):
-        monkeypatch.setattr(kind, "generate_until", lambda *_, **__: pytest.fail("generated"))
+        monkeypatch.setattr(kind, "generate_until", generate_until)
     with pytest.raises(ValueError, match=r"prompts of 4096 tokens .* the model's window is 2048"):
         evaluate(model, arguments)

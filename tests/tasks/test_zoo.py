@@ -293,14 +293,14 @@ def test_perplexity(zoo_path, load, tmp_path, name):
     tokenizer = load_tokenizer(zoo_path(name))
     ids = tokenizer(TEXT, add_special_tokens=False, verbose=False).input_ids
     bos = [tokenizer.bos_token_id] if name in BEGIN_WITH_BOS else []
-    assert task.ids.tolist() == bos + ids
+    assert task.shared.tolist() == bos + ids
     scored: list[int] = []
     for doc in task.eval_docs:
         assert doc["bytes_per_token"] * len(ids) == pytest.approx(len(TEXT.encode()))
         for start, first, end in doc["windows"]:
             assert end - start <= 2048
             scored += range(first, end)
-    assert scored == list(range(1, len(task.ids)))
+    assert scored == list(range(1, len(task.shared)))
 
 
 @pytest.mark.parametrize("name", zoo.NAMES)
@@ -314,7 +314,7 @@ def test_mini(zoo_path, load, monkeypatch, name):
             text, new_tokens = made
             assert doc["tokens"] == plain(tokenizer, text, True) <= 512 - new_tokens
             assert doc["tokens"] > 512 - new_tokens - 60
-    assert len(load(MINI[3], zoo_path(name)).ids) == mini.LONGEST
+    assert len(load(MINI[3], zoo_path(name)).shared) == mini.LONGEST
 
 
 def mini_texts(task):

@@ -1,8 +1,12 @@
 """The loop: exact over processes, bitwise over interruptions, honest about what it cannot do."""
 
 import dataclasses
+import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -241,3 +245,21 @@ def test_perplexity_of_a_method_that_feeds_other_tokens_is_the_models_own(tmp_pa
 def test_world_size_other_than_asked_for_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="torchrun --nproc-per-node 3"):
         train(dataclasses.replace(small_config(tmp_path), processes=3))
+
+
+WORKER = Path(__file__).with_name("kill_worker.py")
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_the_curve_is_bitwise_the_same(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(WORKER), str(tmp_path), "20"],
+        capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(found)
+    assert found["while_saving"] == 10
+    assert found["torn"] >= 1, "no kill hit a half-written checkpoint, which shows too little"
+    assert len(losses(tmp_path / "whole")) == 400
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
