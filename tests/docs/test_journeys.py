@@ -62,7 +62,7 @@ def test_each_hop_exists_and_none_goes_back(title):
 # ------------------------------------------------------------------- docs/faults.md
 
 
-def tests_in(place: Path) -> set[str]:
+def _tests_in(place: Path) -> set[str]:
     files = place.rglob("test_*.py")
     return {n for f in files for n in re.findall(r"^def (test_\w+)", f.read_text(), re.M)}
 
@@ -70,5 +70,5 @@ def tests_in(place: Path) -> set[str]:
 def test_every_fault_of_the_page_names_a_test():
     rows = re.findall(r"^\|.*\| `(\w+)` \|$", (ROOT / "docs" / "faults.md").read_text(), re.M)
     assert len(rows) > 30
-    assert set(rows) <= tests_in(ROOT / "tests")
-    assert tests_in(ROOT / "tests" / "faults") <= set(rows), "a fault without a row"
+    assert set(rows) <= _tests_in(ROOT / "tests")
+    assert _tests_in(ROOT / "tests" / "faults") <= set(rows), "a fault without a row"

@@ -5,6 +5,7 @@ import inspect
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,13 @@ from ctxbench.tasks.additivity import additivity
 from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.tasks.longbench.prompts import load_prompt
 from ctxbench.tasks.longbench.truncation import SEAM
+<<<<<<< HEAD
 from ctxbench.tasks.mini import dataset as mini
+=======
+from ctxbench.tasks.mini import build as mini
+from ctxbench.tasks.needle_grid import GridSettings, make_run
+from ctxbench.tasks.passkey import build as passkey
+>>>>>>> zoo2
 from ctxbench.tasks.ruler.family import DoesNotFit, RulerSettings
 from ctxbench.tasks.ruler.subtasks import SUBTASKS
 from ctxbench.tasks.token_count import TokenCounter, render
@@ -206,6 +213,15 @@ def check_needles(path: str, load, leaf: str) -> None:
             said = tokenizer.decode(tokenizer(doc["answer"]).input_ids, skip_special_tokens=True)
             scores = task.process_results(doc, [said])
             assert scores.get("exact", scores["score"]) == 1.0
+
+
+def test_a_frame_of_more_tokens_than_its_buffer_fits(zoo_path):
+    """As the study's 200 tokens are too few for a tokenizer of bytes."""
+    counter = TokenCounter(load_tokenizer(zoo_path("no-fast-version")), special_tokens=True)
+    grid = replace(passkey.GRID, frame=replace(passkey.GRID.frame, buffer=20))
+    haystack = grid.haystack(None)
+    rows = list(make_run(grid, GridSettings(), 1024, 0, haystack, counter))
+    assert max(row["tokens"] for row in rows) <= 1024 - grid.frame.new_tokens
 
 
 def official_cut(tokenizer, prompt: str, max_length: int) -> str:
