@@ -16,7 +16,7 @@ from ctxbench.tasks.additivity import additivity
 from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.tasks.longbench.prompts import load_prompt
 from ctxbench.tasks.longbench.truncation import SEAM
-from ctxbench.tasks.mini import build as mini
+from ctxbench.tasks.mini import dataset as mini
 from ctxbench.tasks.ruler.family import DoesNotFit, RulerSettings
 from ctxbench.tasks.ruler.subtasks import SUBTASKS
 from ctxbench.tasks.token_count import TokenCounter, render
