@@ -1,13 +1,16 @@
 """What every attention method owes, on every architecture: exactness, caches, padding."""
 
 import copy
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from ctxbench.methods.attach import attach
-from ctxbench.methods.attention import AttentionMethod
+from ctxbench.methods.attach import attach, method_of
+from ctxbench.methods.attention import AttentionCall, AttentionHook, AttentionMethod
 from ctxbench.methods.kernels.dense import dense
 from ctxbench.methods.kernels.plan import FULL
 from ctxbench.methods.kernels.rope import Rope
@@ -288,7 +291,12 @@ def test_defaults_come_from_the_model():
     assert options("self_extend", length=32768) == {"window": 1024, "group": 16}
     assert options("self_extend", length=4096) == {"window": 1024, "group": 1}
     assert options("rerope", length=32768) == {"window": 1024, "log_scaling": True}
-    assert options("dca", length=32768) == {"chunk": 3072, "window": 512, "log_scaling": True}
+    assert options("dca", length=32768) == {
+        "chunk": 3072,
+        "window": 512,
+        "log_scaling": True,
+        "prefill": "exact",
+    }
 
 
 def test_a_group_that_does_not_divide_the_window_warns():
@@ -342,3 +350,90 @@ def test_torch_compile_gives_the_same(name):
     ids = tokens(1, 50)
     with torch.no_grad():
         torch.testing.assert_close(compiled(ids).logits, model(ids).logits, rtol=0, atol=ROUNDING)
+
+
+# ------------------------------------------------- dca as the official code reads a prompt
+
+
+def official_dca():
+    """A model with a window of 32 tokens of its own: beyond it cos and sin grow."""
+    model = tiny_model("llama", max_position_embeddings=32)
+    return extend(model, "dca", length=256, prefill="official", **METHODS["dca"])
+
+
+def hook_of(model):
+    method = method_of(model)
+    return AttentionHook(method, model.base_model.rotary_emb.rotary, model.config)
+
+
+def by_the_official_code(hook, query, key, value, scale):
+    """One query at a time, one head: branches apart, merged by weights in bfloat16."""
+    n, segment, rows = query.shape[2], 12, []
+    factor = 1 + 0.05 * math.log(n / 32)
+    for t in range(n):
+        begin, parts, sums = t // segment * segment, [], []
+        before = min(t % segment + segment, 16), begin - segment, begin
+        for at, first, end in (
+            (t % segment, begin, t + 1),
+            before,
+            (min(2 * segment - 1, 16), 0, begin - segment),
+        ):
+            if end <= max(first, 0):
+                continue
+            j = torch.arange(max(first, 0), end)
+            q = hook.rope(factor * query[:, :, t : t + 1], torch.tensor([[at]]))
+            k = hook.rope(factor * key[:, :, j], (j % segment)[None])
+            scores = (q @ k.transpose(-1, -2) * scale)[0, 0, 0]
+            parts.append(scores.softmax(0) @ value[0, 0, j])
+            sums.append(scores.logsumexp(0))
+        weights = torch.stack(sums).softmax(0).to(torch.bfloat16).float()
+        rows.append(weights @ torch.stack(parts))
+    return torch.stack(rows)[None, None]
+
+
+@torch.no_grad()
+def test_dca_reads_a_prompt_and_decodes_as_the_official_code():
+    torch.manual_seed(0)
+    model = official_dca()
+    hook, layer = hook_of(model), SimpleNamespace()
+    cache = SimpleNamespace(layers=[layer])
+    size = hook.rope.rotary(torch.ones(1), torch.zeros(1, 1))[0].shape[-1]
+    query, key, value = torch.randn(3, 1, 1, 61, size)
+    call = partial(AttentionCall, hook=hook, cache=cache, scale=0.3)
+    at = torch.arange(61)[None]
+    read = [x[:, :, :60] for x in (query, key, value)]
+    found = hook.method.attend(call(positions=at[:, :60]), *read)
+    expected = by_the_official_code(hook, *read, 0.3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    exact = hook.method.plan(model.config)
+    plain = dense(exact, hook.rope, *read, at[:, :60], 0.3)
+    assert (found - plain).abs().max() > 1e-3
+    # the next token has its own factor, the cached ones keep that of the prompt's length
+    new = hook.method.attend(call(positions=at), query[:, :, 60:], key, value)
+    held = replace(exact, key_scale=lambda t: exact.key_scale(t.clamp(min=59)))
+    expected = dense(held, hook.rope, query[:, :, 60:], key, value, at, 0.3)
+    torch.testing.assert_close(new, expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=r"2 tokens were to be read after 59 .* prefill=exact"):
+        hook.method.attend(call(positions=at), query[:, :, 59:], key, value)
+
+
+def test_dca_with_the_official_prefill_generates_padded_rows_as_single_ones():
+    model = official_dca()
+    how = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
+    rows = [tokens(1, n, seed=n) for n in (50, 40)]
+    ids = torch.cat([rows[0], torch.cat([torch.ones(1, 10, dtype=torch.long), rows[1]], 1)])
+    mask = torch.ones_like(ids)
+    mask[1, :10] = 0
+    together = model.generate(ids, attention_mask=mask, **how)[:, 50:]
+    for found, row in zip(together, rows, strict=True):
+        alone = model.generate(row, attention_mask=torch.ones_like(row), **how)
+        assert found.equal(alone[0, row.shape[1] :])
+
+
+def test_dca_with_the_official_prefill_shares_nothing_and_trains_exactly():
+    model = official_dca()
+    method = method_of(model)
+    assert method.reuse_key(model.config, 64) is None
+    assert method.for_training(model.config).prefill == "exact"
+    exact = replace(method, prefill="exact")
+    assert exact.reuse_key(model.config, 64) is not None

@@ -66,6 +66,18 @@ def test_official_logits(golden_dir, name, dtype):
             assert_matches(logits, golden.get(case, "logits"), dtype)
 
 
+def test_dcas_official_prefill_is_as_far_from_the_formulas_as_the_official_code(golden_dir):
+    """Of its float32 run the golden has only the largest difference; ours is the same."""
+    golden = Golden(golden_dir, "dca_naive")
+    for case in golden.cases.values():
+        options = options_of("dca", case)
+        model = golden.extended("dca", torch.float32, prefill="official", **options)
+        with torch.no_grad():
+            logits = model(golden.get(case, "input_ids")).logits
+        far = (logits - golden.get(case, "logits")).abs().max().item()
+        assert far == pytest.approx(case["official_prefill_maxdiff"], abs=2e-6)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_streaming_llm_at_once_equals_the_official_token_by_token(golden_dir, dtype):
     golden = Golden(golden_dir, "streaming_llm")

@@ -49,7 +49,7 @@ def tiled(
     keys = key.shape[2]
     at = torch.arange(keys - queries, keys, device=query.device)[None]
     query = plan.scale_queries(query, at)
-    tiles = [_Tile(plan, branch, rope, query, key, keys - queries) for branch in plan.branches]
+    tiles = [Tile(plan, branch, rope, query, key, keys - queries) for branch in plan.branches]
     outputs = []
     for begin in range(0, queries, block):
         end = min(begin + block, queries)
@@ -66,7 +66,7 @@ _Partial = tuple[torch.Tensor, torch.Tensor]
 """Attention over some keys `[B, K, rows, D]` and the log-sum-exp of its scores `[B, K, rows]`."""
 
 
-class _Tile:
+class Tile:
     """One branch of a plan with its rotated queries and keys."""
 
     def __init__(
