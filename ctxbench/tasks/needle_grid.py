@@ -275,6 +275,7 @@ def get_specs(
         "leaf": grid.leaf(length),
         "length": length,
         "frame": asdict(grid.frame),
+        "bos": "",  # a setting of 0.1.0 whose empty value was the usual one: its caches go on
         **asdict(settings),
         "chat": list(settings.chat),
         "tokenizer": fingerprint(load_tokenizer(name)),

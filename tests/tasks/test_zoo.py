@@ -17,13 +17,9 @@ from ctxbench.tasks.additivity import additivity
 from ctxbench.tasks.leaf_files import tasks_path
 from ctxbench.tasks.longbench.prompts import load_prompt
 from ctxbench.tasks.longbench.truncation import SEAM
-<<<<<<< HEAD
 from ctxbench.tasks.mini import dataset as mini
-=======
-from ctxbench.tasks.mini import build as mini
 from ctxbench.tasks.needle_grid import GridSettings, make_run
-from ctxbench.tasks.passkey import build as passkey
->>>>>>> zoo2
+from ctxbench.tasks.passkey import dataset as passkey
 from ctxbench.tasks.ruler.family import DoesNotFit, RulerSettings
 from ctxbench.tasks.ruler.subtasks import SUBTASKS
 from ctxbench.tasks.token_count import TokenCounter, render
