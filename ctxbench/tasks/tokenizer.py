@@ -6,11 +6,17 @@ from typing import Any
 from ctxbench.core.assets import resolve_model
 from ctxbench.core.refused import readable_config
 
+_LOADING = ("revision", "trust_remote_code", "use_fast_tokenizer")
+_asked: dict[str, tuple[tuple[str, Any], ...]] = {}  # name -> model arguments that say how to load
 
-def tokenizer_name(tokenizer: str | None = None, pretrained: str | None = None, **_) -> str:
+
+def tokenizer_name(
+    tokenizer: str | None = None, pretrained: str | None = None, **metadata: Any
+) -> str:
     """Return which tokenizer to use: metadata `tokenizer`, else the model's own.
 
-    lm-eval merges model arguments and `--metadata` and hands both to a task's data function.
+    lm-eval merges model arguments and `--metadata` and hands both to a task's data function. Those
+    that say how a tokenizer is loaded are followed whenever this one is, as the model does.
 
     Raises:
         ValueError: neither is given.
@@ -22,16 +28,28 @@ def tokenizer_name(tokenizer: str | None = None, pretrained: str | None = None, 
             "Neither metadata 'tokenizer' nor the model argument 'pretrained' was given. "
             """Add --metadata '{"tokenizer": "PATH_OR_ID"}'."""
         )
-    return resolve_model(name)
+    path = resolve_model(name)
+    given = {key: metadata[key] for key in _LOADING if metadata.get(key) is not None}
+    if given.get("revision") == "main":
+        del given["revision"]
+    _asked[path] = tuple(given.items())
+    return path
+
+
+def load_tokenizer(name: str) -> Any:
+    """Load a tokenizer from a bundled name, a folder, or a hub id."""
+    path = resolve_model(name)
+    return _load(path, _asked.get(path, ()))
 
 
 @lru_cache(maxsize=8)
-def load_tokenizer(name: str):
-    """Load a tokenizer from a bundled name, a folder, or a hub id."""
+def _load(path: str, asked: tuple[tuple[str, Any], ...]) -> Any:
     from transformers import AutoTokenizer
 
-    path = resolve_model(name)
-    return AutoTokenizer.from_pretrained(path, config=readable_config(path))
+    more = dict(asked)
+    if "use_fast_tokenizer" in more:
+        more["use_fast"] = more.pop("use_fast_tokenizer")
+    return AutoTokenizer.from_pretrained(path, config=readable_config(path), **more)
 
 
 def plain_backend(tokenizer: Any) -> Any:

@@ -117,7 +117,9 @@ def test_what_a_task_may_set_and_what_not():
         assert name not in asked(**{name: None}).options
     for name in {*settings.ALLOWED} - {"do_sample"}:
         assert asked(do_sample=True, **{name: 3}).options[name] == 3
-    with pytest.raises(ValueError, match=r"There is no generation argument 'temperatures'.*temperat"):
+    with pytest.raises(
+        ValueError, match=r"There is no generation argument 'temperatures'.*temperat"
+    ):
         asked(temperatures=1)
     with pytest.raises(ValueError, match="max_gen_toks=0 leaves no token"):
         asked(max_gen_toks=0)

@@ -6,16 +6,20 @@ Golden samples: the official scripts, seed 42, tokenizer `tok` (see the golden f
 import itertools
 import json
 import random
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
+from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 
+from ctxbench.core.assets import resolve_model
 from ctxbench.core.lengths import LADDER
 from ctxbench.tasks import specs
 from ctxbench.tasks.leaf_files import constants_of, ladder, tasks_path
-from ctxbench.tasks.model_window import check_task_length
+from ctxbench.tasks.model_window import check_task_length, model_window
 from ctxbench.tasks.ruler import dataset, leaves, metrics
 from ctxbench.tasks.ruler.family import DoesNotFit, RulerSettings, largest_that_fits
 from ctxbench.tasks.ruler.fwe import _ZETA, word_counts
@@ -24,7 +28,7 @@ from ctxbench.tasks.ruler.stream import Stream
 from ctxbench.tasks.ruler.subtasks import SUBTASKS
 from ctxbench.tasks.ruler.words import Pairs, common_words, pairs
 from ctxbench.tasks.token_count import TokenCounter, render
-from ctxbench.tasks.tokenizer import load_tokenizer
+from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
 CASES = list(itertools.product(SUBTASKS, (4096, 8192)))
 
@@ -275,6 +279,32 @@ def test_a_window_that_is_too_short_stops_before_generation():
     check_task_length(4096, "ruler_4k_vt", {"pretrained": "mini", "max_length": 4096})
 
 
+@pytest.mark.parametrize(
+    ("arguments", "window"),
+    [
+        ({"max_model_len": 4096}, 4096),  # vllm
+        ({"max_model_len": "32k"}, 32768),
+        ({"context_length": 4096}, 4096),  # sglang
+        ({"base_url": "http://127.0.0.1:1/v1/completions"}, 2047),  # lm-eval's default
+        ({"base_url": "http://127.0.0.1:1/v1/completions", "max_length": 4096}, 4095),
+    ],
+)
+def test_the_window_of_other_backends_is_the_one_they_are_given(arguments, window):
+    """Whatever the config says: it may be longer, or shorter than with their own overrides."""
+    metadata = {"pretrained": "mini", **arguments}
+    check_task_length(window, "ruler_32k_vt", metadata)
+    with pytest.raises(ValueError, match=rf"the model's window is {window} tokens"):
+        check_task_length(window + 1, "ruler_32k_vt", metadata)
+
+
+def test_a_servers_window_is_what_lm_eval_makes_of_it():
+    pytest.importorskip("tenacity")
+    pytest.importorskip("aiohttp")
+    model = get_model("local-completions")
+    plain = model(model="x", tokenizer_backend=None, base_url="http://127.0.0.1:1/v1/completions")
+    assert plain.max_length == model_window({"base_url": "http://127.0.0.1:1/v1/completions"})
+
+
 def test_chat_template_is_counted_and_the_prefix_comes_last(data, empty_cache, monkeypatch):
     tokenizer = load_tokenizer(str(data / "llama_tokenizer"))
     template = (
@@ -391,3 +421,29 @@ def test_cwe_never_has_fewer_than_its_common_words():
     docs = dataset.load(ctx_subtask="cwe", ctx_length=1024, tokenizer="mini", samples=3)["test"]
     assert len(docs) == 3
     assert all(len(doc["outputs"]) == 10 and doc["tokens"] <= 1024 for doc in docs)
+
+
+def test_what_loads_the_models_tokenizer_loads_the_tasks(tmp_path):
+    """`trust_remote_code` and `revision`: a task would ask, refuse, or count with another one."""
+    folder = Path(shutil.copytree(resolve_model("mini"), tmp_path / "own"))
+    (folder / "tokenization_own.py").write_text(
+        "from transformers import PreTrainedTokenizerFast\n"
+        "class OwnTokenizer(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    file = folder / "tokenizer_config.json"
+    content = json.loads(file.read_text())
+    content.pop("backend", None)
+    own = {"AutoTokenizer": [None, "tokenization_own.OwnTokenizer"]}
+    file.write_text(json.dumps({**content, "tokenizer_class": "OwnTokenizer", "auto_map": own}))
+    name = tokenizer_name(pretrained=str(folder), trust_remote_code=True)
+    assert type(load_tokenizer(name)).__name__ == "OwnTokenizer"
+    with pytest.MonkeyPatch.context() as patch:
+        asked = {}
+        patch.setattr(
+            "transformers.AutoTokenizer.from_pretrained", lambda _, **given: asked.update(given)
+        )
+        load_tokenizer(tokenizer_name(pretrained="some/model", revision="v2"))
+        assert asked["revision"] == "v2"
+        asked.clear()
+        load_tokenizer(tokenizer_name(pretrained="some/model", revision="main"))
+        assert "revision" not in asked

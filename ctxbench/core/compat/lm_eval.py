@@ -70,6 +70,12 @@ _ARGUMENTS = Foreign(
     "HFLM.__init__",
     "tell HFLM's arguments from misspelt ones",
 )
+_SERVERS = Foreign(
+    LM_EVAL,
+    "lm_eval.models.api_models",
+    "TemplateAPI.__init__",
+    "know the window of a model on a server that says none",
+)
 _ANSWERS = Mention(
     LM_EVAL, "lm_eval.api.model", "CacheHook.__init__", "refuse --use_cache", "dbdict"
 )
@@ -108,6 +114,11 @@ def model_arguments() -> dict[str, Any]:
     """Return HFLM's arguments and their defaults."""
     parameters = inspect.signature(_ARGUMENTS.find()).parameters
     return {n: p.default for n, p in parameters.items() if n not in ("self", "kwargs")}
+
+
+def server_window() -> int:
+    """Return the tokens that lm-eval takes for the window of a model on a server."""
+    return inspect.signature(_SERVERS.find()).parameters["max_length"].default
 
 
 def keeps_answers(cache_hook: Any) -> bool:
@@ -272,7 +283,7 @@ _OF_TASKS = (
     Foreign(LM_EVAL, "lm_eval.__main__", "cli_evaluate", "run lm_eval under its own name"),
 )
 ENTRIES = (
-    *HFLM_HOOKS, *HFLM_ATTRIBUTES, *_OF_MODELS, _ARGUMENTS, _ANSWERS, _REGISTER, _MANAGER,
+    *HFLM_HOOKS, *HFLM_ATTRIBUTES, *_OF_MODELS, _ARGUMENTS, _SERVERS, _ANSWERS, _REGISTER, _MANAGER,
     _INDEX, *_LOOK_UPS,    _LOAD_YAML, *TASK_HOOKS, *_OF_TASKS,
 )  # fmt: skip
 
