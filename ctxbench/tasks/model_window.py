@@ -50,6 +50,6 @@ def check_task_length(length: int, task: str, metadata: dict[str, Any]) -> None:
         raise ValueError(
             f"{task} has prompts of {length} tokens (answer included), but the model's window is "
             f"{window} tokens, and a harness would cut the prompts silently. Take a shorter task, "
-            "or extend the model: --model ctxext with method=... and length=...; a model on a server "
-            "says its window by max_length=N."
+            "or extend the model: --model ctxext with method=... and length=...; a model on a "
+            "server has its window in max_length=N."
         )
