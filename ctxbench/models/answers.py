@@ -53,7 +53,10 @@ def config_content(config: PreTrainedConfig) -> dict[str, Any]:
 def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Return what decides how a tokenizer turns texts into tokens and back."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+    if backend is None:
+        rules: Any = sorted(tokenizer.get_vocab().items())
+    else:  # cutting and padding are of the last call, not of the tokenizer
+        rules = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
     return {
         "class": type(tokenizer).__name__,
         "rules": hashlib.blake2b(str(rules).encode(), digest_size=16).hexdigest(),

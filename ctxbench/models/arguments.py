@@ -52,30 +52,6 @@ REFUSED = {
 NEED_PARALLELIZE = ("device_map", "max_memory_per_gpu", "max_cpu_memory", "offload_folder")
 """Arguments that HFLM follows with `parallelize=True` alone."""
 
-FOLLOWED = (
-    "pretrained",
-    "backend",
-    "revision",
-    "tokenizer",
-    "truncation",
-    "max_length",
-    "device",
-    "dtype",
-    "batch_size",
-    "max_batch_size",
-    "trust_remote_code",
-    "use_fast_tokenizer",
-    "add_bos_token",
-    "prefix_token_id",
-    "parallelize",
-    "tp_plan",
-    "peft",
-    "think_end_token",
-    "enable_thinking",
-    "chat_template_args",
-)
-"""Arguments of `--model hf` that have the same effect; the others are refused, or need another."""
-
 OF_A_MODEL_IN_MEMORY = (
     "add_bos_token",
     "backend",

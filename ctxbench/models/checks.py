@@ -127,13 +127,25 @@ def check_bos(config: Any, tokenizer: Any, encoded: list[int], stated: bool | No
     )
 
 
-def end_of_turn(tokenizer: Any) -> int | None:
-    """Return the token that a chat template puts after an answer; None: no token of its own."""
+def end_of_turn(tokenizer: Any, arguments: Mapping[str, Any]) -> int | None:
+    """Return the token that a chat template puts after an answer.
+
+    Args:
+        tokenizer: with the template.
+        arguments: of the template.
+
+    Returns:
+        None: it puts no token of its own there, or takes no answer.
+    """
     messages = [
         {"role": "user", "content": "<<question>>"},
         {"role": "assistant", "content": "<<answer>>"},
     ]
-    after = tokenizer.apply_chat_template(messages, tokenize=False).partition("<<answer>>")[2]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, **arguments)
+    except _OF_TEMPLATES:
+        return None
+    after = text.partition("<<answer>>")[2]
     ids = tokenizer(after.lstrip(), add_special_tokens=False).input_ids
     return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else None
 

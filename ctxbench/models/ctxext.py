@@ -122,7 +122,7 @@ class CtxExt(ExtendedHFLM):
         """Return a hash of all that decides an answer besides the request.
 
         Weights, adapters, the whole config, the tokenizer with its rules, method, options, window,
-        dtype, attention, the end of reasoning and versions.
+        dtype, attention and versions.
         """
         import transformers
 
@@ -136,7 +136,6 @@ class CtxExt(ExtendedHFLM):
             "stride": self.stride,
             "dtype": str(self.hf_model.dtype),
             "attention": attention_of(self.hf_model.config),
-            "think_end_token": self.think_end_token,
             "versions": [torch.__version__, transformers.__version__],
         }
         return fingerprint(found)
@@ -332,7 +331,10 @@ class CtxExt(ExtendedHFLM):
         """
         task = requests[0].task_name
         checkpoint = self.generation.checkpoint
-        if self.chat.applied and (end := end_of_turn(self.tokenizer)) is not None:
+        if (
+            self.chat.applied
+            and (end := end_of_turn(self.tokenizer, self.chat_template_args)) is not None
+        ):
             checkpoint = checkpoint.ending_at(end)
         found = settings_for(
             requests[0].args[1],

@@ -111,6 +111,11 @@ class Reasoning:
             return Answer(after)
         return Answer("", cut=True) if opened or not finished else Answer(self._text(new))
 
+    def may_have_ended(self, new: list[int]) -> bool:
+        """Return False where no token ends reasoning, without making text of a long one."""
+        end = self._id(self.end or CLOSE) if not isinstance(self.end, int) else self.end
+        return end is None or end in new
+
     def after(self, new: list[int]) -> str | None:
         """Return the text after the last end of reasoning; None: it did not end."""
         if isinstance(self.end, int):
@@ -170,5 +175,7 @@ class _StopAfterReasoning(StoppingCriteria):
         return torch.tensor(done, device=input_ids.device)
 
     def _done(self, new: list[int], inside: bool) -> bool:
+        if (inside or self.reasoning.end is not None) and not self.reasoning.may_have_ended(new):
+            return False
         text, cut = self.reasoning.answer(new, inside, finished=False)
         return not cut and any(stop in text for stop in self.until)

@@ -100,7 +100,7 @@ class TextEncoder:
     Args:
         encode: HFLM's `tok_encode`.
         tokenizer: behind it.
-        rows: tokens that have an embedding.
+        rows: tokens that have an embedding; 0: not known here, as where weights are sharded.
 
     Attributes:
         appended: tokens that the tokenizer puts after every text; they are taken away, since a
@@ -179,7 +179,7 @@ class TextEncoder:
         return whole[len(line) :] if line and whole[: len(line)] == line else self.bare(text)
 
     def _check(self, ids: list[int]) -> list[int]:
-        if ids and max(ids) >= self._rows:
+        if ids and self._rows and max(ids) >= self._rows:
             token = next(token for token in ids if token >= self._rows)
             raise ValueError(
                 f"A text holds the token {self._tokenizer.convert_ids_to_tokens(token)!r} of id "
@@ -193,8 +193,8 @@ class TextEncoder:
 def appended_tokens(encode: Callable[..., list[int]]) -> list[int]:
     """Return the tokens that a tokenizer puts after a text by itself."""
     whole, bare = encode("A text."), encode("A text.", add_special_tokens=False)
-    begin = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), None)
-    return [] if begin is None else whole[begin + len(bare) :]
+    last = bare[-1] if bare else None  # the first may differ behind BOS
+    return whole[len(whole) - whole[::-1].index(last) :] if last in whole else []
 
 
 def split_by_size(requests: Sequence[Any], limit: int = AT_ONCE) -> Iterator[list[Any]]:

@@ -21,7 +21,7 @@ def model_window(metadata: dict[str, Any]) -> int | None:
     window itself, so None then.
     """
     for name in _WINDOW_ARGUMENTS:
-        if metadata.get(name) is not None:
+        if metadata.get(name) not in (None, "auto", -1, "-1"):  # vllm finds it itself
             window = parse_length(metadata[name])
             return window - 1 if "base_url" in metadata else window
     if "base_url" in metadata:

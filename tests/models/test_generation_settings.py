@@ -165,9 +165,9 @@ def chat(loaded):
 
 
 def test_the_end_of_a_turn_is_read_from_the_template(chat):
-    assert end_of_turn(chat) == chat.convert_tokens_to_ids("<|end|>")
+    assert end_of_turn(chat, {}) == chat.convert_tokens_to_ids("<|end|>")
     chat.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
-    assert end_of_turn(chat) is None
+    assert end_of_turn(chat, {}) is None
 
 
 # ----------------------------------------------------------------------- reasoning
@@ -293,7 +293,6 @@ def test_a_fingerprint_knows_all_that_decides_an_answer(loaded):
 
     assert changed(config, "rms_norm_eps", 1e-3)
     assert changed(config, "hidden_act", "gelu")
-    assert changed(lm, "think_end_token", "</think>")
     assert changed(tokenizer, "chat_template", "x")
     assert changed(tokenizer, "clean_up_tokenization_spaces", "x")
     assert changed(lm, "stride", 7)
@@ -306,6 +305,13 @@ def test_a_fingerprint_knows_all_that_decides_an_answer(loaded):
         weight[0, 0] += 1
         assert lm.fingerprint() != before
         weight[0, 0] -= 1
+
+
+def test_the_last_call_of_a_tokenizer_is_no_rule_of_it(loaded):
+    tokenizer = type(loaded[1]).from_pretrained(loaded[1].name_or_path)
+    before = tokenizer_content(tokenizer)
+    tokenizer(["a", "a b c"], padding=True, truncation=True, max_length=2)
+    assert tokenizer_content(tokenizer) == before
 
 
 def test_rules_of_a_tokenizer_are_part_of_its_content(loaded):

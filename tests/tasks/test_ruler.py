@@ -284,6 +284,7 @@ def test_a_window_that_is_too_short_stops_before_generation():
     [
         ({"max_model_len": 4096}, 4096),  # vllm
         ({"max_model_len": "32k"}, 32768),
+        ({"max_model_len": "auto"}, 256),  # the config's
         ({"context_length": 4096}, 4096),  # sglang
         ({"base_url": "http://127.0.0.1:1/v1/completions"}, 2047),  # lm-eval's default
         ({"base_url": "http://127.0.0.1:1/v1/completions", "max_length": 4096}, 4095),
