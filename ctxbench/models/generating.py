@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ctxbench.core.compat.transformers import check_for_generation
 from ctxbench.models.engine import Engine
 from ctxbench.models.finite import FiniteLogits
 from ctxbench.models.generation_settings import generation_config, without_own_settings
@@ -24,6 +25,7 @@ class Generator:
     """
 
     def __init__(self, engine: Engine, pad_token: int):
+        check_for_generation()
         self.engine = engine
         self.pad_token = pad_token
 

@@ -97,7 +97,19 @@ OF_SEQUENCES = (
 )  # fmt: skip
 """What sequence parallelism uses; found before it is installed on a model."""
 
-ENTRIES = (_ATTENTION, _LAYERS, *OF_METHODS, *OF_SEQUENCES)
+OF_GENERATION = (
+    Hook(
+        TRANSFORMERS, "transformers.generation.logits_process", "LogitsProcessor.__call__",
+        "look at the logits of every new token", "input_ids, scores",
+    ),
+    Hook(
+        TRANSFORMERS, "transformers.generation.stopping_criteria", "StoppingCriteria.__call__",
+        "end an answer behind its reasoning", "input_ids, scores, **kwargs",
+    ),
+)  # fmt: skip
+"""What `ctxext` hands to `generate`."""
+
+ENTRIES = (_ATTENTION, _LAYERS, *OF_METHODS, *OF_SEQUENCES, *OF_GENERATION)
 
 
 def attention_of(config: PreTrainedConfig) -> str | None:
@@ -118,6 +130,16 @@ def check_for_methods() -> None:
         ForeignChanged: the first that is not as it was checked.
     """
     check(OF_METHODS)
+
+
+@cache
+def check_for_generation() -> None:
+    """Find what generating uses.
+
+    Raises:
+        ForeignChanged: the first that is not as it was checked.
+    """
+    check(OF_GENERATION)
 
 
 @cache
