@@ -12,6 +12,10 @@ class Stream(random.Random):
         drawn: 32-bit words drawn so far.
     """
 
+    def __new__(cls, seed: int | str, drawn: int = 0):
+        """Make one; Python 3.10 takes a seed alone here."""
+        return super().__new__(cls)
+
     def __init__(self, seed: int | str, drawn: int = 0):
         super().__init__(seed)
         self.drawn = 0
