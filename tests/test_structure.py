@@ -148,7 +148,6 @@ def test_what_our_commands_write_is_not_tracked():
     if done.returncode:
         pytest.skip("not a git checkout")
     tracked = done.stdout.splitlines()
-    assert len(tracked) < 500
     assert not [name for name in tracked if re.match(r"ctxbench/tasks/.*/leaves/", name)]
     allowed = re.compile(
         r"results/(paper/\w+\.(md|json)|[\w-]+/(README\.md|cells\.jsonl\.xz|report/report\.html"

@@ -8,13 +8,28 @@ short text for the logs, which carries the tokens and windows. The model answers
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 WRONG_MODEL = (
     "This task asks for the loss of sliding windows over given tokens, which lm-eval's own models "
     "do not know. It runs on the model type 'ctxext' (any Hugging Face checkpoint, with any method "
     "or with method=none). Use --model ctxext."
 )
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """A model that says before a run whether requests fit its window, and counts what it cuts."""
+
+    max_length: int
+
+    def request_sizes(self, requests: Sequence[Any]) -> list[int]:
+        """Return the tokens that each request of lm-eval takes, its answer included.
+
+        Raises:
+            ValueError: one does not fit, and may not be cut.
+        """
+        ...
 
 
 class Window(NamedTuple):

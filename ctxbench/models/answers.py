@@ -172,7 +172,8 @@ def answer_all(
     unique, once = list(request_of), list(request_of.values())
     missing = {number for number, key in enumerate(unique) if key not in found}
     computed = compute(once, missing) if missing else ()
-    sizes = {number: (once[number].task or "requests", once[number].size) for number in missing}
+    asked = {number: once[number] for number in missing}
+    sizes = {number: (each.origin.task or "requests", each.size) for number, each in asked.items()}
     for number, answer in with_progress(computed, sizes, verb, show=show):
         found[unique[number]] = answer
         if cache is not None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
-from ctxbench.models.requests import ScoringRequest
+from ctxbench.models.requests import NOWHERE, Origin, ScoringRequest, counted_by
 
 
 class ContextWindow:
@@ -15,20 +14,24 @@ class ContextWindow:
     Attributes:
         length: tokens.
         special_tokens: that the tokenizer adds to a text; they may stand beyond the window.
+        bos: token that a text begins with; it is never cut.
     """
 
-    def __init__(self, length: int, special_tokens: int):
+    def __init__(self, length: int, special_tokens: int, bos: int | None = None):
         self.length = length
         self.special_tokens = special_tokens
-        self._counts: Counter[str] = Counter()
+        self.bos = bos
+        self._cut: dict[Hashable, int] = {}
+        self._special: set[Hashable] = set()
+        self._beyond: set[Hashable] = set()
 
     def counts(self) -> dict[str, int]:
-        """Return what did not fit so far, as results carry it."""
+        """Return what did not fit so far, as results carry it; each request counts once."""
         return {
-            "special_tokens_beyond_length": self._counts["special"],
-            "truncated_prompts": self._counts["truncated"],
-            "truncated_tokens": self._counts["truncated_tokens"],
-            "prompts_beyond_length": self._counts["beyond"],
+            "special_tokens_beyond_length": len(self._special),
+            "truncated_prompts": len(self._cut),
+            "truncated_tokens": sum(self._cut.values()),
+            "prompts_beyond_length": len(self._beyond),
         }
 
     def check(self, sizes: Iterable[tuple[int, str | None]]) -> None:
@@ -68,17 +71,17 @@ class ContextWindow:
             ValueError: some do not fit.
         """
         if not truncate:
-            self.check((request.size, request.task) for request in requests)
+            self.check((request.size, request.origin.task) for request in requests)
             cut = requests
         else:
             cut = []
             for request in requests:
                 context, scored = request.ids[: request.first], request.ids[request.first :]
-                kept = self.truncate(context, len(scored), "left")
+                kept = self.truncate(context, len(scored), "left", request.origin)
                 cut.append(replace(request, ids=[*kept, *scored], first=len(kept)))
-        return [replace(r, length=self.final_length(r.size, r.task)) for r in cut]
+        return [replace(r, length=self.final_length(r.size, r.origin)) for r in cut]
 
-    def final_length(self, tokens: int, task: str | None, overflow: str = "error") -> int:
+    def final_length(self, tokens: int, origin: Origin = NOWHERE, overflow: str = "error") -> int:
         """Return the length that sets a request's frequencies.
 
         Special tokens that the tokenizer adds beyond the window are allowed, counted, and do not
@@ -88,14 +91,14 @@ class ContextWindow:
             ValueError: the request does not fit the window.
         """
         if overflow != "allow":
-            self.check([(tokens, task)])
+            self.check([(tokens, origin.task)])
         excess = tokens - self.length
         if excess <= 0:
             return tokens
         if excess <= self.special_tokens:
-            self._counts["special"] += 1
+            self._special.add(counted_by(origin))
             return self.length
-        self._counts["beyond"] += 1
+        self._beyond.add(counted_by(origin))
         return tokens
 
     def room(self, after: int) -> int:
@@ -114,20 +117,23 @@ class ContextWindow:
                 f"for a prompt in the window of {self.length} tokens. Give a larger length."
             )
 
-    def truncate(self, ids: Sequence[int], after: int, overflow: str) -> Sequence[int]:
+    def truncate(
+        self, ids: Sequence[int], after: int, overflow: str, origin: Origin = NOWHERE
+    ) -> Sequence[int]:
         """Return what is kept of tokens that stand before `after` others.
 
         Args:
             ids: of a prompt or a context.
             after: tokens that follow them and are kept whole.
             overflow: `left` or `middle`: where to cut if they are too many; else they are kept.
+            origin: of the request.
         """
         room = self.room(after)
         excess = len(ids) - room
         if excess <= 0 or overflow not in ("left", "middle"):
             return ids
-        self._counts["truncated"] += 1
-        self._counts["truncated_tokens"] += excess
-        if overflow == "left":
-            return ids[excess:]
-        return [*ids[: room // 2], *ids[len(ids) - (room - room // 2) :]]
+        self._cut[counted_by(origin)] = excess
+        first = room // 2 if overflow == "middle" else 0
+        if ids[0] == self.bos and room:
+            first = max(first, 1)
+        return [*ids[:first], *ids[len(ids) - (room - first) :]]

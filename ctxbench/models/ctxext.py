@@ -18,6 +18,7 @@ from ctxbench.core.compat.lm_eval import keeps_answers
 from ctxbench.core.compat.transformers import attention_of
 from ctxbench.core.errors import show_user_errors_plainly
 from ctxbench.core.lengths import parse_length
+from ctxbench.core.processes import summed
 from ctxbench.core.windows import WindowedText, WindowLosses
 from ctxbench.models.answers import (
     AnswerCache,
@@ -40,7 +41,14 @@ from ctxbench.models.generation_settings import (
     settings_for,
 )
 from ctxbench.models.reasoning import Reasoning
-from ctxbench.models.requests import GenerationRequest, ScoringRequest
+from ctxbench.models.request_sizes import RequestSizes
+from ctxbench.models.requests import (
+    GenerationRequest,
+    Origin,
+    ScoringRequest,
+    counted_by,
+    origin_of,
+)
 from ctxbench.models.scoring import Scorer
 from ctxbench.models.text_encoding import TextEncoder, split_by_size
 from ctxbench.models.windows import loss_and_buckets, rolling_windows, window_losses
@@ -99,7 +107,9 @@ class CtxExt(ExtendedHFLM):
         self.chat = ChatCheck(self.tokenizer)
         self.window_bos = bool(window_bos)
         self.stride = stride_asked(stride, self.max_length)
-        self.window = ContextWindow(self.max_length, special_tokens=len(self.tok_encode("")))
+        special = self.tok_encode("")
+        bos = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id in special else None
+        self.window = ContextWindow(self.max_length, len(special), bos)
         engine = Engine(
             self.hf_model,
             self.ctx_method,
@@ -117,6 +127,14 @@ class CtxExt(ExtendedHFLM):
         )
         self.generation = GenerationReport(read_checkpoint(self.hf_model, self.tokenizer))
         self.answers = AnswerCache(cache, self.fingerprint()) if cache else None
+        self.sizes = RequestSizes(
+            self.window,
+            prompt=lambda text: max(1, len(self.tok_encode(text))),
+            scored=lambda request: self._encode_request(request).size,
+            groups=self._groups,
+            truncates=bool(self.truncation),
+        )
+        self._counts = self._own_counts()
 
     def fingerprint(self) -> str:
         """Return a hash of all that decides an answer besides the request.
@@ -143,8 +161,10 @@ class CtxExt(ExtendedHFLM):
     def get_model_info(self) -> dict:
         """Return HFLM's entries and the method, options, lengths, device and counts of this run."""
         devices = sorted({str(parameter.device) for parameter in self.hf_model.parameters()})
-        ours = {**self.identity(), "device": ", ".join(devices), **self.window.counts()}
-        ours |= {**self.encoder.counts(), **self.generation.recorded()}
+        ours = {**self.identity(), "device": ", ".join(devices), **self._counts}
+        ours |= self.generation.recorded()
+        if self.encoder.appended:
+            ours["appended_tokens_removed"] = self.encoder.appended
         if self.chat.merges_system:
             ours["system_message"] = "in the user's first message"
         if self.ctx_method.needs_training and not ours.get("trained_length"):
@@ -160,6 +180,18 @@ class CtxExt(ExtendedHFLM):
                 "the weights, the method and its options."
             )
         super().set_cache_hook(cache_hook)
+
+    def _own_counts(self) -> dict[str, int]:
+        counts = {**self.window.counts(), **self.encoder.counts()}
+        return counts | {"answers_without_end_of_reasoning": len(self.generation.reasoning_cut)}
+
+    def _count(self) -> None:
+        """Take together what all processes counted; all of them come here after their requests."""
+        self._counts = summed(self._own_counts(), self.world_size)
+
+    def request_sizes(self, requests: Sequence[Any]) -> list[int]:
+        """Return the tokens that each request takes; see `ctxbench.core.windows.LooksAhead`."""
+        return self.sizes.of(requests)
 
     # ------------------------------------------------------------ tokenising
 
@@ -182,15 +214,14 @@ class CtxExt(ExtendedHFLM):
                 f"{requests[0].task_name or 'this task'} compares given answers. Leave it out, or "
                 "choose tasks that generate."
             )
-        parts = list(split_by_size(requests))
-        if len(parts) > 1 and not self.truncation:  # look at all before the first takes hours
-            encoded = (self._encode_request(request) for part in parts for request in part)
-            self.window.check((request.size, request.task) for request in encoded)
-        return [
+        self.sizes.of(requests)  # all, before the first takes hours
+        answers = [
             answer
-            for part in parts
+            for part in split_by_size(requests)
             for answer in self._fit_and_score([self._encode_request(request) for request in part])
         ]
+        self._count()
+        return answers
 
     def _loglikelihood_tokens(
         self, requests, disable_tqdm: bool = False, override_bs: int | None = None
@@ -212,14 +243,15 @@ class CtxExt(ExtendedHFLM):
             before, scored = [self.prefix_token_id], self.encoder.bare(continuation)
             if scored[:1] == before:
                 scored = scored[1:]
-        return ScoringRequest([*before, *scored], len(before), None, *_origin(request))
+        return ScoringRequest([*before, *scored], len(before), origin=origin_of(request))
 
     def _fit_and_score(self, requests: list[ScoringRequest]) -> list[tuple[float, bool]]:
         for request in requests:
             if request.first == len(request.ids):
+                task = request.origin.task or "?"
                 raise ValueError(
-                    f"A request of task {request.task or '?'} has an empty continuation after "
-                    "tokenisation, so there is nothing to score. Correct the task's target."
+                    f"A request of task {task} has an empty continuation after tokenisation, so "
+                    " there is nothing to score. Correct the task's target."
                 )
         return self.score(self.window.fit(requests, truncate=bool(self.truncation)))
 
@@ -231,36 +263,34 @@ class CtxExt(ExtendedHFLM):
         With `stride`, a window begins every `stride` tokens and scores the tokens that no window
         before it scored. A `WindowedText` is answered by the losses of its own windows.
         """
-        texts = [(request.args[0], request.task_name) for request in requests]
-        self.window.check(
-            (end - start, task)
-            for text, task in texts
-            if isinstance(text, WindowedText)
-            for start, _, end in text.windows
-        )
+        self.sizes.of(requests)
+        texts = [(request.args[0], origin_of(request)) for request in requests]
         answers: list[Any] = [0.0] * len(requests)
         windows, owners = [], []
-        for number, (text, task) in enumerate(texts):
+        for number, (text, origin) in enumerate(texts):
             if isinstance(text, WindowedText):
-                answers[number] = self._window_losses(text, task)
+                answers[number] = self._window_losses(text, origin)
                 continue
             ids = self.tok_encode(text)
             if ids[:1] == [self.prefix_token_id]:  # it stands before the text in any case
                 ids = ids[1:]
             of_text = rolling_windows(
-                ids, self.prefix_token_id, self.max_length, self.stride, task, self.window_bos
+                ids, self.prefix_token_id, self.max_length, self.stride, origin, self.window_bos
             )
             windows += of_text
             owners += [number] * len(of_text)
         for number, (total, _) in zip(owners, self.score(windows), strict=True):
             answers[number] += total
+        self._count()
         return answers
 
-    def _window_losses(self, text: WindowedText, task: str | None) -> WindowLosses:
+    def _window_losses(self, text: WindowedText, origin: Origin) -> WindowLosses:
         """Return losses per window and, if asked, per position, nats in float64."""
         begin = [self.prefix_token_id] if self.window_bos else []  # for a token without a context
         windows = [
-            ScoringRequest([*begin, *text.ids[start + len(begin) : end]], first - start, task=task)
+            ScoringRequest(
+                [*begin, *text.ids[start + len(begin) : end]], first - start, origin=origin
+            )
             for start, first, end in text.windows
         ]
         answers = self.score(self.window.fit(windows, truncate=False), text.bucket)
@@ -305,23 +335,23 @@ class CtxExt(ExtendedHFLM):
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
         """Return the continuation of each prompt up to a stop string."""
         self.chat.generating()
+        self.sizes.of(requests)  # of every group, before the first group costs time
+        texts: dict[int, str] = {}
+        for settings, numbers in self._groups(requests):
+            answers: list[str] = []
+            for part in split_by_size([requests[n] for n in numbers]):
+                made = [self._generation_request(request, settings) for request in part]
+                answers += self._generate(made, settings)
+            texts.update(zip(numbers, answers, strict=True))
+        self._count()
+        return [texts[number] for number in range(len(requests))]
+
+    def _groups(self, requests: Sequence[Any]) -> list[tuple[GenerationSettings, list[int]]]:
+        """Return the settings of requests, each with the numbers of those that share them."""
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(repr(sorted(request.args[1].items())), []).append(number)
-        # every group's settings and prompts are looked at before the first group costs time
-        asked = [(self._settings([requests[n] for n in ns]), ns) for ns in groups.values()]
-        ids = [self.tok_encode(request.args[0]) or [self.prefix_token_id] for request in requests]
-        self.window.check(
-            (len(ids[number]) + settings.new_tokens, requests[number].task_name)
-            for settings, numbers in asked
-            if settings.overflow == "error"
-            for number in numbers
-        )
-        texts: dict[int, str] = {}
-        for settings, numbers in asked:
-            made = [self._generation_request(ids[n], settings, requests[n]) for n in numbers]
-            texts.update(zip(numbers, self._generate(made, settings), strict=True))
-        return [texts[number] for number in range(len(requests))]
+        return [(self._settings([requests[n] for n in ns]), ns) for ns in groups.values()]
 
     def _settings(self, requests) -> GenerationSettings:
         """Return what is in force for requests with the same generation arguments.
@@ -348,14 +378,13 @@ class CtxExt(ExtendedHFLM):
         self.generation.note(found, (request.task_name or "?" for request in requests))
         return found
 
-    def _generation_request(
-        self, ids: list[int], settings: GenerationSettings, request
-    ) -> GenerationRequest:
-        task = request.task_name
-        kept = self.window.truncate(ids, settings.new_tokens, settings.overflow)
-        length = self.window.final_length(len(kept) + settings.new_tokens, task, settings.overflow)
+    def _generation_request(self, request: Any, settings: GenerationSettings) -> GenerationRequest:
+        origin, after, overflow = origin_of(request), settings.new_tokens, settings.overflow
+        ids = self.tok_encode(request.args[0]) or [self.prefix_token_id]
+        kept = self.window.truncate(ids, after, overflow, origin)
+        length = self.window.final_length(len(kept) + after, origin, overflow)
         inside = self.reasoning.is_open(request.args[0])
-        return GenerationRequest(kept, length, *_origin(request), reasoning=inside)
+        return GenerationRequest(kept, length, origin, reasoning=inside)
 
     def _generate(
         self, requests: Sequence[GenerationRequest], settings: GenerationSettings
@@ -378,7 +407,9 @@ class CtxExt(ExtendedHFLM):
 
         cache = None if settings.sampled else self.answers
         found = answer_all(cache, requests, keys, compute, "generating", show=self.rank == 0)
-        self.generation.reasoning_cut += sum(cut for _, cut in found)
+        self.generation.reasoning_cut |= {
+            counted_by(r.origin) for r, (_, cut) in zip(requests, found, strict=True) if cut
+        }
         return [text for text, _ in found]
 
     def _stopping(self, settings: GenerationSettings):
@@ -399,8 +430,3 @@ class CtxExt(ExtendedHFLM):
         finished = len(new) < settings.new_tokens or any(token in ends for token in new)
         text, cut = self.reasoning.answer(new, inside, finished)
         return postprocess_generated_text(text, settings.until, None), cut
-
-
-def _origin(request: Any) -> tuple[str | None, int | None]:
-    """Return the task of a request and the number of its document."""
-    return request.task_name, request.doc_id

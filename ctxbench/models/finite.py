@@ -61,10 +61,11 @@ class FiniteLogits(LogitsProcessor):
 def _error(
     found: str, request: ScoringRequest | GenerationRequest, position: int, dtype: torch.dtype
 ) -> NotFiniteError:
-    document = "" if request.document is None else f", document {request.document},"
+    task, number, _ = request.origin
+    document = "" if number is None else f", document {number},"
     return NotFiniteError(
         f"The model computes {found} for the token at position {position} of a request of task "
-        f"{request.task or '?'}{document} with {len(request.ids)} tokens, in {dtype}. That is no "
+        f"{task or '?'}{document} with {len(request.ids)} tokens, in {dtype}. That is no "
         "score. float16 overflows in models that were trained in bfloat16: give dtype=bfloat16 or "
         "dtype=float32. If it is so in float32, the weights are damaged."
     )

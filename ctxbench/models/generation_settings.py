@@ -10,7 +10,7 @@ change scores that a task measures greedily. A task, or `--gen_kwargs`, may ask 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -282,11 +282,11 @@ class GenerationReport:
 
     Attributes:
         checkpoint: what the model's files said.
-        reasoning_cut: answers that are empty because the reasoning never ended.
+        reasoning_cut: requests whose answers are empty because the reasoning never ended.
     """
 
     checkpoint: CheckpointGeneration
-    reasoning_cut: int = 0
+    reasoning_cut: set[Hashable] = field(default_factory=set)
     _tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def note(self, settings: GenerationSettings, tasks: Iterable[str]) -> None:
@@ -300,11 +300,10 @@ class GenerationReport:
         self._tasks |= dict.fromkeys(tasks, settings.in_force())
 
     def recorded(self) -> dict[str, Any]:
-        """Return task -> settings, what was set aside, and how many answers reasoning left."""
+        """Return task -> settings, and what was set aside."""
         if not self._tasks:
             return {}
-        found = {"generation": self._tasks, "generation_set_aside": self.checkpoint.set_aside}
-        return found | {"answers_without_end_of_reasoning": self.reasoning_cut}
+        return {"generation": self._tasks, "generation_set_aside": self.checkpoint.set_aside}
 
 
 @contextmanager

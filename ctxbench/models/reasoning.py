@@ -59,6 +59,7 @@ class Reasoning:
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
         self._marks = {str(token) for token in added} - {self._open}
         self._known = CLOSE in self._marks
+        self._said: set[str | None] = set()  # tasks
 
     @property
     def possible(self) -> bool:
@@ -86,7 +87,8 @@ class Reasoning:
             )
         if self.end is None and not inside:
             return 0
-        if self.tokens is None:
+        if self.tokens is None and task not in self._said:
+            self._said.add(task)
             log.warning(
                 "Answers of task %s come after reasoning, which has no tokens of its own: what the "
                 "task allows for an answer is all there is. Give the model argument "

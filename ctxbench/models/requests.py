@@ -2,8 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class Origin(NamedTuple):
+    """What a request comes from: messages say it, and nothing is counted twice.
+
+    Attributes:
+        task: its name.
+        document: its number in the task.
+        part: number of the request among those of the document.
+    """
+
+    task: str | None = None
+    document: int | None = None
+    part: int = 0
+
+
+NOWHERE = Origin()
+
+
+def counted_by(origin: Origin) -> Hashable:
+    """Return what a request is counted by; one of unknown origin is like no other."""
+    return origin if origin.task is not None else object()
+
+
+def origin_of(request: Any) -> Origin:
+    """Return where a request of lm-eval comes from."""
+    return Origin(request.task_name, request.doc_id, request.idx)
 
 
 @dataclass(frozen=True)
@@ -14,15 +42,13 @@ class ScoringRequest:
         ids: context and continuation.
         first: index of the first scored token; at least 1, it is predicted from the one before.
         length: final length that sets the frequencies; default `len(ids)`.
-        task: its name, for messages.
-        document: its number in the task.
+        origin: what asked for it.
     """
 
     ids: Sequence[int]
     first: int
     length: int | None = None
-    task: str | None = None
-    document: int | None = None
+    origin: Origin = NOWHERE
 
     @property
     def fed(self) -> Sequence[int]:
@@ -47,15 +73,13 @@ class GenerationRequest:
     Attributes:
         ids: its tokens.
         final_length: that sets the frequencies: prompt and new tokens.
-        task: its name, for messages.
-        document: its number in the task.
+        origin: what asked for it.
         reasoning: whether the prompt ends inside reasoning.
     """
 
     ids: Sequence[int]
     final_length: int
-    task: str | None = None
-    document: int | None = None
+    origin: Origin = NOWHERE
     reasoning: bool = False
 
     @property

@@ -10,7 +10,6 @@ more work than scoring them.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +20,9 @@ LONG = 2000
 
 TAIL = 400
 """Characters at the end of a context in which a place to cut is looked for."""
+
+KEPT = 20_000_000
+"""Tokens of texts that are remembered, about 700 MB."""
 
 AT_ONCE = 300_000_000
 """Characters of contexts that are held as tokens at once, about 2 GB."""
@@ -113,7 +115,9 @@ class TextEncoder:
         self._rows = rows
         self._kept: dict[str, list[int]] = {}
         self._long = LongContextEncoder(self.text, self.bare)
-        self._counts: Counter[str] = Counter()
+        self._kept_tokens = 0
+        self._merged: set[int] = set()
+        self._encoded_apart: set[int] = set()
         self.appended = appended_tokens(encode)
         if self.appended:
             log.warning(
@@ -123,10 +127,12 @@ class TextEncoder:
                 tokenizer.decode(self.appended),
             )
 
-    def counts(self) -> dict[str, Any]:
-        """Return what happened so far, as results carry it; nothing where nothing did."""
-        found: dict[str, Any] = {name: count for name, count in self._counts.items() if count}
-        return found | ({"appended_tokens_removed": self.appended} if self.appended else {})
+    def counts(self) -> dict[str, int]:
+        """Return what happened so far, as results carry it; each pair of texts counts once."""
+        return {
+            "targets_merged_with_context": len(self._merged),
+            "targets_encoded_apart": len(self._encoded_apart),
+        }
 
     def text(self, text: str) -> list[int]:
         """Return the tokens of a text with what begins it; long ones are remembered.
@@ -135,13 +141,15 @@ class TextEncoder:
             ValueError: one has no embedding.
         """
         if text not in self._kept:
-            if len(self._kept) > 4096:
+            if len(self._kept) > 4096 or self._kept_tokens > KEPT:
                 self._kept.clear()
+                self._kept_tokens = 0
             ids = self._encode(text)
             size = len(self.appended)
             if size and ids[-size:] == self.appended:
                 ids = ids[:-size]
             self._kept[text] = self._check(ids)
+            self._kept_tokens += len(ids)
         return list(self._kept[text])
 
     def bare(self, text: str) -> list[int]:
@@ -166,10 +174,11 @@ class TextEncoder:
         before, whole = self.text(stripped), self.text(stripped + moved)
         after = whole[len(before) :]
         if after:
-            self._counts["targets_merged_with_context"] += whole[: len(before)] != before
+            if whole[: len(before)] != before:
+                self._merged.add(hash((context, continuation)))
             return before, after
         if apart := self._apart(moved):
-            self._counts["targets_encoded_apart"] += 1
+            self._encoded_apart.add(hash((context, continuation)))
         return before, apart
 
     def _apart(self, text: str) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 from lm_eval import utils
 
 from ctxbench.core.windows import WindowLosses
-from ctxbench.models.requests import ScoringRequest
+from ctxbench.models.requests import NOWHERE, Origin, ScoringRequest
 from ctxbench.models.scoring import Score
 
 
@@ -17,7 +17,7 @@ def rolling_windows(
     prefix_token: int,
     window: int,
     stride: int | None,
-    task: str | None = None,
+    origin: Origin = NOWHERE,
     begin: bool = False,
 ) -> list[ScoringRequest]:
     """Return windows that score every token of a text once.
@@ -27,7 +27,7 @@ def rolling_windows(
         prefix_token: fed before the first.
         window: tokens of a request at most.
         stride: tokens between the starts of windows; None: disjoint windows, as HFLM.
-        task: of the text.
+        origin: of the text.
         begin: whether every window begins with the prefix token.
     """
     window -= begin
@@ -45,7 +45,7 @@ def rolling_windows(
         before = [prefix_token] if begin and number else []
         size = min(len(context) + len(continuation), window) + len(before)
         first = len(before) + len(context)
-        requests.append(ScoringRequest([*before, *context, *continuation], first, size, task))
+        requests.append(ScoringRequest([*before, *context, *continuation], first, size, origin))
     return requests
 
 

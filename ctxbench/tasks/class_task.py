@@ -1,16 +1,25 @@
-"""What lm-eval's tasks of a class of their own (`class:` in the YAML) have in common."""
+"""What all tasks of ours have in common as lm-eval's tasks of a class (`class:` in the YAML)."""
 
-from typing import Generic, TypeVar
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 from lm_eval.api.task import ConfigurableTask
 
-from ctxbench.core.compat.lm_eval import check_task_hooks
+from ctxbench.core.compat.lm_eval import check_task_hooks, model_in_use
+from ctxbench.tasks.chat import chat_of, chat_texts
+from ctxbench.tasks.fit import look_at
+from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
+
+log = logging.getLogger(__name__)
 
 Shared = TypeVar("Shared")
 
 
 class ClassTask(ConfigurableTask, Generic[Shared]):
-    """A task whose YAML names its class.
+    """A task that counts what the harness puts around its prompts, and looks whether they fit.
 
     Attributes:
         shared: what its documents have in common, of which the log has nothing; see `documents`.
@@ -27,3 +36,43 @@ class ClassTask(ConfigurableTask, Generic[Shared]):
         """Build the documents."""
         super().download(dataset_kwargs, **kwargs)
         self.shared = self.dataset.pop("shared", None)
+
+    def build_all_requests(self, **kwargs: Any) -> None:
+        """Build the requests and look at all of them before the first costs time.
+
+        Raises:
+            ValueError: some do not fit the model's window, or metadata `chat` contradicts the
+                command.
+        """
+        if (self.config.metadata or {}).get("chat"):
+            self._count_chat(
+                kwargs.get("chat_template") if kwargs.get("apply_chat_template") else None,
+                kwargs.get("system_instruction"),
+            )
+        super().build_all_requests(**kwargs)
+        metadata = dict(self.config.metadata or {})
+        metadata.pop("prompts", None)
+        found = look_at(str(self.config.task), self.instances, metadata, model_in_use())
+        self.set_config("metadata", {**metadata, "prompts": found.recorded()})
+
+    def _count_chat(self, template: Callable[..., Any] | None, system: str | None) -> None:
+        """Make the documents again if the harness puts other texts around them than were counted.
+
+        Raises:
+            ValueError: it puts none.
+        """
+        if template is None:
+            raise ValueError(
+                f"{self.config.task}: metadata chat=true counts a chat template, but none is "
+                "applied. Add --apply_chat_template, or leave chat=true out."
+            )
+        metadata = dict(self.config.metadata)
+        prefixed = bool(self.config.gen_prefix)
+        tokenizer = load_tokenizer(tokenizer_name(**metadata))
+        found = chat_texts(tokenizer, prefixed=prefixed, system=system, apply=template)
+        if found == chat_of(metadata, prefixed=prefixed):
+            return
+        log.info("%s: made again, to count the chat template as it is applied", self.config.task)
+        self.set_config("metadata", {**metadata, "chat_texts": list(found)})
+        self.download(self.config.dataset_kwargs)
+        self.task_docs = self.eval_docs

@@ -1,11 +1,15 @@
-"""Does a task fit the model's window? Said before anything is generated."""
+"""The window of the model that a task is for, known before and during an evaluation."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from typing import Any
 
 from ctxbench.core.assets import resolve_model
-from ctxbench.core.compat.lm_eval import server_window
+from ctxbench.core.compat.lm_eval import model_in_use, server_window
 from ctxbench.core.lengths import parse_length
 from ctxbench.core.refused import readable_config
+from ctxbench.core.windows import LooksAhead
 
 _WINDOW_ARGUMENTS = ("max_length", "length", "max_model_len", "context_length")
 """Of `hf` and servers, `ctxext`, `vllm`, `sglang`."""
@@ -13,19 +17,46 @@ _WINDOW_ARGUMENTS = ("max_length", "length", "max_model_len", "context_length")
 _WINDOW_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_length")
 
 
-def model_window(metadata: dict[str, Any]) -> int | None:
-    """Return the tokens the model can hold, as far as its arguments or its config tell.
+def model_window(metadata: Mapping[str, Any], model: Any = None) -> int | None:
+    """Return the tokens the model can hold, None where nothing tells.
 
-    The model arguments that name a window come first (lm-eval hands them to tasks), then lm-eval's
-    own default for a server, then the config of `pretrained`; a `method` without a length sets the
-    window itself, so None then.
+    In an evaluation the model itself says it. Outside of one, the model arguments that name a
+    window do (lm-eval hands them to tasks), then lm-eval's own default for a server, then the
+    config of `pretrained`; a `method` without a length sets the window itself, so None then.
+
+    Args:
+        metadata: of the task.
+        model: of lm-eval; default the one in use.
     """
+    model = model if model is not None else model_in_use()
+    stated = _stated(metadata)
+    if model is not None and (window := _own(model, stated)) is not None:
+        return window
+    if stated is not None:
+        return stated
+    if "base_url" in metadata:
+        return server_window() - 1  # lm-eval's models of servers keep one token back
+    return None if model is not None else _of_config(metadata)
+
+
+def _own(model: Any, stated: int | None) -> int | None:
+    """Return the window that a model of lm-eval cuts prompts to, if it does."""
+    window = getattr(model, "max_length", None)
+    if not isinstance(window, int) or window < 1:
+        return None
+    # A server gets texts uncut; what lm-eval then calls its window is a default.
+    return window if getattr(model, "tokenized_requests", True) else stated
+
+
+def _stated(metadata: Mapping[str, Any]) -> int | None:
     for name in _WINDOW_ARGUMENTS:
         if metadata.get(name) not in (None, "auto", -1, "-1"):  # vllm finds it itself
             window = parse_length(metadata[name])
             return window - 1 if "base_url" in metadata else window
-    if "base_url" in metadata:
-        return server_window() - 1  # lm-eval's models of servers keep one token back
+    return None
+
+
+def _of_config(metadata: Mapping[str, Any]) -> int | None:
     if metadata.get("method") or not isinstance(metadata.get("pretrained"), str):
         return None
     from transformers import AutoConfig
@@ -39,13 +70,18 @@ def model_window(metadata: dict[str, Any]) -> int | None:
     return next((n for field in _WINDOW_FIELDS if (n := getattr(config, field, None))), None)
 
 
-def check_task_length(length: int, task: str, metadata: dict[str, Any]) -> None:
-    """Refuse a task that is longer than the model's window.
+def check_task_length(length: int, task: str, metadata: Mapping[str, Any]) -> None:
+    """Refuse a task that is longer than the model's window, before its prompts are made.
+
+    What a prompt really takes is known later, and decided in `ctxbench.tasks.fit`.
 
     Raises:
         ValueError: it is.
     """
-    window = model_window(metadata)
+    model = model_in_use()
+    if isinstance(model, LooksAhead) and getattr(model, "truncation", False):
+        return  # asked to cut
+    window = model_window(metadata, model)
     if window is not None and length > window:
         raise ValueError(
             f"{task} has prompts of {length} tokens (answer included), but the model's window is "

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Protocol
 from ctxbench.core.lengths import length_name
 from ctxbench.core.settings import Range, Whole, read_settings
 from ctxbench.tasks import specs
+from ctxbench.tasks.chat import chat_of
 from ctxbench.tasks.documents import as_dataset
 from ctxbench.tasks.model_window import check_task_length
 from ctxbench.tasks.token_count import (
@@ -30,7 +31,7 @@ from ctxbench.tasks.token_count import (
     render,
     word_run,
 )
-from ctxbench.tasks.tokenizer import chat_texts, load_tokenizer, tokenizer_name
+from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
 DEPTHS = tuple(round(100 * i / 9) for i in range(10))
 """Percent of the haystack's tokens before the needle: 0 11 22 33 44 56 67 78 89 100."""
@@ -256,7 +257,7 @@ def settings_of(grid: Grid, metadata: dict[str, Any]) -> GridSettings:
     options = read_settings(Options, metadata, "Metadata", strict=False)
     settings = GridSettings(samples=grid.samples or options.samples, seed=options.seed)
     if options.chat:
-        settings = replace(settings, chat=chat_texts(load_tokenizer(tokenizer_name(**metadata))))
+        settings = replace(settings, chat=chat_of(metadata, prefixed=False))
     return settings
 
 

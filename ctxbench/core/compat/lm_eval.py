@@ -272,30 +272,50 @@ TASK_HOOKS = tuple(
         ("download", "dataset_kwargs, **kwargs"),
         ("doc_to_text", "doc, doc_to_text"),
         ("construct_requests", "doc, ctx, **kwargs"),
+        ("build_all_requests", "*, limit, samples, rank, world_size, cache_requests, "
+         "rewrite_requests_cache, system_instruction, apply_chat_template, fewshot_as_multiturn, "
+         "chat_template, tokenizer_name"),
         ("fewshot_context", "doc, num_fewshot, system_instruction, apply_chat_template, "
          "fewshot_as_multiturn, chat_template, gen_prefix"),
     )
 )  # fmt: skip
 """Methods of ConfigurableTask that our task classes override."""
 
+_MODEL_IN_USE = tuple(
+    Mention(LM_EVAL, "lm_eval.evaluator", name, "know the model that tasks are for", "lm")
+    for name in ("simple_evaluate", "evaluate")
+)
 _OF_TASKS = (
     Foreign(LM_EVAL, "lm_eval.config.task", "TaskConfig", "know the keys of a task file"),
     Foreign(LM_EVAL, "lm_eval.__main__", "cli_evaluate", "run lm_eval under its own name"),
 )
 ENTRIES = (
     *HFLM_HOOKS, *HFLM_ATTRIBUTES, *_OF_MODELS, _ARGUMENTS, _SERVERS, _ANSWERS, _REGISTER, _MANAGER,
-    _INDEX, *_LOOK_UPS,    _LOAD_YAML, *TASK_HOOKS, *_OF_TASKS,
+    _INDEX, *_LOOK_UPS, _LOAD_YAML, *TASK_HOOKS, *_MODEL_IN_USE, *_OF_TASKS,
 )  # fmt: skip
 
 
 @functools.cache
 def check_task_hooks() -> None:
-    """Find what our task classes override.
+    """Find what our task classes override, and where they find the model.
 
     Raises:
         ForeignChanged: the first that is not as it was checked.
     """
-    check(TASK_HOOKS)
+    check((*TASK_HOOKS, *_MODEL_IN_USE))
+
+
+def model_in_use() -> Any:
+    """Return the model that lm-eval is evaluating, None outside an evaluation.
+
+    The evaluator hands tasks no model, so this is the `lm` of the evaluator's frame that called.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "lm_eval.evaluator" and "lm" in frame.f_locals:
+            return frame.f_locals["lm"]
+        frame = frame.f_back
+    return None
 
 
 def load_task_file(file: Path, *, functions: bool) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.task import ConfigurableTask
+
+from ctxbench.tasks.class_task import ClassTask
 
 
 def exact(doc: dict, results: list[str]) -> dict[str, float]:
@@ -32,25 +33,16 @@ def all_greedy(doc: dict, results: list) -> dict[str, float]:
     return {"score": float(all(right)), "each": sum(right) / len(right)}
 
 
-class MultiQuery(ConfigurableTask):
+class MultiQuery(ClassTask):
     """Several questions about one text, each after the right answers to those before it."""
-
-    def __init__(self, config: dict | None = None):
-        super().__init__(config={k: v for k, v in (config or {}).items() if k != "class"})
 
     def construct_requests(self, doc: dict, ctx: Any, **kwargs: Any) -> list[Instance]:
         """Return one log-likelihood request per question."""
         del ctx
         kept = {key: value for key, value in kwargs.items() if key in ("metadata", "doc_id")}
         return [
-            Instance(
-                request_type="loglikelihood",
-                doc=doc,
-                arguments=(context, f" {answer}"),
-                idx=number,
-                **kept,
-            )
-            for number, (context, answer) in enumerate(
+            Instance("loglikelihood", doc=doc, arguments=(context, f" {answer}"), idx=idx, **kept)
+            for idx, (context, answer) in enumerate(
                 zip(doc["contexts"], doc["answers"], strict=True)
             )
         ]

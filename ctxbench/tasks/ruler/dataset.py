@@ -12,6 +12,7 @@ from ctxbench.core.compat.templates import RULER, check_templates
 from ctxbench.core.lengths import LADDER, length_name
 from ctxbench.core.settings import Count, Whole, read_settings
 from ctxbench.tasks import specs
+from ctxbench.tasks.chat import chat_of
 from ctxbench.tasks.documents import as_dataset
 from ctxbench.tasks.essays import load_essays
 from ctxbench.tasks.model_window import check_task_length
@@ -20,7 +21,7 @@ from ctxbench.tasks.ruler.family import DoesNotFit, Family, RulerSettings, Sampl
 from ctxbench.tasks.ruler.qa import load_corpus
 from ctxbench.tasks.ruler.subtasks import SUBTASKS
 from ctxbench.tasks.token_count import TokenCounter, fingerprint, make_recounted, render
-from ctxbench.tasks.tokenizer import chat_texts, load_tokenizer, tokenizer_name
+from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def load(ctx_subtask: str, ctx_length: int, **metadata: Any) -> dict[str, Any]:
     found = get_specs(ctx_subtask, ctx_length, metadata)
     report_skips(found)
     options = read_settings(Options, metadata, "Metadata", strict=False)
-    settings = asdict(_settings(ctx_length, options, tokenizer_name(**metadata)))
+    settings = asdict(_settings(ctx_length, options, metadata))
     common = {"subtask": ctx_subtask, "length": ctx_length, "setting": json.dumps(settings)}
     rows = [{**row, "recipe": json.dumps(row["recipe"])} for row in found.rows]
     return as_dataset(rows, common=common, about=found.counted)
@@ -107,13 +108,13 @@ def _family(subtask: str, settings: str) -> Family:
     return SUBTASKS[subtask].make(RulerSettings(**fields | {"chat": tuple(fields["chat"])}))
 
 
-def _settings(length: int, options: Options, tokenizer: str) -> RulerSettings:
+def _settings(length: int, options: Options, metadata: dict[str, Any]) -> RulerSettings:
     return RulerSettings(
         length=length,
         samples=options.samples,
         seed=options.seed,
         fidelity=options.fidelity,
-        chat=chat_texts(load_tokenizer(tokenizer)) if options.chat else ("", ""),
+        chat=chat_of(metadata, prefixed=True) if options.chat else ("", ""),
         data_dir=options.data_dir,
     )
 
@@ -135,7 +136,7 @@ def get_specs(
     options = read_settings(Options, metadata, "Metadata", strict=False)
     check_templates(RULER.values(), options.templates)
     name = tokenizer_name(**metadata)
-    settings = _settings(length, options, name)
+    settings = _settings(length, options, metadata)
     key = {
         "generator": ["ruler", VERSION],
         "leaf": leaf_name(subtask, length),
