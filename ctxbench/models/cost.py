@@ -18,6 +18,7 @@ from ctxbench.core.windows import WindowedText
 from ctxbench.methods.base import describe
 from ctxbench.models.choosing import choose_method
 from ctxbench.models.loading import check_dtype, load_config, load_tokenizer
+from ctxbench.tasks.chat import template_of
 from ctxbench.tasks.leaf_files import tasks_path
 
 
@@ -194,7 +195,11 @@ def _task_cost(
     prompts = min(total, limit) if limit else total
     count = min(prompts, sample or prompts)
     chosen = sorted({number * prompts // count for number in range(count)})
-    task.build_all_requests(samples=chosen, rank=0, world_size=1)
+    chat = bool((task.config.metadata or {}).get("chat"))
+    template = template_of(tokenizer) if chat else None
+    task.build_all_requests(
+        samples=chosen, rank=0, world_size=1, apply_chat_template=chat, chat_template=template
+    )
     sizes, budgets, cut, unfit = [], [0], 0, 0
     window += len(tokenizer("")["input_ids"])  # special tokens may stand beyond, as in ctxext
     for request in task.instances:

@@ -52,7 +52,7 @@ def chat_texts(
         messages.append({"role": "assistant", "content": _ANSWER})
     text = apply(messages, add_generation_prompt=not prefixed) if apply else None
     if not isinstance(text, str):  # a server applies it: as the tokenizer would
-        text = _rendered(tokenizer, messages, prefixed)
+        text = template_of(tokenizer)(messages, add_generation_prompt=not prefixed)
     before, found, after = text.partition(_USER)
     if not found:
         raise ValueError(
@@ -63,10 +63,15 @@ def chat_texts(
     return before, after.partition(_ANSWER)[0]
 
 
-def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]], prefixed: bool) -> str:
-    return tokenizer.apply_chat_template(
-        list(messages),
-        tokenize=False,
-        add_generation_prompt=not prefixed,
-        continue_final_message=prefixed,
-    )
+def template_of(tokenizer: Any) -> Template:
+    """Return what applies a tokenizer's chat template as lm-eval's models do."""
+
+    def apply(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
+        return tokenizer.apply_chat_template(
+            list(messages),
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+
+    return apply

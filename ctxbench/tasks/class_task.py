@@ -38,7 +38,7 @@ class ClassTask(ConfigurableTask, Generic[Shared]):
         self.shared = self.dataset.pop("shared", None)
 
     def build_all_requests(self, **kwargs: Any) -> None:
-        """Build the requests and look at all of them before the first costs time.
+        """Build the requests and, in an evaluation, look at all before the first costs time.
 
         Raises:
             ValueError: some do not fit the model's window, or metadata `chat` contradicts the
@@ -50,9 +50,11 @@ class ClassTask(ConfigurableTask, Generic[Shared]):
                 kwargs.get("system_instruction"),
             )
         super().build_all_requests(**kwargs)
+        if (model := model_in_use()) is None:
+            return  # to plan, or to look at them
         metadata = dict(self.config.metadata or {})
         metadata.pop("prompts", None)
-        found = look_at(str(self.config.task), self.instances, metadata, model_in_use())
+        found = look_at(str(self.config.task), self.instances, metadata, model)
         self.set_config("metadata", {**metadata, "prompts": found.recorded()})
 
     def _count_chat(self, template: Callable[..., Any] | None, system: str | None) -> None:

@@ -18,6 +18,7 @@ from lm_eval.tasks import TaskManager
 from ctxbench.core.assets import resolve_model
 from ctxbench.core.lengths import LADDER
 from ctxbench.tasks import specs
+from ctxbench.tasks.chat import chat_texts
 from ctxbench.tasks.leaf_files import constants_of, ladder, tasks_path
 from ctxbench.tasks.model_window import check_task_length, model_window
 from ctxbench.tasks.ruler import dataset, leaves, metrics
@@ -313,7 +314,7 @@ def test_chat_template_is_counted_and_the_prefix_comes_last(data, empty_cache, m
         "{% else %}{{ m.content }}{% endif %}{% endfor %}"
     )
     monkeypatch.setattr(tokenizer, "chat_template", template)
-    assert dataset.chat_texts(tokenizer) == ("[INST] ", " [/INST]")
+    assert chat_texts(tokenizer, prefixed=True) == ("[INST] ", " [/INST]")
     metadata = {"tokenizer": str(data / "llama_tokenizer"), "samples": 2, "chat": True}
     for subtask in ("vt", "cwe", "qa_1"):
         for doc in dataset.load(subtask, 4096, **metadata)["test"]:
