@@ -1,4 +1,4 @@
-"""`ctxbench doctor`: is all here that a run needs? No model is loaded, nothing downloaded."""
+"""`ctxbench doctor`: is all here that a run needs? No weights are loaded, nothing downloaded."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from ctxbench.core.assets import cache_dir, data_dirs, find_data
 from ctxbench.core.compat import broken, lm_eval
+from ctxbench.core.findings import Finding
 
 TESTED = {
     "torch": "2.13.0",
@@ -88,26 +88,15 @@ DATA = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report.
-
-    Attributes:
-        mark: `ok`; `note`: something may be missed; `FAIL`: runs will not work.
-        what: was looked at.
-        text: was found, and what to do.
-    """
-
-    mark: Literal["ok", "note", "FAIL"]
-    what: str
-    text: str
-
-
 def add_parser(commands) -> None:
     """Add `doctor` to the command line."""
     doctor = commands.add_parser(
-        "doctor", help="check versions, GPU, lm_eval's discovery, data and folders"
+        "doctor", help="check versions, GPU, lm_eval's discovery, data and folders, or a checkpoint"
     )
+    doctor.add_argument(
+        "model", nargs="?", help="folder, hub id or bundled model: what its files say, instead"
+    )
+    doctor.add_argument("--trust_remote_code", action="store_true", help="run the model's own code")
     doctor.set_defaults(run=_doctor)
 
 
@@ -221,13 +210,22 @@ def check_data(data: Data) -> Finding:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    del options
+    if options.model:
+        from ctxbench.models.examine import examine_model
+
+        found = examine_model(options.model, trust_remote_code=options.trust_remote_code)
+        return _report(found)
+    status = _report(examine())
+    print(f"CTXBENCH_DATA is {os.pathsep.join(map(str, data_dirs())) or 'not set'}.")
+    return status
+
+
+def _report(findings: Iterator[Finding]) -> int:
+    """Print findings as they come; return 1 if one must be mended."""
     failed = 0
-    for finding in examine():
+    for finding in findings:
         failed += finding.mark == "FAIL"
         print(f"{finding.mark:5}{finding.what}: {finding.text}", flush=True)
-    folders = os.pathsep.join(map(str, data_dirs())) or "not set"
-    print(f"CTXBENCH_DATA is {folders}.")
     print(f"{failed} of these must be mended." if failed else "Ready.")
     return 1 if failed else 0
 

@@ -1,13 +1,18 @@
 """`ctxbench doctor` finds what is missing and says what to do."""
 
 import importlib.metadata
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from transformers import Gemma2Config
 
 from ctxbench import doctor
 from ctxbench.cli import main
+from ctxbench.core.assets import resolve_model
+from ctxbench.validate.tiny import tiny_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -86,3 +91,62 @@ def test_discovery_is_asked_of_a_fresh_interpreter(monkeypatch, tmp_path):
     assert found.mark == "FAIL"
     assert "broken on purpose" in found.text
     assert "ctxbench lm-eval" in found.text
+
+
+# ---------------------------------------------------------------------- a checkpoint
+
+
+def looked_at(capsys, model, status=0):
+    assert main(["doctor", str(model)]) == status
+    lines = capsys.readouterr().out.splitlines()
+    return {line[5:].partition(":")[0]: line for line in lines}
+
+
+def edited(folder, tmp_path, **files):
+    shutil.copytree(folder, tmp_path / "model")
+    for name, edits in files.items():
+        file = tmp_path / "model" / f"{name}.json"
+        content = json.loads(file.read_text()) if file.exists() else {}
+        file.write_text(json.dumps(content | edits))
+    return tmp_path / "model"
+
+
+def test_a_good_checkpoint(capsys):
+    found = looked_at(capsys, "mini")
+    assert found["config"].startswith("ok   config: llama, window 256 tokens")
+    assert "Ready" in "".join(found)
+    assert not [line for line in found.values() if line.startswith(("note", "FAIL"))]
+
+
+def test_what_a_checkpoint_needs_is_said(tmp_path, capsys):
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}<think>\n"
+    model = edited(
+        resolve_model("mini"), tmp_path,
+        tokenizer_config={"chat_template": template},
+        generation_config={"repetition_penalty": 1.3, "do_sample": True},
+    )  # fmt: skip
+    found = looked_at(capsys, model)
+    assert "--apply_chat_template, and chat=true" in found["chat template"]
+    assert "reasoning_tokens=N" in found["chat template"]
+    assert "repetition_penalty=1.3" in found["generation"]
+
+
+def test_gemma_needs_bos_in_every_window(tmp_path, zoo_path, capsys):
+    model = edited(
+        zoo_path("llama-2"), tmp_path, config=Gemma2Config(num_hidden_layers=2).to_dict()
+    )
+    found = looked_at(capsys, model)
+    assert found["BOS"] == "ok   BOS: <s> before every text"
+    assert "window_bos=True" in found["window_bos"]
+    assert "window_bos" not in looked_at(capsys, "mini")
+
+
+def test_what_cannot_run_fails(tmp_path, zoo_path, capsys):
+    config = tiny_config("llama").to_dict()
+    model = edited(zoo_path("llama-2"), tmp_path, config=config)
+    file = model / "tokenizer_config.json"
+    content = json.loads(file.read_text())
+    content.pop("eos_token")
+    file.write_text(json.dumps(content))
+    assert looked_at(capsys, model, status=1)["tokenizer"].startswith("FAIL tokenizer: it names no")
+    assert "no config.json" in looked_at(capsys, tmp_path, status=1)["files"]

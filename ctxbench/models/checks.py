@@ -127,6 +127,11 @@ def check_bos(config: Any, tokenizer: Any, encoded: list[int], stated: bool | No
     )
 
 
+def needs_window_bos(config: Any) -> bool:
+    """Return whether a model fails wherever what it reads does not begin with BOS."""
+    return str(config.model_type).startswith("gemma")
+
+
 def end_of_turn(tokenizer: Any, arguments: Mapping[str, Any]) -> int | None:
     """Return the token that a chat template puts after an answer.
 

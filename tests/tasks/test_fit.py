@@ -290,6 +290,33 @@ def test_truncated_documents_of_a_task_are_counted():
     assert look_at("t", requests, {"tokenizer": MINI}, None).truncated_documents == 2
 
 
+def longbench(window, tmp_path):
+    """One row, longer than 4k tokens, on `hf`."""
+    (tmp_path / "LongBench").mkdir()
+    row = {"input": "Who?", "context": "Some text. " * 2000, "answers": ["Ann"], "length": 4}
+    row |= {"all_classes": None}
+    (tmp_path / "LongBench" / "hotpotqa.jsonl").write_text(json.dumps(row) + "\n")
+    given = {"data_dir": str(tmp_path), "tokenizer": MINI}
+    manager = TaskManager(include_path=str(tasks_path()), include_defaults=False, metadata=given)
+    model = get_model("hf")(pretrained=MINI, max_length=window, device="cpu")
+    model.generate_until = lambda requests: ["Ann" for _ in requests]
+    found = simple_evaluate(
+        model=model, tasks=["longbench_4k_hotpotqa"], task_manager=manager, bootstrap_iters=0
+    )
+    return found["configs"]["longbench_4k_hotpotqa"]["metadata"]["prompts"]
+
+
+def test_what_longbench_cuts_is_counted(tmp_path):
+    counts = longbench(4096, tmp_path)
+    assert counts["truncated_documents"] == counts["requests"] == 1
+    assert 3000 < counts["longest"] <= 4096
+
+
+def test_a_longbench_prompt_is_not_cut_a_second_time(tmp_path):
+    with pytest.raises(ValueError, match=r"4096 tokens .*the model's window is 2048"):
+        longbench(2048, tmp_path)
+
+
 # ---------------------------------------------------------------------- chat templates
 
 PLAIN = (
