@@ -4,7 +4,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 
@@ -42,6 +42,33 @@ def write_atomically(
     """Write a whole file; arguments as of `replacing`."""
     with replacing(path, synced=synced, shared=shared) as stream:
         stream.write(content)
+
+
+def write_inside(folder: Path, name: str, content: bytes) -> Path:
+    """Write a whole file into a folder, never through a link that leads out of it.
+
+    Args:
+        folder: made if needed; the user named it, so it may be a link itself.
+        name: of the file in it, with `/` between folders.
+        content: of the file.
+
+    Returns:
+        Its path.
+
+    Raises:
+        ValueError: the file, or a folder on the way, is a link, or the name leads out.
+    """
+    parts = PurePosixPath(name).parts
+    path = folder.joinpath(*parts)
+    inner = [folder.joinpath(*parts[: count + 1]) for count in range(len(parts))]
+    links = [each for each in inner if each.is_symlink()]
+    if links or ".." in parts or name.startswith("/"):
+        raise ValueError(
+            f"{links[0] if links else path} is not written: it is a link, or its name leads out of "
+            f"{folder}, and no file is written there. Remove it, or give another folder (--out)."
+        )
+    write_atomically(path, content, synced=False)
+    return path
 
 
 def sync(path: Path) -> None:

@@ -3,13 +3,18 @@
 import difflib
 import errno
 import os
+import reprlib
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 _KINDS = (ValueError, FileNotFoundError)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+_FORBIDDEN = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+)
 
 
 def show_user_errors_plainly() -> None:
@@ -64,6 +69,11 @@ def named_for(task: str) -> Iterator[None]:
         raise type(error)(f"{task}: {error}") from error
 
 
+def raised_by_us(error: BaseException) -> bool:
+    """Return whether a line of ctxbench raised an error."""
+    return _raised_by_us(error.__traceback__)
+
+
 def _passed_us(traceback) -> bool:
     """Return whether any frame belongs to ctxbench."""
     while traceback is not None:
@@ -80,6 +90,22 @@ def _raised_by_us(traceback) -> bool:
     if traceback is None:
         return False
     return str(traceback.tb_frame.f_globals.get("__name__", "")).startswith("ctxbench.")
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message: short, whatever was given, and with no control characters."""
+    return _SHORT.repr(value)
+
+
+def printable(text: str) -> str:
+    """Return a text of somebody's file in one line, without what a terminal or a page obeys."""
+    return "".join(mark for mark in " ".join(text.split()) if mark.isprintable())
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 200, 200
+_SHORT.maxlong = 500
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 8
 
 
 def near_names(name: str, known: Iterable[str]) -> str:

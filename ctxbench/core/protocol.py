@@ -9,7 +9,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal
 
 from ctxbench.core.lengths import task_family
-from ctxbench.core.settings import Length, read_settings
+from ctxbench.core.settings import FolderName, Length, read_settings
 
 VERSION = 1
 """Of study.json; files without one are of version 1."""
@@ -46,7 +46,7 @@ class Row:
         seeds: [None] where nothing is drawn; a study file without them means the study's.
     """
 
-    name: str
+    name: FolderName
     label: str
     group: Literal["frozen", "exact", "approximate", "control"] = field(metadata={"key": "class"})
     method: str | None = None
@@ -90,7 +90,7 @@ class Column:
         needs: local data it looks for, as alternatives, for `ctxbench plan`.
     """
 
-    name: str
+    name: FolderName
     kind: str
     length: int | None = None
     shots: int | None = None
@@ -156,9 +156,9 @@ class CellNote:
         seconds: it took.
     """
 
-    row: str
+    row: FolderName
     seed: int | None
-    column: str
+    column: FolderName
     status: Literal["done", "failed", "missing"]
     reason: str | None
     command: str | None

@@ -20,7 +20,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union
 
-from ctxbench.core.errors import near_names
+from ctxbench.core.errors import near_names, shown
 from ctxbench.core.lengths import parse_length, parse_tokens
 
 Settings = TypeVar("Settings")
@@ -88,6 +88,23 @@ def _list_in_file(value: Any) -> Any:
 
 Length = Annotated[int, Parsed(parse_length, "a number of tokens such as 32768, or 32k")]
 Tokens = Annotated[int, Parsed(parse_tokens, "a number of tokens such as 655360, 0.5M or 1B")]
+
+
+def _folder_name(value: Any) -> str:
+    if not isinstance(value, str) or not _FOLDER_NAME.fullmatch(value):
+        raise ValueError
+    return value
+
+
+_FOLDER_NAME = re.compile(r"[^\W.][\w.+-]{,99}")
+FolderName = Annotated[
+    str,
+    Parsed(
+        _folder_name,
+        "a name of at most 100 letters, digits, '_', '.', '+' and '-' that begins with none of "
+        "the last three, since a folder is called so",
+    ),
+]
 Whole = Annotated[int, Range(least=0)]
 Count = Annotated[int, Range(least=1)]
 NotNegative = Annotated[float, Range(least=0)]
@@ -132,7 +149,9 @@ def read_values(
             names what was given, what is allowed and what to do.
     """
     if not isinstance(given, Mapping):
-        raise ValueError(f"{where} is {given!r}; it must be a mapping. Write `key: value` lines.")
+        raise ValueError(
+            f"{where} is {shown(given)}; it must be a mapping. Write `key: value` lines."
+        )
     hints = typing.get_type_hints(cls, include_extras=True)
     known = _fields(cls)
     if strict:
@@ -148,7 +167,7 @@ def read_values(
         except _Unsuitable:
             optional = "" if _is_required(field) else " or leave it out"
             raise ValueError(
-                f"{prefix}{key}={given[key]!r} is not allowed; it must be {_readable(hint)}. "
+                f"{prefix}{key}={shown(given[key])} is not allowed; it must be {_readable(hint)}. "
                 f"Change it{optional}."
             ) from None
     return values
@@ -165,7 +184,7 @@ def check_keys(given: Iterable[Any], known: Iterable[str], where: str = "") -> N
         if key not in known:
             prefix = f"{where}: " if where else ""
             raise ValueError(
-                f"{prefix}{key!r} is not a setting{near_names(str(key), known)} "
+                f"{prefix}{shown(key)} is not a setting{near_names(str(key)[:100], known)} "
                 f"Allowed: {', '.join(known) or 'none'}. Rename it or leave it out."
             )
 

@@ -187,6 +187,9 @@ def explained(name: object, advice: str) -> Iterator[None]:
         ) from error
 
 
+_YAML_NODES = 100_000
+
+
 def read_yaml(file: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file.
 
@@ -196,7 +199,13 @@ def read_yaml(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        _check_yaml_size(yaml.compose(text, yaml.SafeLoader), file)
+        found = yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError(
+            f"{file} is nested too deep to be read. Settings need a few levels. Correct it."
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{file} is not plain YAML: {' '.join(str(error).split())}. It must hold names, "
@@ -207,6 +216,32 @@ def read_yaml(file: Path) -> dict[str, Any]:
             f"{file} is not a mapping but {type(found).__name__}. Write `key: value` lines."
         )
     return found
+
+
+def _check_yaml_size(root: Any, file: Path) -> None:
+    """Refuse what a few lines of aliases make endless.
+
+    Raises:
+        ValueError: it is too large with its aliases written out, or holds itself.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(node: Any) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = _YAML_NODES + 1  # until it is known: a node within itself
+            value = getattr(node, "value", None)
+            parts = value if isinstance(value, list) else ()
+            flat = [
+                each for part in parts for each in (part if isinstance(part, tuple) else [part])
+            ]
+            sizes[id(node)] = 1 + sum(map(size, flat))
+        return sizes[id(node)]
+
+    if size(root) > _YAML_NODES:
+        raise ValueError(
+            f"{file} has more than {_YAML_NODES:,} entries once its aliases (*name) are written "
+            "out, or one that holds itself. Write out what you need."
+        )
 
 
 def _open_lines(file: Path) -> IO[bytes]:

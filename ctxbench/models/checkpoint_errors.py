@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ctxbench.core.errors import raised_by_us
+
 
 @contextmanager
 def explained(path: str, what: str = "weights") -> Iterator[None]:
@@ -43,6 +45,16 @@ def explained(path: str, what: str = "weights") -> Iterator[None]:
         raise FileNotFoundError(
             f"The {what} of {path} cannot be had: {str(error).splitlines()[0]} Give the whole "
             "folder that save_pretrained or ctxbench-train wrote, or a hub id."
+        ) from error
+    except Exception as error:  # whatever a stranger's files make readers do
+        no_memory = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
+        if raised_by_us(error) or no_memory:
+            raise
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"The {what} of {path} cannot be read ({type(error).__name__}: {said}). Its files must "
+            "be as save_pretrained wrote them, and belong together. Copy or download them again, "
+            "or install what the message names."
         ) from error
 
 

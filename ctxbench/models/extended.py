@@ -27,6 +27,7 @@ from ctxbench.models.checks import check_bos, check_in_place, check_tokenizer
 from ctxbench.models.choosing import check_attention, choose_method, warn_untrained
 from ctxbench.models.loading import check_dtype, edited_config, extend, finish_loading, load_config
 from ctxbench.models.processes import check_processes, join_processes
+from ctxbench.models.weights import check_weights
 
 _CAUSAL = "ctxext runs causal language models, but {}. Use --model hf for it."
 
@@ -131,8 +132,13 @@ class ExtendedHFLM(_HFLM):
         """Load the weights under the edited config and install the method."""
         check_attention(self.ctx_method, kwargs.get("attn_implementation"))
         peft = kwargs.pop("peft", None)
+        if not (kwargs.get("autogptq") or kwargs.get("gptqmodel")):
+            kwargs["output_loading_info"] = True
         with explained(pretrained):
             super()._create_model(pretrained, config=self._config, **kwargs)
+        if isinstance(self._model, tuple):
+            self._model, loaded = self._model
+            check_weights(self._model, loaded, pretrained)
         finish_loading(self._model, self.ctx_method, pretrained)  # type: ignore[arg-type]
         if peft:
             if self._model.config.vocab_size != len(self.tokenizer):  # an adapter added tokens

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ctxbench.core.assets import resolve_model
+from ctxbench.core.errors import shown
 from ctxbench.core.refused import PREFIX, is_refused, readable_config, restore
 from ctxbench.methods.attach import attach, method_of
 from ctxbench.methods.base import Method
@@ -18,6 +19,7 @@ from ctxbench.methods.registry import MethodLike, check_findable
 from ctxbench.models.checkpoint_errors import explained
 from ctxbench.models.checks import check_tokenizer
 from ctxbench.models.choosing import check_attention, choose_method, warn_untrained
+from ctxbench.models.weights import check_weights
 
 if TYPE_CHECKING:
     import torch
@@ -119,13 +121,16 @@ def load_model(
         "revision": revision,
     }
     with explained(path):
-        model = AutoModelForCausalLM.from_pretrained(
+        # with the argument it returns two
+        model, loaded = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
             path,
+            output_loading_info=True,
             config=config,
             dtype=check_dtype(dtype),
             trust_remote_code=trust_remote_code,
             **{name: value for name, value in kwargs.items() if value is not None},
         )
+    check_weights(model, loaded, path)
     tokenizer = load_tokenizer(
         path, config=config, revision=revision, trust_remote_code=trust_remote_code
     )
@@ -229,20 +234,44 @@ def load_config(
         raw, _ = PreTrainedConfig.get_config_dict(path, **kwargs)
         record = read_record(SimpleNamespace(**{KEY: raw.get(KEY)}))  # type: ignore[arg-type]
         if record is None or not is_refused(raw):
-            return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **kwargs)
-        return restore(raw, record.rope_parameters)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+            config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **kwargs)
+        else:
+            config = restore(raw, record.rope_parameters)
+        _check_sizes(config.get_text_config())
+        return config  # type: ignore[return-value]
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{path} is neither a checkpoint folder here nor to be had from the hub: "
+            f"{str(error).splitlines()[0]} Give an existing folder, a hub id, or 'mini'."
+        ) from error
+    except Exception as error:  # whatever a stranger's file makes readers do
         if isinstance(error, ValueError) and "ctxbench record" in str(error):
             raise
         raise ValueError(
             f"The config of {path} cannot be read: {error}. It must be a transformers "
             "config.json of a causal language model; restore it from where it came."
         ) from error
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{path} is neither a checkpoint folder here nor to be had from the hub: "
-            f"{str(error).splitlines()[0]} Give an existing folder, a hub id, or 'mini'."
-        ) from error
+
+
+_SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("intermediate_size", "vocab_size", "max_position_embeddings", "head_dim"),
+)
+
+
+def _check_sizes(config: Any) -> None:
+    """Check the fields of a config that everything is computed from.
+
+    Raises:
+        ValueError: one is no positive number.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    found = {name: getattr(config, name, None) for name in _SIZES}
+    if isinstance(rope, dict):
+        found["rope_theta"] = rope.get("rope_theta")
+    for name, value in found.items():
+        if isinstance(value, str | bool) or (isinstance(value, int | float) and value <= 0):
+            raise ValueError(f"{name} is {shown(value)} and must be a positive number")
 
 
 def load_tokenizer(path: str, **kwargs: Any) -> PreTrainedTokenizerBase:

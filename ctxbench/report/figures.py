@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import linear_regression
 from typing import Any
 
+from ctxbench.core.atomic_file import write_inside
 from ctxbench.core.lengths import length_name
 from ctxbench.core.protocol import CLASSES
 from ctxbench.report.correlation import Panel, scopes
@@ -39,7 +40,7 @@ _DASHES = (
 )
 _HINT = (
     "Drawing figures needs matplotlib, which is not installed. Install it with "
-    "`pip install 'ctxbench[plots]'`, or give --no-figures."
+    "`pip install matplotlib`, or give --no-figures."
 )
 
 
@@ -54,8 +55,9 @@ class Plot:
 
     def png(self, path: Path) -> None:
         """Write it as PNG."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.figure.savefig(path, dpi=150, metadata={"Software": None}, facecolor=COLOURS["page"])
+        made = io.BytesIO()
+        self.figure.savefig(made, dpi=150, metadata={"Software": None}, facecolor=COLOURS["page"])
+        write_inside(path.parent, path.name, made.getvalue())
 
     def svg(self) -> str:
         """Return it as SVG for a page: colours as CSS variables, names of its own."""

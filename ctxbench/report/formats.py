@@ -5,8 +5,12 @@ import io
 from collections.abc import Sequence
 from itertools import groupby
 
+from ctxbench.core.errors import printable
 from ctxbench.report.tables import Entry, Table
 
+_MARKDOWN = str.maketrans(
+    {"|": r"\|", "<": "&lt;", "[": r"\[", "]": r"\]", "`": r"\`", "\\": r"\\"}
+)
 _LATEX = str.maketrans(
     {
         "&": r"\&",
@@ -51,27 +55,29 @@ def markdown(table: Table) -> str:
             lines.append(f"| *{group}* |{' |' * len(heads)}")
         for line in members:
             cells = " | ".join(_markdown(entry) for entry in line.entries)
-            lines.append(f"| {_escape(line.label)} | {cells} |")
+            lines.append(f"| {plain_markdown(line.label)} | {cells} |")
     below = [*table.notes, *(f"Not there: {what}" for what in problems(table))]
-    return "\n".join(lines) + "\n" + "".join(f"\n- {note}" for note in below) + "\n" * bool(below)
+    notes = "".join(f"\n- {plain_markdown(note)}" for note in below)
+    return "\n".join(lines) + "\n" + notes + "\n" * bool(below)
 
 
 def _markdown(entry: Entry) -> str:
-    text = _escape(entry.text)
+    text = plain_markdown(entry.text)
     if entry.state in ("failed", "missing", "incomplete"):
         return f"*{text}*"
     text = f"**{text}**" if entry.mark == "best" else text
     return f"{text} [{entry.interval}]" if entry.interval else text
 
 
-def _escape(text: str) -> str:
-    return text.replace("|", r"\|").replace("<", "&lt;")
+def plain_markdown(text: str) -> str:
+    """Return a text of somebody's file as Markdown that shows it and does nothing else."""
+    return printable(text).translate(_MARKDOWN)
 
 
 def latex(table: Table) -> str:
     """Return a table as LaTeX (booktabs); empty for a table without lines."""
     if not table.lines:
-        return f"% {table.title}: {' '.join(table.notes)}\n"
+        return f"% {printable(table.title)}: {printable(' '.join(table.notes))}\n"
     groups = [(group, len(list(heads))) for group, heads in groupby(g for g, _ in table.heads)]
     lines = [
         r"\begin{table}",
@@ -97,11 +103,11 @@ def latex(table: Table) -> str:
             lines.append(f"{_tex(line.label)} & {cells} \\\\")
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     below = [*table.notes, *(f"Not there: {what}" for what in problems(table))]
-    return "\n".join([*lines, *(f"% {note}" for note in below)]) + "\n"
+    return "\n".join([*lines, *(f"% {printable(note)}" for note in below)]) + "\n"
 
 
 def _tex(text: str) -> str:
-    return text.translate(_LATEX)
+    return printable(text).translate(_LATEX)
 
 
 def _latex(entry: Entry) -> str:
@@ -133,7 +139,18 @@ def _parts(entry: Entry) -> tuple[str, str, str, str]:
 
 
 def write_csv(rows: Sequence[Sequence[object]]) -> str:
-    """Return rows as CSV text."""
+    """Return rows as CSV text; a text that a spreadsheet would take for a formula is quoted."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([_no_formula(value) for value in row] for row in rows)
     return text.getvalue()
+
+
+def _no_formula(value: object) -> object:
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return value if value == "-" else f"'{value}"
+    return value

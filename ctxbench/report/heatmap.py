@@ -6,7 +6,7 @@ trained length. Theirs puts the line at the number of tokens on an axis of categ
 outside; here it stands between the last trained length and the next.
 """
 
-import csv
+import io
 import textwrap
 from bisect import bisect_right
 from collections import defaultdict
@@ -15,8 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
+from ctxbench.core.atomic_file import write_inside
+from ctxbench.core.errors import printable
 from ctxbench.core.intervals import wilson
 from ctxbench.core.lengths import length_name, task_family
+from ctxbench.report.formats import write_csv
 from ctxbench.report.old_samples import divisor
 from ctxbench.report.result_files import Run
 from ctxbench.report.samples import TaskSamples, read_samples
@@ -184,7 +187,7 @@ def draw(maps: Sequence[HeatMap], path: Path) -> None:
     except ImportError as missing:
         raise ValueError(
             "Drawing a PNG needs matplotlib, which is not installed. Install it with "
-            "`pip install 'ctxbench[plots]'`, or give --no-png for the terminal alone."
+            "`pip install matplotlib`, or give --no-png for the terminal alone."
         ) from missing
 
     colours = LinearSegmentedColormap.from_list("needle", COLOURS).with_extremes(bad=_MISSING)
@@ -215,8 +218,9 @@ def draw(maps: Sequence[HeatMap], path: Path) -> None:
     model = f"{models[0]}: " if len(models) == 1 else ""
     line = "; dashed: the trained length" * any(found.boundary for found in maps)
     figure.suptitle(f"{model}{maps[0].family}, {_runs_per_cell(maps)}{line}", fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
+    made = io.BytesIO()
+    figure.savefig(made, metadata={"Software": None})
+    write_inside(path.parent, path.name, made.getvalue())
 
 
 def _panel(axis, found: HeatMap, colours) -> None:
@@ -261,7 +265,8 @@ def print_map(found: HeatMap, title: str, console=None) -> None:
     from rich.console import Console
 
     console = console or Console()
-    console.print(f"{found.family}: {title}, {summary(found)}", highlight=False, soft_wrap=True)
+    head = printable(f"{found.family}: {title}, {summary(found)}")
+    console.print(head, highlight=False, soft_wrap=True, markup=False)
     at_once = max(1, (console.width - 10) // _CELL_WIDTH)
     for first in range(0, len(found.lengths), at_once):
         console.print(_table(found, range(first, min(first + at_once, len(found.lengths)))))
@@ -306,14 +311,10 @@ def _colour(mean: float) -> str:
 
 def write_cells(maps: Sequence[HeatMap], path: Path) -> None:
     """Write every cell with its count, mean and 95 % interval as CSV."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(_COLUMNS)
-        for found in maps:
-            for (length, depth), scores in sorted(found.scores.items()):
-                numbers = (fmean(scores), *wilson(scores))
-                who = (found.model, found.method, found.options)
-                table.writerow(
-                    [*who, length, depth, len(scores), *(f"{number:.4f}" for number in numbers)]
-                )
+    rows: list[list[object]] = [list(_COLUMNS)]
+    for found in maps:
+        for (length, depth), scores in sorted(found.scores.items()):
+            numbers = (fmean(scores), *wilson(scores))
+            who = (found.model, found.method, found.options)
+            rows.append([*who, length, depth, len(scores), *(f"{n:.4f}" for n in numbers)])
+    write_inside(path.parent, path.name, write_csv(rows).encode())

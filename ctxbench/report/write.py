@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from itertools import combinations
 from pathlib import Path
 
+from ctxbench.core.atomic_file import write_inside
 from ctxbench.report import heatmap
 from ctxbench.report.contents import Contents, Section, gather
 from ctxbench.report.figures import Plot, have_matplotlib, plots, require_matplotlib
-from ctxbench.report.formats import csv_text, latex, markdown, write_csv
+from ctxbench.report.formats import csv_text, latex, markdown, plain_markdown, write_csv
 from ctxbench.report.numbers import Measure, problem
 from ctxbench.report.page import page
 from ctxbench.report.tables import Table
@@ -46,10 +47,7 @@ def write_report(folder: Path, out: Path | None = None, figures: bool = True) ->
     }
     written = []
     for name, text in texts.items():
-        path = out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text.encode("utf-8"))
-        written.append(path)
+        written.append(write_inside(out, name, text.encode("utf-8")))
     return written + (_pictures(contents, drawn, out / "figures") if figures else [])
 
 
@@ -59,6 +57,10 @@ def _all_tables(contents: Contents) -> list[Table]:
 
 
 def _pictures(contents: Contents, drawn: Iterable[Plot], folder: Path) -> list[Path]:
+    if folder.is_symlink():
+        raise ValueError(
+            f"{folder} is a link, and nothing is written through it. Remove it, or give --out."
+        )
     written = []
     for name, maps in (("figure-1", contents.maps), ("figure-5", contents.trained_further)):
         if maps:
@@ -75,8 +77,8 @@ def _pictures(contents: Contents, drawn: Iterable[Plot], folder: Path) -> list[P
 
 def report_markdown(contents: Contents, drawn: Iterable[Plot]) -> str:
     """Return the report as Markdown."""
-    parts = [f"# {contents.study.protocol.title}\n"]
-    parts.append("".join(f"- {name}: {text}\n" for name, text in facts(contents)))
+    parts = [f"# {plain_markdown(contents.study.protocol.title)}\n"]
+    parts.append("".join(f"- {name}: {plain_markdown(text)}\n" for name, text in facts(contents)))
     parts.append("## Which findings of the paper appear\n")
     for found in contents.findings:
         evidence = "".join(f"  - {sentence}\n" for sentence in found.evidence)
@@ -87,7 +89,8 @@ def report_markdown(contents: Contents, drawn: Iterable[Plot]) -> str:
     if contents.correlations.tables:
         parts.append(_markdown_section(contents.correlations, contents.reference))
     if contents.study.unfinished:
-        listed = "".join(f"- {problem(cell)}\n" for cell in contents.study.unfinished)
+        problems = (plain_markdown(problem(cell)) for cell in contents.study.unfinished)
+        listed = "".join(f"- {found}\n" for found in problems)
         parts.append(f"## Not there\n\n{listed}")
     parts.append("## About the numbers\n\n" + "\n\n".join(ABOUT) + "\n")
     return "\n".join(parts)
@@ -120,7 +123,7 @@ def _markdown_figures(contents: Contents, drawn: Iterable[Plot]) -> str:
             f"## {plot.title}\n\n![{plot.title}](figures/{plot.name}.png)\n\n{plot.caption}\n"
         )
     if not drawn:
-        hint = "" if have_matplotlib() else " Install it with `pip install 'ctxbench[plots]'`."
+        hint = "" if have_matplotlib() else " Install it with `pip install matplotlib`."
         parts.append(f"Figures were not drawn: they need matplotlib.{hint}\n")
     return "\n".join(parts)
 

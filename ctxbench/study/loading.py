@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ctxbench.core.assets import BUNDLED_MODELS, resolve_model
-from ctxbench.core.errors import near_names
+from ctxbench.core.errors import near_names, shown
 from ctxbench.core.lengths import length_name
 from ctxbench.core.protocol import Column, Row
 from ctxbench.core.settings import Length, check_keys, read_settings
@@ -81,7 +81,7 @@ def load_study(
                 f"Study {name} has no block `quick`. Studies with one: "
                 f"{', '.join(s for s in list_studies() if 'quick' in _read(s))}. Leave out --quick."
             )
-        merged = _over(merged, changes)
+        merged = _over(merged, _mapping({"quick": changes}, "quick", name))
     merged = _keep(_over(merged, dict(overrides or {})))
     where = f"Study {Path(name).stem}"
     file = read_settings(_File, merged, where)
@@ -95,21 +95,35 @@ def load_study(
 # ---------------------------------------------------------------- reading files
 
 
-def _read(name: str) -> dict[str, Any]:
-    """Return the content of a study file over that of its base."""
+def _read(name: Any, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the content of a study file over that of its base.
+
+    Args:
+        name: of a shipped study, or a YAML file.
+        above: the files that are built on it.
+    """
+    if not isinstance(name, str):
+        raise ValueError(
+            f"Study {above[-1]}: base={shown(name)} is not allowed; it must be the name of a study "
+            "or of a .yaml file. Change it."
+        )
     file = Path(name) if Path(name).suffix in (".yaml", ".yml") else FOLDER / f"{name}.yaml"
     if not file.is_file():
         raise FileNotFoundError(
             f"There is no study {name!r}{near_names(name, list_studies())} Studies: "
             f"{', '.join(list_studies())}. Give one of these or a .yaml file (copy template.yaml)."
         )
+    if (here := str(file.resolve())) in above:
+        raise ValueError(
+            f"Study {file.name} is built on itself, by way of its base. Let base name another."
+        )
     content = read_yaml(file)
     known = [field.name for field in dataclasses.fields(_File)]
     check_keys(content, [*known, *_CHANGES], f"Study {file.name}")
     if not (base := content.pop("base", None)):
         return content
-    built_on = _read(base)
-    if any(key in content and key in built_on.get("quick", {}) for key in _CHOICES):
+    built_on = _read(base, (*above, here))
+    if any(key in content and key in _mapping(built_on, "quick", name) for key in _CHOICES):
         del built_on["quick"]  # it chooses among rows or columns that may be gone
     return _over(built_on, content)
 
@@ -122,23 +136,43 @@ def _over(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(old, dict) and isinstance(value, Mapping):
             result[key] = _over(old, value)
         elif key == "notes" and old:
-            result[key] = [*old, *value]
+            result[key] = [*old, *(value if isinstance(value, list | tuple) else [value])]
         else:
             result[key] = value
     return _keep(result)
+
+
+def _mapping(content: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:
+    """Return what stands under a key.
+
+    Raises:
+        ValueError: it is no mapping.
+    """
+    found = content.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise ValueError(
+            f"Study {Path(name).name}: {key}={shown(found)} is not allowed; it must be a mapping. "
+            "Write `key: value` lines, or leave it out."
+        )
+    return found
 
 
 def _keep(content: dict[str, Any]) -> dict[str, Any]:
     """Return the content after `keep_rows` and `keep_columns`."""
     for key, what in (("keep_rows", "rows"), ("keep_columns", "columns")):
         if (names := content.pop(key, None)) is not None:
+            there = _mapping(content, what, "file")
+            if not isinstance(names, list | tuple):
+                raise ValueError(
+                    f"{key}={shown(names)} is not allowed; it must be a list of names. Change it."
+                )
             for name in names:
-                if name not in content.get(what, {}):
+                if name not in there:
                     raise ValueError(
-                        f"{key} names {name!r}{near_names(name, content.get(what, {}))} There are: "
-                        f"{', '.join(content.get(what, {}))}. Rename it or leave it out."
+                        f"{key} names {shown(name)}{near_names(str(name), there)} There are: "
+                        f"{', '.join(map(str, there))}. Rename it or leave it out."
                     )
-            content[what] = {name: content[what][name] for name in names}
+            content[what] = {name: there[name] for name in names}
     return content
 
 
@@ -251,7 +285,7 @@ def _columns(name: str, family: Family) -> list[Column]:
             kind=family.kind,
             length=length,
             shots=shots,
-            tasks=tuple(family.task.format(length=suffix, shots=shots).replace(" ", "").split(",")),
+            tasks=tuple(_task(name, family, suffix, shots).replace(" ", "").split(",")),
             metric=family.metric,
             higher_is_better=family.higher_is_better,
             chance=family.chance,
@@ -262,6 +296,16 @@ def _columns(name: str, family: Family) -> list[Column]:
         )
         for suffix, length, shots in points or [("", None, None)]
     ]
+
+
+def _task(name: str, family: Family, suffix: str, shots: int | None) -> str:
+    try:
+        return family.task.format(length=suffix, shots=shots)
+    except (LookupError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"Columns {name}: task={shown(family.task)} has a placeholder that is none; allowed "
+            "are {length} and {shots}. Correct it."
+        ) from error
 
 
 def _at(value: Any, suffix: str) -> Any:
@@ -292,8 +336,26 @@ def _check_row(study: Study, row: Row, where: str) -> None:
             f"{where} has both train and checkpoint. A row is trained here or published. Leave "
             "out one."
         )
+    checkpoint = {} if row.checkpoint is None else {"checkpoint": row.checkpoint}
+    _check_arguments({"model": study.model, **checkpoint}, ",=", where)
+    _check_arguments({**study.model_args, **row.model_args, **row.options}, ",", where)
     kinds = {column.kind for column in study.columns}
     check_keys(row.kinds or (), kinds, f"{where}, columns")
+
+
+def _check_arguments(values: Mapping[str, Any], separators: str, where: str) -> None:
+    """Refuse what would end one model argument and begin another.
+
+    Raises:
+        ValueError: a value, or a name, has a separator.
+    """
+    for name, value in values.items():
+        if any(mark in f"{name}{value}" for mark in separators):
+            raise ValueError(
+                f"{where}: {name}={shown(value)} is not allowed: in lm_eval's model arguments "
+                f"{' and '.join(map(repr, separators))} would begin another argument. Rename the "
+                "folder, or give the arguments one by one in model_args."
+            )
 
 
 def _check_tasks(study: Study, where: str) -> None:

@@ -15,8 +15,10 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from ctxbench.core.assets import resolve_model
 from ctxbench.core.settings import Count, Length, NotNegative, Share, Tokens, Whole, read_values
 from ctxbench.methods.base import Method
 from ctxbench.methods.registry import class_and_options
@@ -286,6 +288,23 @@ def _check_ignored(config: TrainConfig, in_recipe: set[str], in_values: set[str]
             )
 
 
+def _check_output(config: TrainConfig) -> None:
+    """Refuse to train over what is read: the model, or the data.
+
+    Raises:
+        ValueError: the output is one of them, or inside the model's folder.
+    """
+    output = Path(config.output).expanduser().resolve()
+    base = Path(resolve_model(config.model)).expanduser().resolve()
+    read = {"model": base, "data": Path(config.data).expanduser().resolve()}
+    for name, path in read.items():
+        if path.exists() and (output == path or (name == "model" and path in output.parents)):
+            raise ValueError(
+                f"output={config.output} is in the run's {name}, {getattr(config, name)}, which it "
+                "would overwrite. Give a folder of its own: --output FOLDER."
+            )
+
+
 def _check_values(config: TrainConfig) -> None:
     for name, how in (
         ("model", "--model PATH_OR_ID"),
@@ -294,6 +313,7 @@ def _check_values(config: TrainConfig) -> None:
     ):
         if not getattr(config, name):
             raise ValueError(f"No {name} was given. Every run needs one. Add {how}.")
+    _check_output(config)
     if config.optimizer == "muon" and config.shard > 1:
         raise ValueError(
             f"optimizer=muon with shard={config.shard}: Muon needs whole matrices, and sharding "
