@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -289,20 +290,25 @@ def _check_ignored(config: TrainConfig, in_recipe: set[str], in_values: set[str]
 
 
 def _check_output(config: TrainConfig) -> None:
-    """Refuse to train over what is read: the model, or the data.
+    """Refuse to train into what is read: the model's folder, or a folder of data.
 
     Raises:
-        ValueError: the output is one of them, or inside the model's folder.
+        ValueError: the output is there.
     """
-    output = Path(config.output).expanduser().resolve()
-    base = Path(resolve_model(config.model)).expanduser().resolve()
-    read = {"model": base, "data": Path(config.data).expanduser().resolve()}
-    for name, path in read.items():
-        if path.exists() and (output == path or (name == "model" and path in output.parents)):
-            raise ValueError(
-                f"output={config.output} is in the run's {name}, {getattr(config, name)}, which it "
-                "would overwrite. Give a folder of its own: --output FOLDER."
-            )
+    output = _whole_path(config.output)
+    base = _whole_path(resolve_model(config.model))
+    sources = {_whole_path(re.split("[:@]", source, maxsplit=1)[0]) for source in config.data}
+    inside = base.is_dir() and base in (output, *output.parents)
+    if inside or any(source.exists() and source == output for source in sources):
+        read = f"model {config.model}" if inside else f"data {' '.join(config.data)}"
+        raise ValueError(
+            f"output={config.output} is in the run's {read}, which it would overwrite. Give a "
+            "folder of its own: --output FOLDER."
+        )
+
+
+def _whole_path(text: str) -> Path:
+    return Path(text).expanduser().resolve()
 
 
 def _check_values(config: TrainConfig) -> None:
