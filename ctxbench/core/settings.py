@@ -173,6 +173,18 @@ def read_values(
     return values
 
 
+def check_folder_name(name: Any, where: str) -> None:
+    """Check that a folder can be called so.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not isinstance(name, str) or not _FOLDER_NAME.fullmatch(name):
+        raise ValueError(
+            f"{where}: {shown(name)} is not allowed; it must be {_readable(FolderName)}. Rename it."
+        )
+
+
 def check_keys(given: Iterable[Any], known: Iterable[str], where: str = "") -> None:
     """Raise for the first key that is not known.
 

@@ -48,7 +48,7 @@ def markdown(table: Table) -> str:
     """Return a table as Markdown, its notes and what is not there below it."""
     if not table.lines:
         return "".join(f"{note}\n" for note in table.notes)
-    heads = [" ".join(filter(None, head)) for head in table.heads]
+    heads = [plain_markdown(" ".join(filter(None, head))) for head in table.heads]
     lines = [f"| | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for group, members in grouped(table):
         if group:

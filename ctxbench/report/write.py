@@ -81,7 +81,7 @@ def report_markdown(contents: Contents, drawn: Iterable[Plot]) -> str:
     parts.append("".join(f"- {name}: {plain_markdown(text)}\n" for name, text in facts(contents)))
     parts.append("## Which findings of the paper appear\n")
     for found in contents.findings:
-        evidence = "".join(f"  - {sentence}\n" for sentence in found.evidence)
+        evidence = "".join(f"  - {plain_markdown(line)}\n" for line in found.evidence)
         seeds = f" ({found.by_seed})" if found.seeds else ""
         parts.append(f"- **{found.verdict}**: {found.text}{seeds}\n{evidence}")
     parts += [_markdown_section(section, contents.reference) for section in contents.sections]

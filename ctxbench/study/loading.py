@@ -19,7 +19,7 @@ from ctxbench.core.assets import BUNDLED_MODELS, resolve_model
 from ctxbench.core.errors import near_names, shown
 from ctxbench.core.lengths import length_name
 from ctxbench.core.protocol import Column, Row
-from ctxbench.core.settings import Length, check_keys, read_settings
+from ctxbench.core.settings import Length, check_folder_name, check_keys, read_settings
 from ctxbench.core.text_files import read_yaml
 from ctxbench.methods.registry import get_method
 from ctxbench.study.config import BUDGET, Family, Study
@@ -188,6 +188,8 @@ def _resolve(file: _File, name: str, where: str) -> Study:
         for column in _columns(family, read_settings(Family, given, f"{where}, columns {family}"))
     ]
     rows: list[Row] = []
+    for key in file.columns:
+        check_folder_name(key, f"{where}, columns")
     for key, given in file.rows.items():
         at = f"{where}, row {key}"
         named = {"name": key, **given} if isinstance(given, Mapping) else given
