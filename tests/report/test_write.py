@@ -191,7 +191,7 @@ def test_without_matplotlib(mini_study, tmp_path, monkeypatch):
     from ctxbench.report import figures
 
     monkeypatch.setattr(figures, "have_matplotlib", lambda: False)
-    with pytest.raises(ValueError, match=r"ctxbench\[plots\].*--no-figures"):
+    with pytest.raises(ValueError, match=r"pip install matplotlib.*--no-figures"):
         write_report(mini_study, tmp_path)
 
 
