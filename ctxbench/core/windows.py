@@ -8,7 +8,7 @@ short text for the logs, which carries the tokens and windows. The model answers
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypedDict, TypeGuard
 
 WRONG_MODEL = (
     "This task asks for the loss of sliding windows over given tokens, which lm-eval's own models "
@@ -17,11 +17,18 @@ WRONG_MODEL = (
 )
 
 
-@runtime_checkable
 class LooksAhead(Protocol):
-    """A model that says before a run whether requests fit its window, and counts what it cuts."""
+    """A model that says before a run whether requests fit its window, and counts what it cuts.
+
+    Attributes:
+        max_length: its window, tokens.
+        any_length: whether it takes requests of any length.
+        tokenizer: of transformers.
+    """
 
     max_length: int
+    any_length: bool
+    tokenizer: Any
 
     def request_sizes(self, requests: Sequence[Any]) -> list[int]:
         """Return the tokens that each request of lm-eval takes, its answer included.
@@ -30,6 +37,11 @@ class LooksAhead(Protocol):
             ValueError: one does not fit, and may not be cut.
         """
         ...
+
+
+def looks_ahead(model: Any) -> TypeGuard[LooksAhead]:
+    """Return whether a model of lm-eval is one; its properties are not touched."""
+    return callable(getattr(type(model), "request_sizes", None))
 
 
 class Window(NamedTuple):

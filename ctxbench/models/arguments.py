@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -14,6 +16,34 @@ from ctxbench.core.lengths import parse_length
 from ctxbench.methods.record import read_record
 from ctxbench.methods.registry import class_and_options
 from ctxbench.models.loading import check_dtype, load_config
+
+log = logging.getLogger(__name__)
+
+DEFAULT = ("mini", "dynamic_ntk")
+"""Model and method where no argument at all is given."""
+
+NO_MODEL = (
+    "ctxext was given model arguments and no pretrained=MODEL among them. Give a folder, a hub id "
+    "or the bundled pretrained=mini; without any argument the bundled model runs with dynamic_ntk."
+)
+_OF_THE_HARNESS = ("batch_size", "max_batch_size", "device")
+"""What lm-eval hands to every model."""
+
+
+def is_nothing(given: Iterable[Any]) -> bool:
+    """Return whether nothing was given but what lm-eval hands to every model.
+
+    Args:
+        given: values of arguments, None where there is none, and names of others.
+    """
+    found = [each for each in given if each is not None and each not in _OF_THE_HARNESS]
+    if not found:
+        log.warning(
+            "No model was given: the bundled one runs, with method=%s. A real one: --model_args "
+            "pretrained=FOLDER_OR_ID,method=NAME,length=N", DEFAULT[1],
+        )  # fmt: skip
+    return not found
+
 
 STATEMENTS = ("length", "adopt", "override", "trained_length", "original_length")
 """Arguments about the method besides its own options."""

@@ -15,10 +15,14 @@ class ContextWindow:
         length: tokens.
         special_tokens: that the tokenizer adds to a text; they may stand beyond the window.
         bos: token that a text begins with; it is never cut.
+        grows: it is as long as the longest request; nobody said how long it should be.
     """
 
-    def __init__(self, length: int, special_tokens: int, bos: int | None = None):
+    def __init__(
+        self, length: int, special_tokens: int, bos: int | None = None, *, grows: bool = False
+    ):
         self.length = length
+        self.grows = grows
         self.special_tokens = special_tokens
         self.bos = bos
         self._cut: dict[Hashable, int] = {}
@@ -43,6 +47,10 @@ class ContextWindow:
         Raises:
             ValueError: some do not; says how many of which task, and the longest.
         """
+        sizes = list(sizes)
+        if self.grows:  # to a power of two, as tasks have them
+            longest = max((size for size, _ in sizes), default=0)
+            self.length = max(self.length, 1 << max(longest - 1, 0).bit_length())
         too_long: dict[str, list[int]] = {}
         for tokens, task in sizes:
             if tokens > self.length + self.special_tokens:

@@ -247,6 +247,29 @@ def _seconds(cost: TaskCost, shape: Shape, itemsize: int, device: Device) -> flo
     return read + device.seconds(steps * 2 * shape.products, steps * moved)
 
 
+def describe_run(model: Any, requests: Sequence[Any], sizes: Sequence[int], new: int) -> str:
+    """Return what answering requests will cost on this machine's cores, as one sentence.
+
+    Args:
+        model: of transformers, in memory.
+        requests: of lm-eval.
+        sizes: tokens of each, its answer included.
+        new: tokens of the longest answer.
+    """
+    import torch
+
+    shape, itemsize = model_shape(model), model.dtype.itemsize
+    tokens, longest = sum(sizes), max(sizes)
+    cost = TaskCost("", len(requests), 0, tokens - new * len(sizes), longest, new, 0, 0)
+    seconds = _seconds(cost, shape, itemsize, CPU_CORE) / torch.get_num_threads()
+    memory = shape.parameters * itemsize + shape.forward_bytes(itemsize) * longest
+    return (
+        f"{len(requests)} requests of {tokens:,} tokens in all, the longest {longest:,}: about "
+        f"{_duration(seconds)} on {torch.get_num_threads()} cores, and {memory / GIB:.1f} GiB. "
+        "--limit N, or --metadata '{\"samples\": N}' where a task has it, makes it shorter."
+    )
+
+
 def _shape(config: Any) -> Shape:
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM

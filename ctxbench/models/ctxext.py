@@ -6,6 +6,7 @@ on disk, computed on the engine, and kept as soon as it is known.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -28,9 +29,10 @@ from ctxbench.models.answers import (
     tokenizer_content,
     weights_hash,
 )
-from ctxbench.models.arguments import stride_asked
+from ctxbench.models.arguments import DEFAULT, NO_MODEL, is_nothing, stride_asked
 from ctxbench.models.checks import ChatCheck, end_of_turn
 from ctxbench.models.context_window import ContextWindow
+from ctxbench.models.cost import describe_run
 from ctxbench.models.engine import Engine
 from ctxbench.models.extended import ExtendedHFLM
 from ctxbench.models.generating import Generator
@@ -53,6 +55,8 @@ from ctxbench.models.scoring import Scorer
 from ctxbench.models.text_encoding import TextEncoder, split_by_size
 from ctxbench.models.windows import loss_and_buckets, rolling_windows, window_losses
 
+log = logging.getLogger(__name__)
+
 
 @register_model("ctxext")
 class CtxExt(ExtendedHFLM):
@@ -61,7 +65,8 @@ class CtxExt(ExtendedHFLM):
     Takes every argument of HFLM that it can follow, refuses the others by name, and:
 
     Args:
-        pretrained: folder, hub id, the bundled `mini`, or a model in memory.
+        pretrained: folder, hub id, the bundled `mini`, or a model in memory. Where no argument at
+            all is given the bundled model runs with `dynamic_ntk`, as long as the tasks need it.
         method: extension method or preset (`ctxbench ls`); None: what the checkpoint was made
             with, else `none`.
         length: window at evaluation in tokens, `32768` or `32k`.
@@ -83,7 +88,7 @@ class CtxExt(ExtendedHFLM):
 
     def __init__(
         self,
-        pretrained: Any,
+        pretrained: Any = None,
         method: str | None = None,
         length: int | str | None = None,
         *,
@@ -98,7 +103,14 @@ class CtxExt(ExtendedHFLM):
     ):
         show_user_errors_plainly()
         self.encoder: Any = None  # once there is a tokenizer
+        self.window: Any = None
         automatic = str(batch_size).startswith("auto")
+        given = (method, length, stride, window_bos or None, prefill_chunk, cache, *kwargs)
+        self.is_default = pretrained is None and is_nothing(given)
+        if self.is_default:
+            pretrained, method = DEFAULT
+        elif pretrained is None:
+            raise ValueError(NO_MODEL)
         super().__init__(
             pretrained, method, length, batch_size=1 if automatic else batch_size, **kwargs
         )
@@ -109,7 +121,9 @@ class CtxExt(ExtendedHFLM):
         self.stride = stride_asked(stride, self.max_length)
         special = self.tok_encode("")
         bos = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id in special else None
-        self.window = ContextWindow(self.max_length, len(special), bos)
+        self.window = ContextWindow(
+            self.ctx_method.length, len(special), bos, grows=self.is_default
+        )
         engine = Engine(
             self.hf_model,
             self.ctx_method,
@@ -135,6 +149,16 @@ class CtxExt(ExtendedHFLM):
             truncates=bool(self.truncation),
         )
         self._counts = self._own_counts()
+
+    @property
+    def max_length(self) -> int:
+        """The window, tokens."""
+        return self.window.length if self.window else super().max_length
+
+    @property
+    def any_length(self) -> bool:
+        """Whether requests of any length are taken: cut, or the window follows them."""
+        return bool(self.truncation) or self.is_default
 
     def fingerprint(self) -> str:
         """Return a hash of all that decides an answer besides the request.
@@ -165,6 +189,8 @@ class CtxExt(ExtendedHFLM):
         ours |= self.generation.recorded()
         if self.encoder.appended:
             ours["appended_tokens_removed"] = self.encoder.appended
+        if self.is_default:
+            ours["no_model_given"] = "pretrained={},method={}".format(*DEFAULT)
         if self.chat.merges_system:
             ours["system_message"] = "in the user's first message"
         if self.ctx_method.needs_training and not ours.get("trained_length"):
@@ -193,6 +219,13 @@ class CtxExt(ExtendedHFLM):
         """Return the tokens that each request takes; see `ctxbench.core.windows.LooksAhead`."""
         return self.sizes.of(requests)
 
+    def _say_cost(self, requests: Sequence[Any], sizes: Sequence[int]) -> None:
+        """Say what a run without arguments will take: whoever asked may not expect it."""
+        if self.is_default and self.rank == 0:
+            kinds = {request.request_type for request in requests}
+            new = self.max_gen_toks if "generate_until" in kinds else 0
+            log.warning("%s", describe_run(self.hf_model, requests, sizes, new))
+
     # ------------------------------------------------------------ tokenising
 
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
@@ -214,7 +247,7 @@ class CtxExt(ExtendedHFLM):
                 f"{requests[0].task_name or 'this task'} compares given answers. Leave it out, or "
                 "choose tasks that generate."
             )
-        self.sizes.of(requests)  # all, before the first takes hours
+        self._say_cost(requests, self.sizes.of(requests))  # of all, before the first takes hours
         answers = [
             answer
             for part in split_by_size(requests)
@@ -335,7 +368,7 @@ class CtxExt(ExtendedHFLM):
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
         """Return the continuation of each prompt up to a stop string."""
         self.chat.generating()
-        self.sizes.of(requests)  # of every group, before the first group costs time
+        self._say_cost(requests, self.sizes.of(requests))  # of every group, before the first
         texts: dict[int, str] = {}
         for settings, numbers in self._groups(requests):
             answers: list[str] = []

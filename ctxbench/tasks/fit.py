@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ctxbench.core.processes import from_all
-from ctxbench.core.windows import WRONG_MODEL, LooksAhead, WindowedText
+from ctxbench.core.windows import WRONG_MODEL, WindowedText, looks_ahead
 from ctxbench.tasks.model_window import model_window
 from ctxbench.tasks.tokenizer import count_tokens, load_tokenizer, tokenizer_name
 
@@ -76,7 +76,7 @@ def look_at(task: str, instances: Sequence[Any], metadata: dict[str, Any], model
 
 
 def _sizes(task: str, instances: Sequence[Any], metadata: dict[str, Any], model: Any) -> list[int]:
-    if isinstance(model, LooksAhead):
+    if looks_ahead(model):
         return model.request_sizes(instances)
     theirs = type(model).__module__.startswith("lm_eval.")
     if theirs and any(isinstance(each.args[0], WindowedText) for each in instances):

@@ -9,7 +9,7 @@ from ctxbench.core.assets import resolve_model
 from ctxbench.core.compat.lm_eval import model_in_use, server_window
 from ctxbench.core.lengths import parse_length
 from ctxbench.core.refused import readable_config
-from ctxbench.core.windows import LooksAhead
+from ctxbench.core.windows import looks_ahead
 
 _WINDOW_ARGUMENTS = ("max_length", "length", "max_model_len", "context_length")
 """Of `hf` and servers, `ctxext`, `vllm`, `sglang`."""
@@ -79,8 +79,8 @@ def check_task_length(length: int, task: str, metadata: Mapping[str, Any]) -> No
         ValueError: it is.
     """
     model = model_in_use()
-    if isinstance(model, LooksAhead) and getattr(model, "truncation", False):
-        return  # asked to cut
+    if looks_ahead(model) and model.any_length:
+        return
     window = model_window(metadata, model)
     if window is not None and length > window:
         raise ValueError(

@@ -4,7 +4,9 @@ from functools import lru_cache
 from typing import Any
 
 from ctxbench.core.assets import resolve_model
+from ctxbench.core.compat.lm_eval import model_in_use
 from ctxbench.core.refused import readable_config
+from ctxbench.core.windows import looks_ahead
 
 _LOADING = ("revision", "trust_remote_code", "use_fast_tokenizer")
 _asked: dict[str, tuple[tuple[str, Any], ...]] = {}  # name -> model arguments that say how to load
@@ -21,7 +23,7 @@ def tokenizer_name(
     Raises:
         ValueError: neither is given.
     """
-    name = tokenizer or pretrained
+    name = tokenizer or pretrained or _of_the_model()
     if not name:
         raise ValueError(
             "This task builds prompts of an exact token length and needs to know the tokenizer. "
@@ -34,6 +36,12 @@ def tokenizer_name(
         del given["revision"]
     _asked[path] = tuple(given.items())
     return path
+
+
+def _of_the_model() -> str | None:
+    """Return where the tokenizer of the model in use is, if that tells."""
+    model = model_in_use()
+    return model.tokenizer.name_or_path if looks_ahead(model) else None
 
 
 def load_tokenizer(name: str) -> Any:

@@ -69,6 +69,14 @@ def parse_arguments(arguments: list[str]) -> tuple[TrainConfig, str | None, bool
     recipe, dry = values.pop("recipe"), values.pop("dry_run")
     if pairs := values.pop("option", None):
         values["options"] = parse_pairs(pairs, "--option")
+    if recipe is None and "method" in values and not {"model", "data"} & values.keys():
+        recipe = "mini"
+        values.setdefault("output", f"mini-{values['method']}")
+        print(
+            f"No model and no data were given: the bundled model is trained by --recipe mini into "
+            f"{values['output']}. A real one: --model FOLDER_OR_ID --data SOURCE --output FOLDER",
+            file=sys.stderr,
+        )
     return make_config(recipe, values), recipe, dry
 
 
