@@ -11,7 +11,7 @@ import torch
 
 from ctxbench.core.assets import resolve_model
 from ctxbench.core.compat.lm_eval import model_arguments
-from ctxbench.core.errors import near_names
+from ctxbench.core.errors import near_names, shown
 from ctxbench.core.lengths import parse_length
 from ctxbench.methods.record import read_record
 from ctxbench.methods.registry import class_and_options
@@ -98,6 +98,24 @@ OF_A_MODEL_IN_MEMORY = (
     "use_fast_tokenizer",
 )
 """Arguments that are followed for a model in memory; the others say how to load one."""
+
+
+def rows_at_once(name: str, value: Any) -> int:
+    """Return a batch size.
+
+    Raises:
+        ValueError: it is no whole number of at least 1.
+    """
+    try:
+        rows = int(value)
+    except (TypeError, ValueError):
+        rows = 0
+    if rows < 1:
+        raise ValueError(
+            f"{name}={shown(value)} is not allowed; it must be a whole number of at least 1, or "
+            "batch_size=auto. Change it or leave it out."
+        )
+    return rows
 
 
 def split_arguments(

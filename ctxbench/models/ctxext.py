@@ -29,7 +29,7 @@ from ctxbench.models.answers import (
     tokenizer_content,
     weights_hash,
 )
-from ctxbench.models.arguments import DEFAULT, NO_MODEL, is_nothing, stride_asked
+from ctxbench.models.arguments import DEFAULT, NO_MODEL, is_nothing, rows_at_once, stride_asked
 from ctxbench.models.checks import ChatCheck, end_of_turn
 from ctxbench.models.context_window import ContextWindow
 from ctxbench.models.cost import describe_run
@@ -105,6 +105,8 @@ class CtxExt(ExtendedHFLM):
         self.encoder: Any = None  # once there is a tokenizer
         self.window: Any = None
         automatic = str(batch_size).startswith("auto")
+        most = kwargs.get("max_batch_size")
+        most = 64 if most is None else rows_at_once("max_batch_size", most)
         given = (method, length, stride, window_bos or None, prefill_chunk, cache, *kwargs)
         self.is_default = pretrained is None and is_nothing(given)
         if self.is_default:
@@ -127,8 +129,8 @@ class CtxExt(ExtendedHFLM):
         engine = Engine(
             self.hf_model,
             self.ctx_method,
-            batch_size=None if automatic else int(batch_size),
-            max_batch_size=int(kwargs.get("max_batch_size", 64)),
+            batch_size=None if automatic else rows_at_once("batch_size", batch_size),
+            max_batch_size=most,
             prefill_chunk=None if prefill_chunk is None else parse_length(prefill_chunk),
             share_prefixes=share_prefixes,
         )
