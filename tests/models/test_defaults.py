@@ -60,5 +60,11 @@ def test_training_without_a_model_takes_the_bundled_one(capsys):
 
 @pytest.mark.parametrize("given", [["--model", "mini"], ["--data", "stdlib"]])
 def test_training_with_half_of_it_is_a_sentence(given):
-    with pytest.raises(ValueError, match="was given. Every run needs one"):
+    with pytest.raises(ValueError, match=r"was given\. Every run needs one"):
         parse_arguments(["--method", "pi", *given])
+
+
+@pytest.mark.parametrize("given", [{"batch_size": 0}, {"batch_size": "x"}, {"max_batch_size": 0}])
+def test_a_batch_of_no_rows_is_a_sentence(given):
+    with pytest.raises(ValueError, match="must be a whole number of at least 1"):
+        CtxExt("mini", **given)
