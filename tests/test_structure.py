@@ -20,12 +20,14 @@ ALLOWED = {
     "_startup": {"plugin", "tasks.leaf_files"},
     "plugin": {"tasks.leaf_files"},
     "methods": {"methods"},
-    "models": {"methods", "models", "tasks.leaf_files", "__init__"},
+    "models": {
+        *("methods", "models", "tasks.additivity", "tasks.chat", "tasks.leaf_files", "__init__"),
+    },
     "tasks": {"tasks", "__init__"},
     "train": {"methods", "models.choosing", "models.loading", "train", "__init__"},
     "report": {"report"},
     "study": {"study", "methods.registry", "tasks.leaf_files", "train.config", "train.cost"},
-    "doctor": set(),
+    "doctor": {"models.examine"},
     "listing": {"methods", "tasks.leaf_files", "train.recipes"},
     "validate": {
         "listing",

@@ -105,6 +105,7 @@ class CtxExt(ExtendedHFLM):
         self.encoder: Any = None  # once there is a tokenizer
         self.window: Any = None
         automatic = str(batch_size).startswith("auto")
+        rows = None if automatic else rows_at_once("batch_size", batch_size)
         most = kwargs.get("max_batch_size")
         most = 64 if most is None else rows_at_once("max_batch_size", most)
         given = (method, length, stride, window_bos or None, prefill_chunk, cache, *kwargs)
@@ -113,11 +114,9 @@ class CtxExt(ExtendedHFLM):
             pretrained, method = DEFAULT
         elif pretrained is None:
             raise ValueError(NO_MODEL)
-        super().__init__(
-            pretrained, method, length, batch_size=1 if automatic else batch_size, **kwargs
-        )
-        rows = self.hf_model.get_input_embeddings().weight.shape[0]
-        self.encoder = TextEncoder(super().tok_encode, self.tokenizer, rows)
+        super().__init__(pretrained, method, length, batch_size=rows or 1, **kwargs)
+        known = self.hf_model.get_input_embeddings().weight.shape[0]
+        self.encoder = TextEncoder(super().tok_encode, self.tokenizer, known)
         self.chat = ChatCheck(self.tokenizer)
         self.window_bos = bool(window_bos)
         self.stride = stride_asked(stride, self.max_length)
@@ -129,7 +128,7 @@ class CtxExt(ExtendedHFLM):
         engine = Engine(
             self.hf_model,
             self.ctx_method,
-            batch_size=None if automatic else rows_at_once("batch_size", batch_size),
+            batch_size=rows,
             max_batch_size=most,
             prefill_chunk=None if prefill_chunk is None else parse_length(prefill_chunk),
             share_prefixes=share_prefixes,

@@ -230,7 +230,7 @@ def test_over_by_special_tokens_alone_names_the_fidelity_that_counts_them(llama)
 
 
 def test_context_and_continuation_are_counted_together_where_it_matters(llama):
-    context, continuation = "the sky is bl", "ue and the grass"
+    context, continuation = "the sky is gr", "een and the grass"
     size = len(llama(context + continuation).input_ids)
     requests = [scoring(context, continuation), scoring(context, " x", 1)]
     assert look_at("t", requests, {}, Encoding(size, llama)).longest == size
