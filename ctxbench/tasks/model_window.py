@@ -30,13 +30,13 @@ def model_window(metadata: Mapping[str, Any], model: Any = None) -> int | None:
     """
     model = model if model is not None else model_in_use()
     stated = _stated(metadata)
-    if model is not None and (window := _own(model, stated)) is not None:
-        return window
+    if model is not None:
+        return _own(model, stated) or stated
     if stated is not None:
         return stated
     if "base_url" in metadata:
         return server_window() - 1  # lm-eval's models of servers keep one token back
-    return None if model is not None else _of_config(metadata)
+    return _of_config(metadata)
 
 
 def _own(model: Any, stated: int | None) -> int | None:
@@ -44,7 +44,7 @@ def _own(model: Any, stated: int | None) -> int | None:
     window = getattr(model, "max_length", None)
     if not isinstance(window, int) or window < 1:
         return None
-    # A server gets texts uncut; what lm-eval then calls its window is a default.
+    # A server that gets texts gets them uncut: what lm-eval calls its window is a default.
     return window if getattr(model, "tokenized_requests", True) else stated
 
 

@@ -179,6 +179,7 @@ def test_a_server_that_gets_texts_cuts_none():
     model = Engine(2047)
     model.tokenized_requests = False
     assert windows.model_window({"base_url": "x", "max_length": 4096}, model) == 4095
+    assert windows.model_window({"base_url": "x"}, model) is None  # and nobody knows its window
     model.tokenized_requests = True
     assert windows.model_window({"base_url": "x", "max_length": 4096}, model) == 2047
 
