@@ -3,8 +3,10 @@
 import difflib
 import errno
 import os
+import re
 import reprlib
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -99,7 +101,8 @@ def shown(value: Any) -> str:
 
 def printable(text: str) -> str:
     """Return a text of somebody's file in one line, without what a terminal or a page obeys."""
-    return "".join(mark for mark in " ".join(text.split()) if mark.isprintable())
+    line = re.sub(r"[\r\n\t\v\f\u2028\u2029]+", " ", text)
+    return "".join(mark for mark in line if unicodedata.category(mark) not in ("Cc", "Cf", "Cs"))
 
 
 _SHORT = reprlib.Repr()

@@ -12,7 +12,7 @@ from ctxbench.methods.base import Method, default_length
 
 log = logging.getLogger(__name__)
 
-_OF_TEMPLATES = (jinja2.TemplateError, TypeError, KeyError, ValueError)
+_OF_TEMPLATES = (jinja2.TemplateError, TypeError, LookupError, ValueError, ArithmeticError)
 _REFUSES = (
     "The tokenizer's chat template refuses the conversation: {error}. Messages come from "
     "--system_instruction, the task's description and few-shot examples; arguments of the template "
@@ -168,6 +168,11 @@ class ChatCheck:
         self.applied = False
         self.merges_system = False
         self.warned = False
+        self._made: set[int] = set()
+
+    def made(self, prompt: str) -> bool:
+        """Return whether a prompt was made by the template."""
+        return hash(prompt) in self._made
 
     def prompt(
         self, messages: Sequence[Mapping[str, str]], generates: bool, arguments: Mapping[str, Any]
@@ -185,6 +190,13 @@ class ChatCheck:
         Raises:
             ValueError: there is no template, or it refuses the conversation.
         """
+        text = self._prompt(messages, generates, arguments)
+        self._made.add(hash(text))
+        return text
+
+    def _prompt(
+        self, messages: Sequence[Mapping[str, str]], generates: bool, arguments: Mapping[str, Any]
+    ) -> str:
         self.applying()
         try:
             return self._render(messages, generates, arguments)

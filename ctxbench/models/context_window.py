@@ -29,6 +29,10 @@ class ContextWindow:
         self._special: set[Hashable] = set()
         self._beyond: set[Hashable] = set()
 
+    def forget(self) -> None:
+        """Begin to count anew."""
+        self._cut, self._special, self._beyond = {}, set(), set()
+
     def counts(self) -> dict[str, int]:
         """Return what did not fit so far, as results carry it; each request counts once."""
         return {
@@ -84,6 +88,7 @@ class ContextWindow:
         else:
             cut = []
             for request in requests:
+                self.check([(request.size - request.first + 1, request.origin.task)])
                 context, scored = request.ids[: request.first], request.ids[request.first :]
                 kept = self.truncate(context, len(scored), "left", request.origin)
                 cut.append(replace(request, ids=[*kept, *scored], first=len(kept)))

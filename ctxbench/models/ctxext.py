@@ -42,7 +42,7 @@ from ctxbench.models.generation_settings import (
     read_checkpoint,
     settings_for,
 )
-from ctxbench.models.reasoning import Reasoning
+from ctxbench.models.reasoning import Reasoning, tokens_of_reasoning
 from ctxbench.models.request_sizes import RequestSizes
 from ctxbench.models.requests import (
     GenerationRequest,
@@ -121,7 +121,7 @@ class CtxExt(ExtendedHFLM):
         self.window_bos = bool(window_bos)
         self.stride = stride_asked(stride, self.max_length)
         special = self.tok_encode("")
-        bos = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id in special else None
+        bos = self.tokenizer.bos_token_id
         self.window = ContextWindow(
             self.ctx_method.length, len(special), bos, grows=self.is_default
         )
@@ -138,7 +138,7 @@ class CtxExt(ExtendedHFLM):
         self.reasoning = Reasoning(
             self.tokenizer,
             self.think_end_token,
-            None if reasoning_tokens is None else int(reasoning_tokens),
+            tokens_of_reasoning(reasoning_tokens),
         )
         self.generation = GenerationReport(read_checkpoint(self.hf_model, self.tokenizer))
         self.answers = AnswerCache(cache, self.fingerprint()) if cache else None
@@ -149,6 +149,7 @@ class CtxExt(ExtendedHFLM):
             groups=self._groups,
             truncates=bool(self.truncation),
         )
+        self._answered = False
         self._counts = self._own_counts()
 
     @property
@@ -214,10 +215,16 @@ class CtxExt(ExtendedHFLM):
 
     def _count(self) -> None:
         """Take together what all processes counted; all of them come here after their requests."""
+        self._answered = True
         self._counts = summed(self._own_counts(), self.world_size)
 
     def request_sizes(self, requests: Sequence[Any]) -> list[int]:
         """Return the tokens that each request takes; see `ctxbench.core.windows.LooksAhead`."""
+        if self._answered:  # another evaluation begins
+            self._answered = False
+            self.window.forget()
+            self.encoder.forget()
+            self.generation = GenerationReport(self.generation.checkpoint)
         return self.sizes.of(requests)
 
     def _say_cost(self, requests: Sequence[Any], sizes: Sequence[int]) -> None:
@@ -384,7 +391,9 @@ class CtxExt(ExtendedHFLM):
         """Return the settings of requests, each with the numbers of those that share them."""
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
-            groups.setdefault(repr(sorted(request.args[1].items())), []).append(number)
+            prompt, options = request.args
+            key = repr((self.chat.made(prompt), sorted(options.items())))
+            groups.setdefault(key, []).append(number)
         return [(self._settings([requests[n] for n in ns]), ns) for ns in groups.values()]
 
     def _settings(self, requests) -> GenerationSettings:
@@ -396,7 +405,7 @@ class CtxExt(ExtendedHFLM):
         task = requests[0].task_name
         checkpoint = self.generation.checkpoint
         if (
-            self.chat.applied
+            self.chat.made(requests[0].args[0])
             and (end := end_of_turn(self.tokenizer, self.chat_template_args)) is not None
         ):
             checkpoint = checkpoint.ending_at(end)

@@ -30,6 +30,8 @@ def examine_model(name: str, *, trust_remote_code: bool = False) -> Iterator[Fin
     try:
         config: Any = load_config(path, trust_remote_code=trust_remote_code)
         yield _config(config)
+        if config.is_encoder_decoder:
+            yield Finding("FAIL", "kind", "an encoder with a decoder, which ctxext does not run")
         tokenizer: Any = load_tokenizer(path, trust_remote_code=trust_remote_code)
     except (ValueError, OSError) as error:
         yield Finding("FAIL", "files", str(error))
@@ -102,6 +104,13 @@ def _generation(path: str, config: Any, tokenizer: Any) -> Finding:
         given = GenerationConfig.from_pretrained(path)
     except OSError:  # there is none
         given = GenerationConfig()
+    try:
+        return _set_aside(given, config, tokenizer)
+    except ValueError as error:
+        return Finding("FAIL", "generation", str(error))
+
+
+def _set_aside(given: Any, config: Any, tokenizer: Any) -> Finding:
     files: Any = SimpleNamespace(generation_config=given, config=config)
     aside = read_checkpoint(files, tokenizer).set_aside
     if not aside:

@@ -10,14 +10,14 @@ change scores that a task measures greedily. A task, or `--gen_kwargs`, may ask 
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
-from ctxbench.core.errors import near_names
+from ctxbench.core.errors import near_names, shown
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def read_checkpoint(model: PreTrainedModel, tokenizer: Any) -> CheckpointGenerat
     ends = _as_list(given.eos_token_id) or _as_list(model.config.get_text_config().eos_token_id)
     ends += _as_list(getattr(tokenizer, "eos_token_id", None))
     return CheckpointGeneration(
-        eos_token_id=tuple(sorted({int(end) for end in ends})),
+        eos_token_id=tuple(sorted({_token(end) for end in ends})),
         stop_strings=tuple(map(str, _as_list(given.stop_strings))),
         set_aside={
             name: value
@@ -162,6 +162,15 @@ def read_checkpoint(model: PreTrainedModel, tokenizer: Any) -> CheckpointGenerat
         }
         | ({"use_cache": False} if given.use_cache is False else {}),
     )
+
+
+def _token(end: Any) -> int:
+    if not isinstance(end, int):
+        raise ValueError(
+            f"The checkpoint's eos_token_id {shown(end)} is no id of a token. Correct its "
+            "generation_config.json or config.json."
+        )
+    return end
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -221,6 +230,7 @@ def settings_for(
     Raises:
         ValueError: it asks for something that is refused, or that nobody knows.
     """
+    _check_kinds(given)
     asked: dict[str, Any] = dict(normalize_gen_kwargs(dict(given), new_tokens))
     until = handle_stop_sequences(asked.pop("until", None), eos=end)
     until += [text for text in checkpoint.stop_strings if text not in until]
@@ -240,10 +250,39 @@ def settings_for(
     if not options.get("do_sample"):  # greedy unless sampling was asked for
         options = {name: value for name, value in options.items() if name not in _SAMPLING}
         options["do_sample"] = False
-    options.setdefault("eos_token_id", list(checkpoint.eos_token_id))
+    options["eos_token_id"] = _as_list(options.get("eos_token_id")) or list(checkpoint.eos_token_id)
     return GenerationSettings(
         {**options, "max_new_tokens": new + reasoning_tokens}, until, overflow
     )
+
+
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "max_gen_toks": ("a whole number", lambda value: str(value).isdecimal()),
+    "until": (
+        "a text or a list of texts",
+        lambda value: all(isinstance(each, str) for each in _as_list(value)),
+    ),
+    "eos_token_id": (
+        "the id of a token, or a list of ids",
+        lambda value: all(isinstance(each, int) for each in _as_list(value)),
+    ),
+    "temperature": ("a number", lambda value: isinstance(value, int | float)),
+    "top_p": ("a number", lambda value: isinstance(value, int | float)),
+}
+
+
+def _check_kinds(given: Mapping[str, Any]) -> None:
+    """Check values that would stop an answer after it was computed, or end in a traceback.
+
+    Raises:
+        ValueError: one is of another kind.
+    """
+    for name, (allowed, fits) in _KINDS.items():
+        if given.get(name) is not None and not fits(given[name]):
+            raise ValueError(
+                f"The generation argument {name}={shown(given[name])} is not allowed; it must be "
+                f"{allowed}. It comes from the task's generation_kwargs or from --gen_kwargs."
+            )
 
 
 def _allowed(name: str, value: Any) -> bool:

@@ -229,6 +229,7 @@ def load_config(
     from transformers import AutoConfig, PreTrainedConfig
 
     _check_folder(path)
+    _check_generation_config(Path(path).expanduser() / "generation_config.json")
     kwargs: dict[str, Any] = {"revision": revision} if revision is not None else {}
     try:
         raw, _ = PreTrainedConfig.get_config_dict(path, **kwargs)
@@ -331,6 +332,21 @@ def _refuse_plain(file: Path, method: Method) -> None:
     scaling = saved.get("rope_parameters") or {}
     saved["rope_parameters"] = {**scaling, "rope_type": f"{PREFIX}method_{method.name}"}
     file.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _check_generation_config(file: Path) -> None:
+    """Check that what a checkpoint says about ending answers can be read: it would be lost."""
+    if not file.is_file():
+        return
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        content = error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{file} is damaged or no mapping ({shown(content)}). It says which tokens end an "
+            "answer. Copy it again from where the checkpoint came, or remove it."
+        )
 
 
 def _check_folder(path: str) -> None:

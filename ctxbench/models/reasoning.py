@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from transformers import StoppingCriteria
 
+from ctxbench.core.lengths import parse_length
+
 log = logging.getLogger(__name__)
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -24,6 +26,18 @@ class Answer(NamedTuple):
 
     text: str
     cut: bool = False
+
+
+def tokens_of_reasoning(given: Any) -> int | None:
+    """Return the budget of reasoning, tokens.
+
+    Raises:
+        ValueError: it is no number of tokens.
+    """
+    if given is None or isinstance(given, int):
+        return given
+    text = str(given).strip()
+    return int(text) if text.lstrip("-").isdecimal() else parse_length(text)
 
 
 class Reasoning:
@@ -105,7 +119,7 @@ class Reasoning:
             inside: whether the prompt ended inside reasoning.
             finished: whether the model ended by itself, before its budget.
         """
-        opened = inside or self._opens(new)
+        opened = inside or self.opens(new)
         if self.end is None and not opened:
             return Answer(self._text(new))
         after = self.after(new)
@@ -141,7 +155,8 @@ class Reasoning:
         """
         return _StopAfterReasoning(self, until, width, inside)
 
-    def _opens(self, new: list[int]) -> bool:
+    def opens(self, new: list[int]) -> bool:
+        """Return whether an answer begins with reasoning."""
         first = self.tokenizer.decode(new[:16], skip_special_tokens=False)
         return first.lstrip().startswith(self._open)
 
@@ -177,7 +192,8 @@ class _StopAfterReasoning(StoppingCriteria):
         return torch.tensor(done, device=input_ids.device)
 
     def _done(self, new: list[int], inside: bool) -> bool:
-        if (inside or self.reasoning.end is not None) and not self.reasoning.may_have_ended(new):
+        begun = inside or self.reasoning.end is not None or self.reasoning.opens(new)
+        if begun and not self.reasoning.may_have_ended(new):
             return False
         text, cut = self.reasoning.answer(new, inside, finished=False)
         return not cut and any(stop in text for stop in self.until)

@@ -51,8 +51,8 @@ def short_tail(
 
 def continue_tail(
     tail: tuple[str, list[int]], continuation: str, encode: Callable[[str], list[int]]
-) -> list[int] | None:
-    """Return the continuation's tokens after the context that `tail` ends.
+) -> tuple[list[int], bool] | None:
+    """Return the continuation's tokens after the context that `tail` ends, and if the two merge.
 
     Returns:
         None if the continuation changes tokens far back, so that the cut may not be trusted.
@@ -60,7 +60,9 @@ def continue_tail(
     text, tokens = tail
     whole = encode(text + continuation)
     half = len(tokens) // 2
-    return whole[len(tokens) :] if whole[:half] == tokens[:half] else None
+    if whole[:half] != tokens[:half]:
+        return None
+    return whole[len(tokens) :], whole[: len(tokens)] != tokens
 
 
 class LongContextEncoder:
@@ -77,6 +79,8 @@ class LongContextEncoder:
         self.text = ""
         self.ids: list[int] = []
         self.tail: tuple[str, list[int]] | None = None
+        self.merged = False
+        """Whether the last pair's border is within a token of the two together."""
 
     def encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]] | None:
         """Return the tokens of a context and of its continuation.
@@ -91,9 +95,13 @@ class LongContextEncoder:
             self.text, self.ids = stripped, self.encode(stripped)
             self.tail = short_tail(stripped, self.ids, self.encode_bare)
         spaces = context[len(stripped) :]
-        if self.tail and (new := continue_tail(self.tail, spaces + continuation, self.encode_bare)):
-            return self.ids, new
-        return None
+        if not self.tail:
+            return None
+        new, self.merged = continue_tail(self.tail, spaces + continuation, self.encode_bare) or (
+            [],
+            False,
+        )
+        return (self.ids, new) if new else None
 
 
 class TextEncoder:
@@ -126,6 +134,10 @@ class TextEncoder:
                 "tokenizer_config.json, or the post_processor in tokenizer.json.",
                 tokenizer.decode(self.appended),
             )
+
+    def forget(self) -> None:
+        """Begin to count anew."""
+        self._merged, self._encoded_apart = set(), set()
 
     def counts(self) -> dict[str, int]:
         """Return what happened so far, as results carry it; each pair of texts counts once."""
@@ -168,6 +180,8 @@ class TextEncoder:
         encoded by itself; that, and a border that merges otherwise, is counted.
         """
         if found := self._long.encode_pair(context, continuation):
+            if self._long.merged:
+                self._merged.add(hash((context, continuation)))
             return found
         stripped = context.rstrip()
         moved = context[len(stripped) :] + continuation

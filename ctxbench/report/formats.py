@@ -8,9 +8,6 @@ from itertools import groupby
 from ctxbench.core.errors import printable
 from ctxbench.report.tables import Entry, Table
 
-_MARKDOWN = str.maketrans(
-    {"|": r"\|", "<": "&lt;", "[": r"\[", "]": r"\]", "`": r"\`", "\\": r"\\"}
-)
 _LATEX = str.maketrans(
     {
         "&": r"\&",
@@ -71,7 +68,8 @@ def _markdown(entry: Entry) -> str:
 
 def plain_markdown(text: str) -> str:
     """Return a text of somebody's file as Markdown that shows it and does nothing else."""
-    return printable(text).translate(_MARKDOWN)
+    line = printable(text).replace("](", "]\\(").replace("][", "]\\[")
+    return line.replace("|", r"\|").replace("<", "&lt;")
 
 
 def latex(table: Table) -> str:

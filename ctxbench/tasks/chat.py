@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ctxbench.core.errors import raised_by_us
 from ctxbench.tasks.tokenizer import load_tokenizer, tokenizer_name
 
 Template = Callable[..., Any]
@@ -50,9 +51,18 @@ def chat_texts(
     messages.append({"role": "user", "content": _USER})
     if prefixed:
         messages.append({"role": "assistant", "content": _ANSWER})
-    text = apply(messages, add_generation_prompt=not prefixed) if apply else None
-    if not isinstance(text, str):  # a server applies it: as the tokenizer would
-        text = template_of(tokenizer)(messages, add_generation_prompt=not prefixed)
+    try:
+        text = apply(messages, add_generation_prompt=not prefixed) if apply else None
+        if not isinstance(text, str):  # a server applies it: as the tokenizer would
+            text = template_of(tokenizer)(messages, add_generation_prompt=not prefixed)
+    except Exception as error:  # whatever a template raises
+        if raised_by_us(error):
+            raise
+        raise ValueError(
+            f"Metadata chat=true was given, but the chat template refuses a question"
+            f"{' with a system message' if system else ''}: {error}. Leave out "
+            f"{'--system_instruction' if system else 'chat=true'}, or correct the template."
+        ) from error
     before, found, after = text.partition(_USER)
     if not found:
         raise ValueError(

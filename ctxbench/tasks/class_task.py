@@ -44,6 +44,19 @@ class ClassTask(ConfigurableTask, Generic[Shared]):
             ValueError: some do not fit the model's window, or metadata `chat` contradicts the
                 command.
         """
+        name = self.config.task
+        if kwargs.get("cache_requests"):
+            raise ValueError(
+                f"{name}: --cache_requests keeps prompts under the task's name alone, so those of "
+                "another seed, length of answer or fidelity would come back. Leave it out: what is "
+                "slow to make is cached by all that decides it."
+            )
+        if self.config.num_fewshot:
+            raise ValueError(
+                f"{name}: num_fewshot={self.config.num_fewshot}, but its prompts have no few-shot "
+                "examples besides those it is made of (of many-shot tasks, as many as the name "
+                "says). Leave --num_fewshot out."
+            )
         if (self.config.metadata or {}).get("chat"):
             self._count_chat(
                 kwargs.get("chat_template") if kwargs.get("apply_chat_template") else None,

@@ -62,7 +62,7 @@ def look_at(task: str, instances: Sequence[Any], metadata: dict[str, Any], model
         sizes, error = _sizes(task, instances, metadata, model), ""
     except ValueError as found:
         sizes, error = [], str(found)
-    window = model_window(metadata, model)
+    window = _window(instances, metadata, model)
     truncated = {each.doc_id for each in instances if each.doc.get("truncated")}
     mine = (sizes, len(truncated), error)
     everyone = from_all(mine, getattr(model, "world_size", 1))
@@ -81,13 +81,24 @@ def _sizes(task: str, instances: Sequence[Any], metadata: dict[str, Any], model:
     theirs = type(model).__module__.startswith("lm_eval.")
     if theirs and any(isinstance(each.args[0], WindowedText) for each in instances):
         raise ValueError(WRONG_MODEL)
-    window = model_window(metadata, model)
+    window = _window(instances, metadata, model)
     sizes = _Counter(metadata, model).sizes(instances, window)
     if window is None:
         _say_unknown(task, model)
-    elif max(sizes) > window:
+    elif max(sizes) > window + _slack(instances, model):
         raise ValueError(_too_long(task, sizes, window, metadata, model, instances))
     return sizes
+
+
+def _window(instances: Sequence[Any], metadata: dict[str, Any], model: Any) -> int | None:
+    scores = any(each.request_type == "loglikelihood" for each in instances)
+    return model_window(metadata, model, scores=scores)
+
+
+def _slack(instances: Sequence[Any], model: Any) -> int:
+    """Return the tokens beyond its window that a model takes: HFLM never feeds the last scored."""
+    own = any(cls.__name__ == "HFLM" for cls in type(model).__mro__)
+    return int(own and all(each.request_type == "loglikelihood" for each in instances))
 
 
 def _say_unknown(task: str, model: Any) -> None:
@@ -114,7 +125,7 @@ def _too_long(
             "They are meant to pass the window, as in the paper's runs, which the model type "
             "ctxext can and this one cannot. Take --model ctxext, or metadata budget=official."
         )
-    elif max(beyond) <= window + special and metadata.get("fidelity") != "strict":
+    elif max(beyond) <= window + special and _has_strict(task, metadata):
         what = (
             f"They are over by the {special} special tokens that the tokenizer adds, which the "
             'official code does not count. Give --metadata \'{"fidelity": "strict"}\', which '
@@ -130,6 +141,10 @@ def _too_long(
         f"{len(beyond)} of {len(sizes)} requests of {task} do not fit the window of the model, "
         f"{window} tokens: with their answers they take up to {max(beyond)}. {what}"
     )
+
+
+def _has_strict(task: str, metadata: dict[str, Any]) -> bool:
+    return task.startswith("ruler") and metadata.get("fidelity") != "strict"
 
 
 def _options(instance: Any) -> dict[str, Any]:

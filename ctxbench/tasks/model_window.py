@@ -17,7 +17,9 @@ _WINDOW_ARGUMENTS = ("max_length", "length", "max_model_len", "context_length")
 _WINDOW_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_length")
 
 
-def model_window(metadata: Mapping[str, Any], model: Any = None) -> int | None:
+def model_window(
+    metadata: Mapping[str, Any], model: Any = None, *, scores: bool = False
+) -> int | None:
     """Return the tokens the model can hold, None where nothing tells.
 
     In an evaluation the model itself says it. Outside of one, the model arguments that name a
@@ -27,11 +29,12 @@ def model_window(metadata: Mapping[str, Any], model: Any = None) -> int | None:
     Args:
         metadata: of the task.
         model: of lm-eval; default the one in use.
+        scores: whether requests score given texts: those are cut where prompts are not.
     """
     model = model if model is not None else model_in_use()
     stated = _stated(metadata)
     if model is not None:
-        return _own(model, stated) or stated
+        return _own(model, stated, scores) or stated
     if stated is not None:
         return stated
     if "base_url" in metadata:
@@ -39,13 +42,15 @@ def model_window(metadata: Mapping[str, Any], model: Any = None) -> int | None:
     return _of_config(metadata)
 
 
-def _own(model: Any, stated: int | None) -> int | None:
+def _own(model: Any, stated: int | None, scores: bool) -> int | None:
     """Return the window that a model of lm-eval cuts prompts to, if it does."""
-    window = getattr(model, "max_length", None)
-    if not isinstance(window, int) or window < 1:
+    try:
+        window = int(getattr(model, "max_length", 0))
+    except (TypeError, ValueError, NotImplementedError):
         return None
-    # A server that gets texts gets them uncut: what lm-eval calls its window is a default.
-    return window if getattr(model, "tokenized_requests", True) else stated
+    # A server that gets texts gets prompts uncut: what lm-eval calls its window is a default.
+    uncut = not (scores or getattr(model, "tokenized_requests", True))
+    return stated if uncut or window < 1 else window
 
 
 def _stated(metadata: Mapping[str, Any]) -> int | None:

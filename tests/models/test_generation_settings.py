@@ -115,8 +115,18 @@ def test_what_a_task_may_set_and_what_not():
         with pytest.raises(ValueError, match=rf"argument '?{name}"):
             asked(**{name: 3})
         assert name not in asked(**{name: None}).options
-    for name in {*settings.ALLOWED} - {"do_sample"}:
+    for name in {*settings.ALLOWED} - {"do_sample", "eos_token_id"}:
         assert asked(do_sample=True, **{name: 3}).options[name] == 3
+    for ends in (3, [3]):
+        assert asked(eos_token_id=ends).options["eos_token_id"] == [3]
+    for name, bad in (
+        ("max_gen_toks", "abc"),
+        ("eos_token_id", "</s>"),
+        ("until", 5),
+        ("temperature", "hot"),
+    ):
+        with pytest.raises(ValueError, match=f"argument {name}={bad!r} is not allowed; it must be"):
+            asked(**{name: bad})
     with pytest.raises(
         ValueError, match=r"There is no generation argument 'temperatures'.*temperat"
     ):

@@ -221,13 +221,13 @@ def llama(zoo_path):
 def test_over_by_special_tokens_alone_names_the_fidelity_that_counts_them(llama):
     text = "the sky is blue " * 20
     size = len(llama(text).input_ids) + 4
-    look_at("t", [generation(text)], {}, Encoding(size, llama))
+    look_at("ruler_x", [generation(text)], {}, Encoding(size, llama))
     with pytest.raises(ValueError, match=r"over by the 1 special tokens.*fidelity.*strict"):
-        look_at("t", [generation(text)], {}, Encoding(size - 1, llama))
-    with pytest.raises(ValueError, match=r"1 of 1 requests of t do not fit.*cut them silently"):
-        look_at("t", [generation(text)], {}, Encoding(size - 2, llama))
+        look_at("ruler_x", [generation(text)], {}, Encoding(size - 1, llama))
+    with pytest.raises(ValueError, match=r"1 of 1 requests of ruler_x do not.*silently"):
+        look_at("ruler_x", [generation(text)], {}, Encoding(size - 2, llama))
     with pytest.raises(ValueError, match="cut them silently"):
-        look_at("t", [generation(text)], {"fidelity": "strict"}, Encoding(size - 1, llama))
+        look_at("ruler_x", [generation(text)], {"fidelity": "strict"}, Encoding(size - 1, llama))
 
 
 def test_context_and_continuation_are_counted_together_where_it_matters(llama):
@@ -316,6 +316,50 @@ def test_what_longbench_cuts_is_counted(tmp_path):
 def test_a_longbench_prompt_is_not_cut_a_second_time(tmp_path):
     with pytest.raises(ValueError, match=r"4096 tokens .*the model's window is 2048"):
         longbench(2048, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [({"cache_requests": True}, "--cache_requests keeps"), ({"num_fewshot": 2}, "num_fewshot=2")],
+)
+def test_what_would_bring_other_prompts_is_refused(more, words):
+    task = "trec_coarse_10shot" if "num_fewshot" in more else "passkey_1k"
+    if task.startswith("trec"):
+        task = "mini_manyshot_4shot"
+    with pytest.raises(ValueError, match=words):
+        evaluate("ctxext", tasks=[task], **more)
+
+
+def test_a_server_that_gets_texts_has_what_it_scores_cut_by_lm_eval():
+    with server() as (url, seen):
+        given = {"base_url": url, "model": "any", "tokenizer": MINI, "tokenized_requests": False}
+        model = get_model("local-completions")(**given, max_length=300)
+        manager = TaskManager(
+            include_path=str(tasks_path()), include_defaults=False, metadata={"tokenizer": MINI}
+        )
+        with pytest.raises(ValueError, match=r"do not fit the window of the model, 299 tokens"):
+            simple_evaluate(
+                model=model, tasks=["mini_multiquery_512"], task_manager=manager, limit=1
+            )
+        assert not seen
+
+
+def test_every_evaluation_says_its_own_counts():
+    lm = CtxExt("mini", "dynamic_ntk", length=512, truncation=True)
+    manager = TaskManager(
+        include_path=str(tasks_path()), include_defaults=False, metadata={"tokenizer": MINI}
+    )
+    asked = {"model": lm, "task_manager": manager, "limit": 1, "bootstrap_iters": 0}
+    first = simple_evaluate(tasks=["passkey_1k"], **asked)["config"]["ctxbench"]
+    second = simple_evaluate(tasks=["mini_needle_512"], **asked)["config"]["ctxbench"]
+    assert (first["truncated_prompts"], second["truncated_prompts"]) == (1, 0)
+    assert set(second["generation"]) == {"mini_needle_512"}
+
+
+def test_a_text_as_long_as_the_window_has_no_context_left():
+    lm = CtxExt("mini", length=256, truncation=True)
+    with pytest.raises(ValueError, match="Requests need up to 257 tokens"):
+        lm.loglikelihood([scoring("the cat", " the" * 256)])
 
 
 # ---------------------------------------------------------------------- chat templates
