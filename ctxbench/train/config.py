@@ -67,7 +67,7 @@ class TrainConfig:
         clip: largest gradient norm; 0 for none
         schedule: what follows the warm-up
         warmup: steps
-        warmup_shape: linear, or DeepSpeed's log
+        warmup_shape: linear, log, or deepspeed: log a step later, behind an update at the peak
         hold: share of all steps before the decay begins, warm-up included
         final_lr: learning rate at the end, as a share of the peak
         ema_decay: of a moving average of the weights, which is then exported; 0 for none
@@ -116,7 +116,7 @@ class TrainConfig:
     clip: NotNegative = 1.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup: Whole = 20
-    warmup_shape: Literal["linear", "log"] = "linear"
+    warmup_shape: Literal["linear", "log", "deepspeed"] = "linear"
     hold: Share = 0.0
     final_lr: Share = 0.0
     # The paper says EMA but gives no decay, and its code has none. At its code's 120 updates a
