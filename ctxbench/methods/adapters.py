@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from ctxbench.core.compat.peft import old_name_asked
+from ctxbench.core.errors import near_names
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -31,10 +33,13 @@ def add_adapters(
         also: parameters whose name has one of these parts train whole.
 
     Raises:
-        ValueError: no layer has one of the names.
+        ValueError: a name that no layer, or no parameter, has; or one whose adapter would not be
+            what the merged model computes.
     """
     import peft
 
+    check_targets(model, targets)
+    _check_also(model, also)
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]
@@ -55,6 +60,70 @@ def load_adapters(model: PreTrainedModel, path: str, revision: str | None = None
 
     with old_name_asked():
         return PeftModel.from_pretrained(model, path, revision=revision)
+
+
+_ADAPTED = (nn.Linear, nn.Embedding)
+
+
+def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
+    """Check that adapters on layers of these names are possible, for each of them.
+
+    Raises:
+        ValueError: no layer has a name, or what has it is no layer that takes an adapter; or the
+            layer's weight is also another's.
+    """
+    modules = dict(model.named_modules())
+    known = {n.rpartition(".")[2] for n, m in modules.items() if isinstance(m, _ADAPTED)}
+    stacked = [n for n, p in model.named_parameters() if p.ndim > 2]
+    for target in targets:
+        found = [m for n, m in modules.items() if n == target or n.endswith(f".{target}")]
+        experts = [n for n in stacked if _words(target) & _words(n.rpartition(".")[2])]
+        if experts:
+            raise ValueError(
+                f"Adapters on {target!r} would leave out {_kinds(experts)}, where a mixture keeps "
+                "its experts in one tensor, which has no adapter here. Allowed are "
+                f"{', '.join(sorted(known))}. Leave out {target}, or train the experts whole "
+                "(--lora-also experts)."
+            )
+        if not found or not all(isinstance(m, _ADAPTED) for m in found):
+            raise ValueError(
+                f"Adapters on {target!r}: {'no layer has' if not found else 'no linear layer has'} "
+                f"this name{near_names(target, known)} This model has "
+                f"{', '.join(sorted(known))}. Give some of these (--lora-targets)."
+            )
+        _check_untied(model, target, found)
+
+
+def _check_untied(model: nn.Module, target: str, found: list[nn.Module]) -> None:
+    whose = [m for m in model.modules() if isinstance(m, _ADAPTED)]
+    for module in found:
+        weight = module.weight
+        if sum(other.weight is weight for other in whose) > 1:
+            raise ValueError(
+                f"An adapter on {target!r} would change one of two layers that share their weight "
+                "(tied embeddings), and merged it changes both: another model than the one that "
+                f"trained. Train it whole (--lora-also embed), or leave {target} out."
+            )
+
+
+def _check_also(model: nn.Module, also: Sequence[str]) -> None:
+    names = [name for name, _ in model.named_parameters()]
+    for part in also:
+        if not any(part in name for name in names):
+            known = sorted({word for name in names for word in name.split(".")[:-1]} - {""})
+            known = [word for word in known if not word.isdigit()]
+            raise ValueError(
+                f"No parameter has {part!r} in its name{near_names(part, known)} Names are made "
+                f"of {', '.join(known)}. Give a part of one (--lora-also)."
+            )
+
+
+def _words(name: str) -> set[str]:
+    return set(name.split("_")) - {"proj", "weight"}
+
+
+def _kinds(names: Collection[str]) -> str:
+    return ", ".join(sorted({re.sub(r"\.\d+(?=\.)", ".*", name) for name in names}))
 
 
 def attention_layers(model: nn.Module) -> list[str]:

@@ -77,7 +77,7 @@ class TrainConfig:
         activation_offload: keep what checkpointing saves, the layers' inputs, in host memory
         lora_rank: train low-rank adapters instead of all weights; 0 for all weights
         lora_alpha: scale of the adapters
-        lora_targets: names of the adapted linear layers
+        lora_targets: names of the adapted linear layers (Phi's attention has dense for o_proj)
         lora_also: parts of names of parameters trained whole beside the adapters
         document_mask: keep documents packed into one row apart (the paper does not)
         shard: GPUs that hold one copy of weights, gradients and optimizer (FSDP2); 1 for DDP

@@ -26,12 +26,19 @@ from ctxbench.train.ema import MovingAverage
 from ctxbench.train.evaluate import perplexities
 from ctxbench.train.export import export_model, gather_weights
 from ctxbench.train.loss import CausalLoss, scored_tokens
-from ctxbench.train.model import build_model, make_optimizers, trainable_model, trained_tensors
+from ctxbench.train.model import (
+    build_model,
+    make_optimizers,
+    own_names,
+    trainable_model,
+    trained_tensors,
+)
 from ctxbench.train.output_lock import locked
 from ctxbench.train.parallel import Ranks, start_accelerator, whole
 from ctxbench.train.progress import Progress
 from ctxbench.train.resume import checkpoint_to_resume, drop_metrics_after, restore, run_state
 from ctxbench.train.schedule import learning_rate
+from ctxbench.train.watch import GradientWatch, describe_trained, listed
 
 STOPPED = 143
 """Exit status after SIGTERM (128 + 15): saved, not finished."""
@@ -88,6 +95,8 @@ def _train(config: TrainConfig, recipe: str | None, command: str) -> Path:
         first = checkpoint.step
         restore(checkpoint, trained, average, optimizers)
     progress = Progress(config, model, accelerator, first_step=first)
+    progress.say("\n".join(describe_trained(network.model, trained)))
+    watch = GradientWatch(trained, own_names(network.model, trained), ranks)
     if ranks.main:
         _write_config(output, config, recipe, command)
         drop_metrics_after(output / "metrics.jsonl", first)
@@ -132,27 +141,27 @@ def _train(config: TrainConfig, recipe: str | None, command: str) -> Path:
                 loss += part.detach()
             loss = ranks.total(loss).item()
             norm = accelerator.clip_grad_norm_(parameters, config.clip or float("inf"))
+            norm = float(whole(norm))  # type: ignore[arg-type]
+            _check_finite(config, step + 1, loss, norm)
+            watch.look(rate)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
             average.update(step)
+            if unmoved := watch.unmoved(trained):
+                progress.say(f"Rounding keeps in place, at a rate of {rate:g}: {listed(unmoved)}.")
 
             done = step + 1
             metrics: dict[str, Any] = {
                 "step": done,
                 "tokens": done * config.tokens_per_step,
                 "loss": loss,
-                "grad_norm": float(whole(norm)),  # type: ignore[arg-type]
+                "grad_norm": norm,
                 "lr": rate,
             }
             if held_out and _is_due(done, config.eval_every, config.steps):
                 metrics |= perplexities(network, held_out, config, accelerator)
             metrics["seconds"] = time.perf_counter() - began
-            if not np.isfinite(loss):
-                raise ValueError(
-                    f"The loss is {loss} at step {done}. Lower --lr ({config.lr} now) or lengthen "
-                    "--warmup, and begin again with another --output."
-                )
             progress.update(metrics)
             if ranks.main:
                 with jsonlines.open(output / "metrics.jsonl", "a") as lines:
@@ -202,6 +211,21 @@ def _step_in_stage(config: TrainConfig, step: int) -> int:
 
 def _open(config: TrainConfig, stage: Stage, tokenizer) -> Mixture:
     return open_mixture(stage.data, tokenizer, seed=config.seed, document_mask=config.document_mask)
+
+
+def _check_finite(config: TrainConfig, step: int, loss: float, norm: float) -> None:
+    """Stop before an update that would make the weights no numbers.
+
+    Raises:
+        ValueError: the loss or the norm of the gradients is none.
+    """
+    what, value = ("loss", loss) if not np.isfinite(loss) else ("norm of the gradients", norm)
+    if not np.isfinite(value):
+        raise ValueError(
+            f"The {what} is {value} at step {step}. It must be a number; nothing was updated, and "
+            f"earlier checkpoints are as they were. Lower --lr ({config.lr} now) or lengthen "
+            "--warmup, and begin again with another --output."
+        )
 
 
 def _seed(config: TrainConfig, step: int, slot: int) -> int:
