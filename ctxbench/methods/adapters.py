@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import re
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from ctxbench.core.compat.peft import old_name_asked
@@ -14,6 +19,14 @@ from ctxbench.core.errors import near_names
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
+
+
+logger = logging.getLogger(__name__)
+
+ADAPTER = "adapter"
+"""Folder beside a result that keeps the adapters as they are."""
+TRAINED_WHOLE, IDENTITY = "trained_whole.safetensors", "trained_on.json"
+"""Its files beside PEFT's: what trained whole, and the weights by content."""
 
 
 def add_adapters(
@@ -55,11 +68,93 @@ def add_adapters(
 
 
 def load_adapters(model: PreTrainedModel, path: str, revision: str | None = None) -> PeftModel:
-    """Return the model with adapters from a folder or a hub id."""
-    from peft import PeftModel
+    """Return the model with adapters from a folder or a hub id, and what trained whole with them.
 
+    Raises:
+        ValueError: they are in the model's weights already, or belong to another model.
+    """
+    from peft import PeftModel
+    from safetensors.torch import load_file
+
+    if identity := _file_beside(path, IDENTITY, revision):
+        _check_identity(model, json.loads(identity.read_text(encoding="utf-8")), path)
     with old_name_asked():
-        return PeftModel.from_pretrained(model, path, revision=revision)
+        adapted = PeftModel.from_pretrained(model, path, revision=revision)
+    if whole := _file_beside(path, TRAINED_WHOLE, revision):
+        _load_whole(adapted.get_base_model(), load_file(whole), str(whole))
+    return adapted
+
+
+def write_identity(model: PeftModel, folder: Path) -> None:
+    """Write what the adapted weights are without and with the adapter, by content.
+
+    Args:
+        model: with its adapter not merged.
+        folder: of the adapter.
+    """
+    base: Any = model.get_base_model()
+    adapted = [(n, m) for n, m in base.named_modules() if hasattr(m, "base_layer")]
+    found = {}
+    for name, module in [adapted[0], adapted[-1]]:
+        weight = module.base_layer.weight
+        merged = weight + sum(map(module.get_delta_weight, module.active_adapters))
+        found[name] = {"base": _digest(weight), "merged": _digest(merged)}
+    (folder / IDENTITY).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _file_beside(path: str, name: str, revision: str | None) -> Path | None:
+    """Return a file of an adapter's folder or hub id, None if there is none."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(path, name, revision=revision))
+    except (EntryNotFoundError, OSError):  # PEFT says it where there is no such adapter
+        return None
+
+
+def _check_identity(model: nn.Module, identity: dict[str, dict[str, str]], path: str) -> None:
+    modules = dict(model.named_modules())
+    for name, digests in identity.items():
+        weight = getattr(modules.get(name), "weight", None)
+        if weight is None or weight.dtype not in (torch.float32, torch.bfloat16):
+            continue
+        found = _digest(weight)
+        if found == digests["base"]:
+            continue
+        if found == digests["merged"]:
+            raise ValueError(
+                f"The adapter {path} is in the model's weights already ({name}): added again it "
+                "would be another model. Leave peft out, or give pretrained= the model that the "
+                "adapter was trained on."
+            )
+        logger.warning(
+            "%s of the model is not what the adapter %s was trained on.", name, path
+        )
+
+
+@torch.no_grad()
+def _load_whole(base: nn.Module, tensors: dict[str, torch.Tensor], file: str) -> None:
+    """Put tensors that trained whole in place; `base` has its adapters."""
+    parameters = dict(base.named_parameters(remove_duplicate=False))
+    for name, tensor in tensors.items():
+        target = parameters.get(name)
+        if target is None or target.shape != tensor.shape:
+            there = "none" if target is None else str(list(target.shape))
+            raise ValueError(
+                f"{file} holds {name} {list(tensor.shape)}, but the model has {there}: it was "
+                "trained on another model, or with another method. Give pretrained= and method= "
+                "as in train.yaml."
+            )
+        target.copy_(tensor)
+
+
+def _digest(weight: torch.Tensor) -> str:
+    bits = weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8)
+    return hashlib.sha256(bits.numpy().tobytes()).hexdigest()
 
 
 _ADAPTED = (nn.Linear, nn.Embedding)

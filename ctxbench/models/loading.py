@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ctxbench.core.assets import resolve_model
 from ctxbench.core.errors import shown
 from ctxbench.core.refused import PREFIX, is_refused, readable_config, restore
+from ctxbench.core.tensor_files import as_system_errors, save_tensors
 from ctxbench.methods.attach import attach, method_of
 from ctxbench.methods.base import Method
 from ctxbench.methods.record import KEY, Record, read_record, write_record
@@ -194,8 +195,6 @@ def save_model(
     Raises:
         ValueError: the model has no method, or one of a class that could not be found again.
     """
-    from safetensors.torch import save_file
-
     method = method_of(model)
     check_findable(type(method))
     record = read_record(model.config)
@@ -205,13 +204,11 @@ def save_model(
         write_record(model.config, record)
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    plain = method.plain_checkpoint(model.config)
     own = {name: t.detach().cpu().contiguous() for name, t in method.state_tensors(model).items()}
-    model.save_pretrained(folder, state_dict=_weights_without(model, own))
-    if not plain:
-        _refuse_plain(folder / "config.json", method)
+    with as_system_errors(folder):
+        model.save_pretrained(folder, state_dict=_weights_without(model, own))
     if own:
-        save_file(own, folder / STATE_FILE)
+        save_tensors(own, folder / STATE_FILE)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     return folder
@@ -323,14 +320,6 @@ def _weights_without(model: PreTrainedModel, own: dict[str, torch.Tensor]) -> di
     pointers = {t.data_ptr() for t in method_of(model).state_tensors(model).values()}
     weights = model.state_dict()
     return {k: v for k, v in weights.items() if not own or v.data_ptr() not in pointers}
-
-
-def _refuse_plain(file: Path, method: Method) -> None:
-    """Give a saved config a `rope_type` that plain transformers refuses by name."""
-    saved = json.loads(file.read_text(encoding="utf-8"))
-    scaling = saved.get("rope_parameters") or {}
-    saved["rope_parameters"] = {**scaling, "rope_type": f"{PREFIX}method_{method.name}"}
-    file.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _check_folder(path: str) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class Rows(Protocol):
     """A source of rows."""
 
+    name: str
     fingerprint: str
 
     def count(self, length: int) -> int | None:
@@ -111,6 +112,25 @@ class Mixture:
     def fingerprint(self) -> list:
         """What identifies the data: fingerprints and shares."""
         return [[p.fingerprint, float(s)] for p, s in zip(self.parts, self._shares, strict=True)]
+
+    def coverage(self, rows: int, length: int) -> list[tuple[str, int, int]]:
+        """Return, of each source that ends, its name, how many rows it has, how many are read.
+
+        Args:
+            rows: read of the mixture.
+            length: tokens per row.
+
+        Raises:
+            ValueError: a source has not one row.
+        """
+        found = []
+        for part, share in zip(self.parts, self._shares, strict=True):
+            there = part.count(length)
+            if there == 0:
+                part.row(0, length)  # says what is wrong
+            if there is not None:
+                found.append((part.name, there, round(rows * float(share))))
+        return found
 
     def row(self, number: int, length: int) -> dict[str, np.ndarray]:
         """Return row `number` of the run."""

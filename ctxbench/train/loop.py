@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ctxbench.methods.attach import method_of
+from ctxbench.train.before import check_folders, check_room, check_rows
 from ctxbench.train.checkpoint import save_checkpoint
 from ctxbench.train.config import Stage, TrainConfig, as_dict, config_hash
 from ctxbench.train.data import Mixture, open_mixture
@@ -36,9 +37,10 @@ from ctxbench.train.model import (
 from ctxbench.train.output_lock import locked
 from ctxbench.train.parallel import Ranks, start_accelerator, whole
 from ctxbench.train.progress import Progress
+from ctxbench.train.reopened import difference, served_loss
 from ctxbench.train.resume import checkpoint_to_resume, drop_metrics_after, restore, run_state
 from ctxbench.train.schedule import learning_rate
-from ctxbench.train.watch import GradientWatch, describe_trained, listed
+from ctxbench.train.watch import GradientWatch, describe_trained, listed, refuse_bad_weights
 
 STOPPED = 143
 """Exit status after SIGTERM (128 + 15): saved, not finished."""
@@ -62,6 +64,7 @@ def train(config: TrainConfig, *, recipe: str | None = None, command: str = "") 
 
 def _train(config: TrainConfig, recipe: str | None, command: str) -> Path:
     output = Path(config.output)
+    check_folders(config)
     accelerator = start_accelerator(config)
     accumulation = config.accumulation(accelerator.num_processes)
     ranks = Ranks(accelerator, config)
@@ -79,12 +82,14 @@ def _train(config: TrainConfig, recipe: str | None, command: str) -> Path:
     trained = trained_tensors(network.model)
     average = MovingAverage(config.ema_decay, trained)
     parameters = [p for p in network.parameters() if p.requires_grad]
-    with accelerator.main_process_first():  # the first tokenises, the others read its cache
+    with ranks.main_first():  # it tokenises, the others read its cache
         data = [_open(config, stage, tokenizer) for stage in _stages(config)]
         held_out = None
         if config.eval_data:
             held_out = open_mixture(config.eval_data, tokenizer, seed=config.seed)
 
+    notes = check_rows(config, data, held_out)
+    check_room(config, network.model, trained, written=not ranks.deepspeed)
     info = {
         "config": as_dict(config),
         "config_hash": config_hash(config),
@@ -95,11 +100,19 @@ def _train(config: TrainConfig, recipe: str | None, command: str) -> Path:
         first = checkpoint.step
         restore(checkpoint, trained, average, optimizers)
     progress = Progress(config, model, accelerator, first_step=first)
-    progress.say("\n".join(describe_trained(network.model, trained)))
+    progress.say("\n".join([*describe_trained(network.model, trained), *notes]))
     watch = GradientWatch(trained, own_names(network.model, trained), ranks)
     if ranks.main:
         _write_config(output, config, recipe, command)
         drop_metrics_after(output / "metrics.jsonl", first)
+
+    def save(step: int) -> None:
+        refuse_bad_weights(trained, ranks, step)
+        if ranks.deepspeed:
+            return
+        state = run_state(trained, average, optimizers)
+        folder, keep = output / "checkpoints", config.keep_checkpoints
+        save_checkpoint(folder, {"step": step, **info}, state, keep, ranks.rank, ranks.gather)
 
     with progress, _sigterm() as stop_asked:
         for step in range(first, config.steps):
@@ -160,35 +173,41 @@ def _train(config: TrainConfig, recipe: str | None, command: str) -> Path:
                 "lr": rate,
             }
             if held_out and _is_due(done, config.eval_every, config.steps):
-                metrics |= perplexities(network, held_out, config, accelerator)
+                with average.installed():  # of the model that would be exported
+                    metrics |= perplexities(network, held_out, config, accelerator)
             metrics["seconds"] = time.perf_counter() - began
             progress.update(metrics)
             if ranks.main:
                 with jsonlines.open(output / "metrics.jsonl", "a") as lines:
                     lines.write(metrics)
             due = config.save_every and _is_due(done, config.save_every, config.steps)
-            if (due or stop) and not ranks.deepspeed:
-                state = run_state(trained, average, optimizers)
-                save_checkpoint(
-                    output / "checkpoints",
-                    {"step": done, **info},
-                    state,
-                    config.keep_checkpoints,
-                    ranks.rank,
-                    ranks.gather,
-                )
+            if due or stop:
+                save(done)
             if stop:
                 accelerator.wait_for_everyone()
                 saved = "not saved" if ranks.deepspeed else "saved"
                 progress.say(f"SIGTERM: {saved} at step {done} of {config.steps}.")
                 raise SystemExit(STOPPED)
 
-    average.install(trained)
+    refuse_bad_weights(trained, ranks, config.steps)
+    average.swap()
+    expected = served_loss(network, data[-1], config)
     gather_weights(network)
+    problem = None
     if ranks.main:
-        export_model(config, network.model, tokenizer, recipe=recipe, command=command)
-        progress.say(f"Trained {config.steps} steps; the model is in {output}.")
-    accelerator.wait_for_everyone()
+        problem = export_model(
+            config,
+            network.model,
+            tokenizer,
+            recipe=recipe,
+            command=command,
+            compare=lambda folder: difference(folder, expected, data[-1], config),
+        )
+    if problem := ranks.gather(problem, patient=True)[0]:
+        average.swap()
+        save(config.steps)
+        raise ValueError(problem)
+    progress.say(f"Trained {config.steps} steps; the model is in {output}.")
     for tracker in accelerator.trackers:
         tracker.finish()
     return output

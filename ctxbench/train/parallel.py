@@ -7,6 +7,9 @@ Accelerate. Rows too long for one process are shared by groups of them (sequence
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +25,10 @@ from ctxbench.train.sequence import SequenceParallel
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+_PATIENCE = timedelta(days=7)
+"""For what one process does alone: tokenising, exporting. Collectives of training wait minutes."""
 
 
 def start_accelerator(config: TrainConfig) -> Accelerator:
@@ -57,6 +64,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
             f"shard={config.shard} needs as many GPUs; this run has {found} process(es) on "
             f"{accelerator.device.type}. Launch more processes on GPUs, or give --shard 1."
         )
+    _check_trackers(config, accelerator)
     if config.trackers:
         accelerator.init_trackers("ctxbench", {k: str(v) for k, v in as_dict(config).items()})
     return accelerator
@@ -83,6 +91,9 @@ class Ranks:
         self.config = config
         size = config.sequence_parallel
         self.data, self.data_rank = self.world // size, self.rank // size
+        self._patient = None
+        if self.world > 1:
+            self._patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
         group = None
         if size > 1:
             groups = [list(range(at, at + size)) for at in range(0, self.world, size)]
@@ -128,13 +139,29 @@ class Ranks:
         assert isinstance(total, torch.Tensor)
         return total
 
-    def gather(self, value: Any) -> list:
-        """Return the value of every process, in order; all have to ask."""
+    def gather(self, value: Any, patient: bool = False) -> list:
+        """Return the value of every process, in order; all have to ask.
+
+        Args:
+            value: of this one.
+            patient: some may take hours until they ask.
+        """
         if self.world == 1:
             return [value]
         found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, value)
+        dist.all_gather_object(found, value, group=self._patient if patient else None)
         return found
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Run a block on the first process, then on the others, however long it takes."""
+        if not self.main:
+            self.gather(None, patient=True)
+        try:
+            yield
+        finally:
+            if self.main:
+                self.gather(None, patient=True)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -162,6 +189,18 @@ def _sharding(config: TrainConfig) -> dict[str, Any]:
 def _uses(name: str) -> bool:
     """Return whether accelerate launch chose something."""
     return os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1")
+
+
+def _check_trackers(config: TrainConfig, accelerator: Accelerator) -> None:
+    """Refuse trackers that Accelerate drops because their package is not installed."""
+    kept = {str(getattr(tracker, "value", tracker)) for tracker in accelerator.log_with}
+    missing = [name for name in config.trackers if name != "all" and name not in kept]
+    if missing:
+        raise ValueError(
+            f"trackers={', '.join(config.trackers)}, but the package of {', '.join(missing)} is "
+            f"not installed, so nothing would be logged there. pip install {' '.join(missing)}, "
+            "or leave it out of --trackers."
+        )
 
 
 def _check_launcher(config: TrainConfig) -> None:

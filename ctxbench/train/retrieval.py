@@ -82,6 +82,7 @@ class RetrievalRows:
     """Rows of retrieval documents, made from their index."""
 
     def __init__(self, source: Source, tokenizer: PreTrainedTokenizerBase, seed: int):
+        self.name = source.name
         self.options = source.read_options(RetrievalOptions)
         self.stream = stdlib_stream(self.options.split, tokenizer)
         self.fingerprint = self.stream.fingerprint

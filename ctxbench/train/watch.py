@@ -80,6 +80,22 @@ class GradientWatch:
             )
 
 
+def refuse_bad_weights(trained: Mapping[str, torch.Tensor], ranks: Ranks, step: int) -> None:
+    """Refuse to save or export weights that are no numbers; all processes have to ask.
+
+    Raises:
+        ValueError: naming them.
+    """
+    bad = torch.stack([~torch.isfinite(_local(tensor)).all() for tensor in trained.values()])
+    counts = ranks.total(bad.double()).tolist()
+    if names := [name for name, count in zip(trained, counts, strict=True) if count]:
+        raise ValueError(
+            f"{listed(names)} has entries that are no numbers after step {step}. Weights must be "
+            "numbers; nothing of them was saved, and earlier checkpoints are as they were. Lower "
+            "--lr, and begin again with another --output."
+        )
+
+
 def listed(names: Collection[str]) -> str:
     """Return names for a message, the first few."""
     shown = list(names)[:_NAMED]
