@@ -131,9 +131,7 @@ def _check_identity(model: nn.Module, identity: dict[str, dict[str, str]], path:
                 "would be another model. Leave peft out, or give pretrained= the model that the "
                 "adapter was trained on."
             )
-        logger.warning(
-            "%s of the model is not what the adapter %s was trained on.", name, path
-        )
+        logger.warning("%s of the model is not what the adapter %s was trained on.", name, path)
 
 
 @torch.no_grad()

@@ -45,9 +45,7 @@ def check_folders(config: TrainConfig) -> None:
             )
 
 
-def check_rows(
-    config: TrainConfig, data: Sequence[Mixture], held_out: Mixture | None
-) -> list[str]:
+def check_rows(config: TrainConfig, data: Sequence[Mixture], held_out: Mixture | None) -> list[str]:
     """Check that every source has a row of every length it is read at.
 
     Args:
@@ -61,7 +59,7 @@ def check_rows(
     Raises:
         ValueError: a source is shorter than a row.
     """
-    notes = []
+    notes = [note for mixture in data for note in mixture.notes]
     stages = [*config.stages, config.stage(config.steps)]
     done = 0
     for stage, mixture in zip(stages, data, strict=True):

@@ -203,9 +203,23 @@ _NOT_IN_HASH = {
 """Fields that do not decide the weights (but for rounding): a resumed run may change them."""
 
 
+def decisive_settings(values: Mapping[str, Any], places: bool = False) -> dict[str, Any]:
+    """Return the fields that decide the weights, of a config as `as_dict` gives it.
+
+    Args:
+        values: all fields.
+        places: with the paths of model and data.
+    """
+    kept = {k: v for k, v in values.items() if k not in _NOT_IN_HASH}
+    if not places:
+        kept = {k: v for k, v in kept.items() if k not in ("model", "data")}
+        kept["stages"] = [{**stage, "data": None} for stage in kept["stages"]]
+    return kept
+
+
 def config_hash(config: TrainConfig) -> str:
     """Return 16 hex digits over the fields that decide the weights."""
-    kept = {k: v for k, v in as_dict(config).items() if k not in _NOT_IN_HASH}
+    kept = decisive_settings(as_dict(config), places=True)
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 

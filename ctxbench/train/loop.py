@@ -26,6 +26,7 @@ from ctxbench.train.data import Mixture, open_mixture
 from ctxbench.train.ema import MovingAverage
 from ctxbench.train.evaluate import perplexities
 from ctxbench.train.export import export_model, gather_weights
+from ctxbench.train.identity import checkpoint_identity
 from ctxbench.train.loss import CausalLoss, scored_tokens
 from ctxbench.train.model import (
     build_model,
@@ -90,10 +91,14 @@ def _train(config: TrainConfig, recipe: str | None, command: str) -> Path:
 
     notes = check_rows(config, data, held_out)
     check_room(config, network.model, trained, written=not ranks.deepspeed)
+    with ranks.main_first():  # it reads the model, the others the digests it keeps
+        identity = checkpoint_identity(config.model)
     info = {
         "config": as_dict(config),
         "config_hash": config_hash(config),
         "data": [mixture.fingerprint for mixture in data],
+        "content": [mixture.identity for mixture in data],
+        "model": identity,
     }
     first = 0
     if checkpoint := checkpoint_to_resume(config, info, ranks):
@@ -135,6 +140,11 @@ def _train(config: TrainConfig, recipe: str | None, command: str) -> Path:
             totals = torch.tensor([weight, float(stop_asked())], dtype=torch.float64)
             weight, stop = ranks.total(totals).tolist()
             weight /= config.sequence_parallel
+            if not weight:
+                raise ValueError(
+                    f"No token of update {step + 1} is scored: all labels of its rows are -100. "
+                    "Give data with labels, or a larger --batch-size."
+                )
 
             rate = learning_rate(config, step)
             for optimizer in optimizers:
@@ -241,9 +251,9 @@ def _check_finite(config: TrainConfig, step: int, loss: float, norm: float) -> N
     what, value = ("loss", loss) if not np.isfinite(loss) else ("norm of the gradients", norm)
     if not np.isfinite(value):
         raise ValueError(
-            f"The {what} is {value} at step {step}. It must be a number; nothing was updated, and "
-            f"earlier checkpoints are as they were. Lower --lr ({config.lr} now) or lengthen "
-            "--warmup, and begin again with another --output."
+            f"The {what} is {value} at step {step}. Lower --lr ({config.lr} now) or lengthen "
+            "--warmup, and begin again with another --output. It must be a number; nothing was "
+            "updated, and earlier checkpoints are as they were."
         )
 
 

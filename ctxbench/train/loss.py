@@ -98,9 +98,7 @@ def chunked_linear_cross_entropy(
         dtype: of the matrix products; sums, soft-max and loss are float32.
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        return _ChunkedLinearCrossEntropy.apply(
-            hidden, *_weights_of(head), labels, weights, dtype
-        )  # type: ignore[return-value]
+        return _ChunkedLinearCrossEntropy.apply(hidden, *_weights_of(head), labels, weights, dtype)  # type: ignore[return-value]
 
 
 def _weights_of(head: Any) -> tuple[torch.Tensor, torch.Tensor | None]:

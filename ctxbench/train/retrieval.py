@@ -86,6 +86,8 @@ class RetrievalRows:
         self.options = source.read_options(RetrievalOptions)
         self.stream = stdlib_stream(self.options.split, tokenizer)
         self.fingerprint = self.stream.fingerprint
+        self.identity = [self.stream.identity, sorted(source.options.items())]
+        self.note = ""
         self.seed = seed
         self._encoder = encoder(tokenizer)
         self._vocabulary = len(tokenizer)
