@@ -219,6 +219,11 @@ def _kinds(names: Collection[str]) -> str:
     return ", ".join(sorted({re.sub(r"\.\d+(?=\.)", ".*", name) for name in names}))
 
 
+def without_adapters(model: Any) -> Any:
+    """Return the transformers model inside PEFT's, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def attention_layers(model: nn.Module) -> list[str]:
     """Return the names of attention's linear layers: `q_proj`, ... or `query_key_value`, ..."""
     found = {

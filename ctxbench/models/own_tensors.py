@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxbench.methods.record import KEY
 from ctxbench.methods.base import Method
+from ctxbench.methods.record import KEY
 
 if TYPE_CHECKING:
     import torch

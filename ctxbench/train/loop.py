@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ctxbench.methods.attach import method_of
+from ctxbench.methods.base import Method
 from ctxbench.train.before import check_folders, check_room, check_rows
 from ctxbench.train.checkpoint import save_checkpoint
 from ctxbench.train.config import Stage, TrainConfig, as_dict, config_hash
@@ -43,6 +44,7 @@ from ctxbench.train.resume import checkpoint_to_resume, drop_metrics_after, rest
 from ctxbench.train.schedule import learning_rate
 from ctxbench.train.watch import GradientWatch, describe_trained, listed, refuse_bad_weights
 
+Batch = dict[str, torch.Tensor]
 STOPPED = 143
 """Exit status after SIGTERM (128 + 15): saved, not finished."""
 
@@ -132,7 +134,7 @@ def _train(config: TrainConfig, recipe: str | None, command: str) -> Path:
                 number = _step_in_stage(config, step) * accumulation * ranks.data + slot
                 batch = data[_stage_number(config, step)].batch(number * rows, rows, stage.length)
                 generator = torch.Generator().manual_seed(_seed(config, step, slot))
-                batches.append(method.edit_batch(batch, generator))
+                batches.append(_edited(method, batch, generator))
 
             # Weighted by tokens: every rank divides by the weight of the whole update. Ranks that
             # share rows count them together.
@@ -240,6 +242,23 @@ def _step_in_stage(config: TrainConfig, step: int) -> int:
 
 def _open(config: TrainConfig, stage: Stage, tokenizer) -> Mixture:
     return open_mixture(stage.data, tokenizer, seed=config.seed, document_mask=config.document_mask)
+
+
+def _edited(method: Method, batch: Batch, generator: torch.Generator) -> Batch:
+    """Return a batch as the method wants it.
+
+    Raises:
+        ValueError: it leaves columns of the data as they are that no longer fit the tokens.
+    """
+    edited = method.edit_batch(batch, generator)
+    length = edited["input_ids"].shape[1]
+    if bad := [name for name in batch if edited.get(name, batch[name]).shape[1] != length]:
+        raise ValueError(
+            f"method={method.name} makes rows of {length} tokens and leaves {', '.join(bad)} of "
+            f"the data as they are, so they cannot be used together. Leave out what they come from "
+            "(--document-mask), or use another method."
+        )
+    return edited
 
 
 def _check_finite(config: TrainConfig, step: int, loss: float, norm: float) -> None:

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from ctxbench.core.assets import resolve_model
 from ctxbench.methods.adapters import add_adapters, attention_layers
 from ctxbench.methods.attach import attach, method_of
+from ctxbench.models.checks import check_tokenizer
 from ctxbench.models.choosing import choose_method
 from ctxbench.models.loading import edited_config, load_config, load_model, load_tokenizer
 from ctxbench.train.activations import checkpoint_activations
@@ -176,4 +177,5 @@ def _from_nothing(config: TrainConfig) -> tuple[PreTrainedModel, PreTrainedToken
         induction_start(model, torch.Generator().manual_seed(config.seed))
     tokenizer = load_tokenizer(resolve_model(config.model))
     method.edit_tokenizer(tokenizer)
+    check_tokenizer(model, tokenizer)
     return model, tokenizer

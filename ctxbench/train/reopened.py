@@ -59,9 +59,9 @@ def difference(folder: Path, expected: float, data: Mixture, config: TrainConfig
         return None
     return (
         f"The model in {folder}, opened again, is another one than the one that trained: its loss "
-        f"on {ROWS} rows of the data is {found:.4f}, that of the trained model {expected:.4f}. They "
-        "must be equal. Nothing in the output was replaced and the training checkpoint is kept; "
-        "please report this with train.yaml."
+        f"on {ROWS} rows of the data is {found:.4f}, that of the trained model {expected:.4f}. "
+        "They must be equal. Nothing in the output was replaced and the training checkpoint is "
+        "kept; please report this with train.yaml."
     )
 
 
