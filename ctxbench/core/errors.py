@@ -47,8 +47,8 @@ def user_message(error: BaseException) -> str | None:
     if error.errno in _FULL or re.search(r"\d+ requested and \d+ written", str(error)):
         return (
             f"There is no room to write {name} ({error.strerror or error}). What was finished "
-            "before is whole. Free some room, or give another place (--output, CTXBENCH_CACHE), and run the "
-            "same command again: it goes on where it was."
+            "before is whole. Free some room, or give another place (--output, CTXBENCH_CACHE), "
+            "and run the same command again: it goes on where it was."
         )
     if error.errno in _FORBIDDEN:
         return (

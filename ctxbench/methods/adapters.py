@@ -181,7 +181,7 @@ def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
         if not found or not all(isinstance(m, _ADAPTED) for m in found):
             raise ValueError(
                 f"Adapters on {target!r}: {'no layer has' if not found else 'no linear layer has'} "
-                f"this name{near_names(target, known)} This model has "
+                f"this name{near_names(target, known) or '.'} This model has "
                 f"{', '.join(sorted(known))}. Give some of these (--lora-targets)."
             )
         _check_untied(model, target, found)
@@ -205,8 +205,10 @@ def _check_also(model: nn.Module, also: Sequence[str]) -> None:
         if not any(part in name for name in names):
             known = sorted({word for name in names for word in name.split(".")[:-1]} - {""})
             known = [word for word in known if not word.isdigit()]
+            pieces = {piece for word in known for piece in word.split("_")}
+            near = near_names(part, {*known, *pieces}) or "."
             raise ValueError(
-                f"No parameter has {part!r} in its name{near_names(part, known)} Names are made "
+                f"No parameter has {part!r} in its name{near} Names are made "
                 f"of {', '.join(known)}. Give a part of one (--lora-also)."
             )
 

@@ -95,7 +95,7 @@ def gather_weights(network: nn.Module) -> None:
 
 def _save_adapter(model, folder: Path) -> None:
     """Save adapters, and the other parameters that trained under their names without PEFT."""
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, save_embedding_layers=False)
     whole = {
         name: parameter.detach().cpu().contiguous()
         for name, parameter in model.get_base_model().named_parameters()

@@ -41,6 +41,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
 
     check(OF_ACCELERATE)
     _check_launcher(config)
+    _check_trackers(config)
     # Without cpu=True Accelerate takes torchrun's CPU ranks for independent processes.
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
@@ -64,7 +65,6 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
             f"shard={config.shard} needs as many GPUs; this run has {found} process(es) on "
             f"{accelerator.device.type}. Launch more processes on GPUs, or give --shard 1."
         )
-    _check_trackers(config, accelerator)
     if config.trackers:
         accelerator.init_trackers("ctxbench", {k: str(v) for k, v in as_dict(config).items()})
     return accelerator
@@ -191,15 +191,18 @@ def _uses(name: str) -> bool:
     return os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1")
 
 
-def _check_trackers(config: TrainConfig, accelerator: Accelerator) -> None:
-    """Refuse trackers that Accelerate drops because their package is not installed."""
-    kept = {str(getattr(tracker, "value", tracker)) for tracker in accelerator.log_with}
-    missing = [name for name in config.trackers if name != "all" and name not in kept]
+def _check_trackers(config: TrainConfig) -> None:
+    """Refuse trackers that Accelerate would drop because their package is not installed."""
+    from accelerate.tracking import get_available_trackers
+
+    there = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
+    missing = [name for name in config.trackers if name not in (*there, "all")]
     if missing:
         raise ValueError(
             f"trackers={', '.join(config.trackers)}, but the package of {', '.join(missing)} is "
-            f"not installed, so nothing would be logged there. pip install {' '.join(missing)}, "
-            "or leave it out of --trackers."
+            f"not installed, so nothing would be logged there. Installed are "
+            f"{', '.join(there) or 'none'}. pip install {' '.join(missing)}, or leave it out of "
+            "--trackers."
         )
 
 
