@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 _KINDS = (ValueError, FileNotFoundError)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
     *(errno.ENAMETOOLONG, errno.ELOOP),
@@ -45,11 +45,11 @@ def user_message(error: BaseException) -> str | None:
     if not isinstance(error, OSError):
         return str(error) if isinstance(error, _KINDS) else None
     name = error.filename2 or error.filename or "a file"
-    if error.errno in _FULL:
+    if error.errno in _FULL or re.search(r"\d+ requested and \d+ written", str(error)):
         return (
-            f"There is no room to write {name} ({error.strerror}). What was finished before is "
-            "whole. Free some room, or give another place (--output, CTXBENCH_CACHE), and run the "
-            "same command again: it goes on where it was."
+            f"There is no room to write {name} ({error.strerror or error}). What was finished "
+            "before is whole. Free some room, or give another place (--output, CTXBENCH_CACHE), "
+            "and run the same command again: it goes on where it was."
         )
     if error.errno in _FORBIDDEN:
         return (

@@ -24,7 +24,9 @@ def restore(raw: dict[str, Any], rope_parameters: dict[str, Any]) -> "PreTrained
     """Return the config with the rotary parameters of its record."""
     from transformers import CONFIG_MAPPING
 
-    raw = {**raw, "rope_parameters": dict(rope_parameters)}
+    older = ("rope_scaling", "rope_theta")
+    raw = {name: value for name, value in raw.items() if name not in older}
+    raw["rope_parameters"] = dict(rope_parameters)
     return CONFIG_MAPPING[raw.pop("model_type")].from_dict(raw)
 
 

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import logging
 import lzma
 import zipfile
 import zlib
@@ -12,8 +13,11 @@ from pathlib import Path
 from typing import IO, Any
 
 RECORD_FILES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".parquet", ".txt")
+_ALIKE = (".json", ".csv", ".tsv", ".arrow", ".zip", ".tar", ".md")
+"""Of files in a folder of data that may be thought to be read."""
 AGAIN = "Copy or download it again, or leave it out."
 _DAMAGE = (EOFError, UnicodeDecodeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+logger = logging.getLogger(__name__)
 _BATCH = 64
 """Rows of parquet at once: a row may be a book."""
 
@@ -26,11 +30,29 @@ def record_files(path: Path) -> list[Path]:
     """
     files = [path] if path.is_file() else sorted(path.rglob("*"))
     if found := [file for file in files if file.name.endswith(RECORD_FILES)]:
-        return found
+        data = [file for file in found if not _is_about(file)] or found
+        passed = [f for f in files if f in set(found) - set(data) or f.suffix in _ALIKE]
+        if passed:
+            logger.warning(
+                "In the folder %s these are not read: %s. Read are: %s.", path,
+                _names(passed), _names(data),
+            )  # fmt: skip
+        return data
     raise ValueError(
         f"{path} holds no data that can be read: known are {', '.join(RECORD_FILES)}, folders of "
         "these, and .bin or .npy (token ids). Convert it to one of them."
     )
+
+
+def _is_about(file: Path) -> bool:
+    """Return whether a text is about the data: a README, a license."""
+    name = file.name.lower()
+    return name.endswith(".txt") and name.startswith(("readme", "license", "licence", "notice"))
+
+
+def _names(files: Sequence[Path]) -> str:
+    shown = ", ".join(file.name for file in files[:8])
+    return shown + (f" and {len(files) - 8} more" if len(files) > 8 else "")
 
 
 def read_records(

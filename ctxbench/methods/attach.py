@@ -10,6 +10,7 @@ from torch import nn
 from ctxbench.core.compat.transformers import check_for_methods
 from ctxbench.methods.base import Method
 from ctxbench.methods.extension import Extension, extension_of, find_extension, set_extension
+from ctxbench.methods.saving import SaveExtended
 from ctxbench.methods.transparent import expands, make_transparent
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def attach(model: PreTrainedModel, method: Method) -> None:
         before.method.release_model(model)
     extension = Extension(method)
     set_extension(model, extension)
+    extension.replace_save(model, SaveExtended(model))
     method.edit_model(model)
     own = method.state_tensors(model) if kept else {}
     with torch.no_grad():

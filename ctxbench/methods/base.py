@@ -106,6 +106,9 @@ class Method:
         Merges into `rope_parameters`, never replaces it, and sets `max_position_embeddings` to
         the extended length. The record is written by the caller.
         """
+        scaling = getattr(config, "rope_parameters", None) or {}
+        if scaling.get("rope_type") == "dynamic":
+            return  # of the model's own, which sets in beyond this window
         config.max_position_embeddings = self.length or default_length(config)
 
     def edit_tokenizer(self, tokenizer: "PreTrainedTokenizerBase") -> None:

@@ -33,6 +33,7 @@ class Extension:
         attention: name of the attention implementation before.
         generate: the model's own `generate` before, where it had one that is not its class's.
         pinned: whether `generate` was replaced.
+        save: what stands for its `save_pretrained`.
     """
 
     method: Any
@@ -41,6 +42,7 @@ class Extension:
     attention: str | None = None
     generate: Callable[..., Any] | None = None
     pinned: bool = False
+    save: Callable[..., Any] | None = None
 
     def replace_rotary(self, model: PreTrainedModel, rotary: nn.Module) -> None:
         """Put a rotary module into the model."""
@@ -57,6 +59,11 @@ class Extension:
         self.generate, self.pinned = vars(model).get("generate"), True
         model.generate = generate  # type: ignore[assignment]
 
+    def replace_save(self, model: PreTrainedModel, save: Callable[..., Any]) -> None:
+        """Put a function before the model's `save_pretrained`."""
+        self.save = save
+        model.save_pretrained = save  # type: ignore[method-assign]
+
     def undo(self, model: PreTrainedModel) -> None:
         """Put back what was replaced."""
         for handle in self.hooks:
@@ -69,6 +76,9 @@ class Extension:
             del model.generate
             if self.generate is not None:
                 model.generate = self.generate  # type: ignore[assignment]
+        if vars(model).get("save_pretrained") is self.save and self.save is not None:
+            del model.save_pretrained
+        self.save = None
         self.hooks, self.rotary, self.attention, self.pinned = [], None, None, False
 
 

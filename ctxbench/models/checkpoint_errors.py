@@ -39,6 +39,12 @@ def explained(path: str, what: str = "weights") -> Iterator[None]:
             f"The {what} of {path} cannot be read: {files} is damaged or cut short ({error}). "
             "Files must be as save_pretrained wrote them. Copy or download them again."
         ) from error
+    except ImportError as error:
+        raise ValueError(
+            f"The {what} of {path} need a package that is not installed: "
+            f"{str(error).splitlines()[0]} Install it, or leave out what asks for it (attention, "
+            "attn_implementation, quantisation)."
+        ) from error
     except OSError as error:
         if error.errno is not None:  # the system's, not transformers'
             raise

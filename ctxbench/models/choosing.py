@@ -154,11 +154,48 @@ def _reopen(
             "out, or add override=true to change it (the results will say so). A longer "
             "'length' needs no override."
         )
-    length = given.get("length") or record.trained_length or config.max_position_embeddings
+    before = record.trained_length or config.max_position_embeddings
+    length = given.get("length") or before
+    if training or not record.trained_length:
+        recorded |= _following(cls, recorded, base_config(config), before, length, training)
     chosen = cls(**{**recorded, **given, "length": length}).resolve(base_config(config))
     return chosen, replace(
         record, options=_plain(chosen.options()), overridden={**record.overridden, **changed}
     )
+
+
+def _following(
+    cls: type[Method],
+    recorded: dict[str, Any],
+    base: PreTrainedConfig,
+    before: int,
+    length: int,
+    training: bool,
+) -> dict[str, Any]:
+    """Return the options that followed from the length before, as they follow from another.
+
+    A factor that training made part of a model stays where that model only serves.
+    """
+
+    def completed(window: int) -> dict[str, Any]:
+        method = cls(length=window).resolve(base)
+        return (method.for_training(base) if training else method).options()
+
+    try:
+        old, new = completed(before), completed(length)
+    except ValueError:  # an option that has no default
+        return {}
+    found = {
+        name: new[name]
+        for name, value in old.items()
+        if value == recorded.get(name) and new[name] != value
+    }
+    if found:
+        logging.getLogger(__name__).warning(
+            "method=%s at length=%d: %s (%s at the length before, %d).", cls.name, length,
+            _brief(found), _brief({name: old[name] for name in found}), before,
+        )  # fmt: skip
+    return found
 
 
 def _adopt(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxbench.core.assets import resolve_model
+from ctxbench.core.older_names import add_older_names
 from ctxbench.methods.base import Method, describe
 from ctxbench.methods.record import base_config, original_length
 from ctxbench.methods.rotary import (
@@ -249,11 +250,7 @@ def _copy_files(source: Path, folder: Path) -> None:
 
 
 def _add_older_names(file: Path) -> None:
-    """Add `rope_theta` and `rope_scaling`, which transformers 4 and what grew around it read."""
-    saved = json.loads(file.read_text(encoding="utf-8"))
-    rope = saved["rope_parameters"]
-    saved["rope_theta"] = rope["rope_theta"]
-    saved["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+    saved = add_older_names(json.loads(file.read_text(encoding="utf-8")))
     file.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

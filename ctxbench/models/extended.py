@@ -141,7 +141,8 @@ class ExtendedHFLM(_HFLM):
             check_weights(self._model, loaded, pretrained)
         finish_loading(self._model, self.ctx_method, pretrained)  # type: ignore[arg-type]
         if peft:
-            if self._model.config.vocab_size != len(self.tokenizer):  # an adapter added tokens
+            rows = self._model.get_input_embeddings().weight.shape[0]
+            if rows < len(self.tokenizer):  # an adapter added tokens; padded rows stay
                 self._model.resize_token_embeddings(len(self.tokenizer))
             revision = kwargs.get("revision")
             self._model = load_adapters(self._model, peft, revision)  # type: ignore[arg-type]

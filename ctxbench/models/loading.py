@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from ctxbench.core.assets import resolve_model
 from ctxbench.core.errors import shown
-from ctxbench.core.refused import PREFIX, is_refused, readable_config, restore
+from ctxbench.core.refused import is_refused, readable_config, restore
+from ctxbench.core.tensor_files import as_system_errors, save_tensors
+from ctxbench.methods.adapters import without_adapters
 from ctxbench.methods.attach import attach, method_of
 from ctxbench.methods.base import Method
 from ctxbench.methods.record import KEY, Record, read_record, write_record
 from ctxbench.methods.registry import MethodLike, check_findable
 from ctxbench.models.checkpoint_errors import explained
-from ctxbench.models.checks import check_tokenizer
+from ctxbench.models.checks import check_scaling, check_tokenizer, warn_sliding
 from ctxbench.models.choosing import check_attention, choose_method, warn_untrained
+from ctxbench.models.own_tensors import among_weights, was_saved_with
 from ctxbench.models.weights import check_weights
 
 if TYPE_CHECKING:
@@ -36,7 +38,11 @@ def edited_config(config: PreTrainedConfig, method: Method, record: Record) -> P
     if record.rope_parameters:
         config.rope_parameters = dict(record.rope_parameters)
     write_record(config, record)
+    if getattr(config, "head_dim", 0) is None:  # Mixtral's; transformers' YaRN multiplies it
+        config.head_dim = config.hidden_size // config.num_attention_heads
     method.edit_config(config)
+    check_scaling(config)
+    warn_sliding(config, method)
     return config
 
 
@@ -66,7 +72,7 @@ def extend(
     if tokenizer is not None:
         chosen.edit_tokenizer(tokenizer)
     edited_config(model.config, chosen, record)
-    attach(model, chosen)
+    attach(without_adapters(model), chosen)
     return model
 
 
@@ -150,16 +156,23 @@ def finish_loading(model: PreTrainedModel, method: Method, path: str) -> None:
     tensors = method.state_tensors(model)
     file = Path(path) / STATE_FILE
     if not file.exists():
-        if tensors and read_record(model.config).trained_length:  # type: ignore[union-attr]
+        if not tensors:
+            return
+        with explained(path, "method's own tensors"):
+            saved = among_weights(path, model, tensors)
+        trained = read_record(model.config).trained_length  # type: ignore[union-attr]
+        if set(saved) != set(tensors):
+            if not (saved or trained or was_saved_with(path, method)):
+                return  # the model's first extension
             raise FileNotFoundError(
                 f"{path} was trained with method={method.name} but lacks {STATE_FILE}, which holds "
                 f"{', '.join(tensors)}. Copy the file from where the checkpoint was made."
             )
-        return
-    from safetensors.torch import load_file
+    else:
+        from safetensors.torch import load_file
 
-    with explained(path, "method's own tensors"):
-        saved = load_file(file)
+        with explained(path, "method's own tensors"):
+            saved = load_file(file)
     if set(saved) != set(tensors):
         raise ValueError(
             f"{file} holds {sorted(saved)} but method={method.name} has {sorted(tensors)}. "
@@ -194,8 +207,6 @@ def save_model(
     Raises:
         ValueError: the model has no method, or one of a class that could not be found again.
     """
-    from safetensors.torch import save_file
-
     method = method_of(model)
     check_findable(type(method))
     record = read_record(model.config)
@@ -205,13 +216,11 @@ def save_model(
         write_record(model.config, record)
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    plain = method.plain_checkpoint(model.config)
     own = {name: t.detach().cpu().contiguous() for name, t in method.state_tensors(model).items()}
-    model.save_pretrained(folder, state_dict=_weights_without(model, own))
-    if not plain:
-        _refuse_plain(folder / "config.json", method)
+    with as_system_errors(folder):
+        model.save_pretrained(folder, state_dict=_weights_without(model, own))
     if own:
-        save_file(own, folder / STATE_FILE)
+        save_tensors(own, folder / STATE_FILE)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     return folder
@@ -324,14 +333,6 @@ def _weights_without(model: PreTrainedModel, own: dict[str, torch.Tensor]) -> di
     pointers = {t.data_ptr() for t in method_of(model).state_tensors(model).values()}
     weights = model.state_dict()
     return {k: v for k, v in weights.items() if not own or v.data_ptr() not in pointers}
-
-
-def _refuse_plain(file: Path, method: Method) -> None:
-    """Give a saved config a `rope_type` that plain transformers refuses by name."""
-    saved = json.loads(file.read_text(encoding="utf-8"))
-    scaling = saved.get("rope_parameters") or {}
-    saved["rope_parameters"] = {**scaling, "rope_type": f"{PREFIX}method_{method.name}"}
-    file.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _check_generation_config(file: Path) -> None:

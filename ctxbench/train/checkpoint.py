@@ -136,7 +136,15 @@ def _problem(folder: Path) -> str | None:
         return f"{Path(str(error.filename)).name} is missing"
     except (json.JSONDecodeError, KeyError, TypeError):
         return f"{_MANIFEST} is damaged"
+    if name := _not_finite(folder):
+        return f"{name} has entries that are no numbers"
     return None
+
+
+def _not_finite(folder: Path) -> str | None:
+    """Return the name of a tensor with an entry that is no number, None if there is none."""
+    saved = ShardReader(folder)
+    return next((name for name in saved if not saved.is_finite(name)), None)
 
 
 def _describe(file: Path) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class TrainConfig:
         clip: largest gradient norm; 0 for none
         schedule: what follows the warm-up
         warmup: steps
-        warmup_shape: linear, or DeepSpeed's log
+        warmup_shape: linear, log, or deepspeed: log a step later, behind an update at the peak
         hold: share of all steps before the decay begins, warm-up included
         final_lr: learning rate at the end, as a share of the peak
         ema_decay: of a moving average of the weights, which is then exported; 0 for none
@@ -77,7 +77,7 @@ class TrainConfig:
         activation_offload: keep what checkpointing saves, the layers' inputs, in host memory
         lora_rank: train low-rank adapters instead of all weights; 0 for all weights
         lora_alpha: scale of the adapters
-        lora_targets: names of the adapted linear layers
+        lora_targets: names of the adapted linear layers (Phi's attention has dense for o_proj)
         lora_also: parts of names of parameters trained whole beside the adapters
         document_mask: keep documents packed into one row apart (the paper does not)
         shard: GPUs that hold one copy of weights, gradients and optimizer (FSDP2); 1 for DDP
@@ -116,7 +116,7 @@ class TrainConfig:
     clip: NotNegative = 1.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup: Whole = 20
-    warmup_shape: Literal["linear", "log"] = "linear"
+    warmup_shape: Literal["linear", "log", "deepspeed"] = "linear"
     hold: Share = 0.0
     final_lr: Share = 0.0
     # The paper says EMA but gives no decay, and its code has none. At its code's 120 updates a
@@ -203,9 +203,23 @@ _NOT_IN_HASH = {
 """Fields that do not decide the weights (but for rounding): a resumed run may change them."""
 
 
+def decisive_settings(values: Mapping[str, Any], places: bool = False) -> dict[str, Any]:
+    """Return the fields that decide the weights, of a config as `as_dict` gives it.
+
+    Args:
+        values: all fields.
+        places: with the paths of model and data.
+    """
+    kept = {k: v for k, v in values.items() if k not in _NOT_IN_HASH}
+    if not places:
+        kept = {k: v for k, v in kept.items() if k not in ("model", "data")}
+        kept["stages"] = [{**stage, "data": None} for stage in kept["stages"]]
+    return kept
+
+
 def config_hash(config: TrainConfig) -> str:
     """Return 16 hex digits over the fields that decide the weights."""
-    kept = {k: v for k, v in as_dict(config).items() if k not in _NOT_IN_HASH}
+    kept = decisive_settings(as_dict(config), places=True)
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 

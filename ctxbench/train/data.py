@@ -7,7 +7,7 @@ any number of processes, so a resumed run continues bit for bit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 class Rows(Protocol):
     """A source of rows."""
 
+    name: str
     fingerprint: str
+    identity: Any
+    note: str
 
     def count(self, length: int) -> int | None:
         """Return how many different rows there are; None for no end of them."""
@@ -44,6 +47,7 @@ class PackedRows:
         self.stream = stream
         self.name = name
         self.fingerprint = stream.fingerprint
+        self.identity: Any = stream.identity or stream.fingerprint
         self.seed = seed
         self.document_mask = document_mask
         self._order: tuple[tuple[int, int], np.ndarray] | None = None
@@ -53,6 +57,18 @@ class PackedRows:
                 "array of tokens. Give jsonl or parquet with one document per record, or leave "
                 "out document_mask."
             )
+
+    @property
+    def note(self) -> str:
+        """What is not scored, if anything."""
+        spans = self.stream.unscored
+        if spans is None:
+            return ""
+        hidden = int((spans[:, 1] - spans[:, 0]).sum())
+        return (
+            f"{self.name}: {hidden} of {len(self.stream.tokens)} tokens are not scored, as its "
+            "labels say; padding (attention_mask 0) is left out."
+        )
 
     def count(self, length: int) -> int:
         """Return the number of whole rows."""
@@ -69,15 +85,16 @@ class PackedRows:
         epoch, place = divmod(index, rows)
         begin = int(self._permutation(epoch, rows)[place]) * length
         ids = np.asarray(self.stream.tokens[begin : begin + length], dtype=np.int64)
+        labels = self.stream.labels(begin, ids)
         if not self.document_mask:
-            return {"input_ids": ids, "labels": ids}
+            return {"input_ids": ids, "labels": labels}
         assert self.stream.starts is not None
         starts = self.stream.starts - begin
         first = np.searchsorted(starts, 0, side="right") - 1
         inside = starts[first:][starts[first:] < length]
         positions = np.arange(length)
         positions -= np.maximum.accumulate(_mark(inside, length))
-        labels = np.where(positions == 0, -100, ids)  # no text predicts the next document
+        labels = np.where(positions == 0, -100, labels)  # no text predicts the next document
         return {"input_ids": ids, "labels": labels, "position_ids": positions}
 
     def _permutation(self, epoch: int, rows: int) -> np.ndarray:
@@ -108,9 +125,38 @@ class Mixture:
         self._order = np.zeros((0, 2), dtype=np.int64)
 
     @property
+    def identity(self) -> list:
+        """What the data are: contents, and shares."""
+        return [[p.identity, float(s)] for p, s in zip(self.parts, self._shares, strict=True)]
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about what of the sources is left out of the loss."""
+        return [note for part in self.parts if (note := part.note)]
+
+    @property
     def fingerprint(self) -> list:
-        """What identifies the data: fingerprints and shares."""
+        """What version 0.1.0 identified the data by: fingerprints and shares."""
         return [[p.fingerprint, float(s)] for p, s in zip(self.parts, self._shares, strict=True)]
+
+    def coverage(self, rows: int, length: int) -> list[tuple[str, int, int]]:
+        """Return, of each source that ends, its name, how many rows it has, how many are read.
+
+        Args:
+            rows: read of the mixture.
+            length: tokens per row.
+
+        Raises:
+            ValueError: a source has not one row.
+        """
+        found = []
+        for part, share in zip(self.parts, self._shares, strict=True):
+            there = part.count(length)
+            if there == 0:
+                part.row(0, length)  # says what is wrong
+            if there is not None:
+                found.append((part.name, there, round(rows * float(share))))
+        return found
 
     def row(self, number: int, length: int) -> dict[str, np.ndarray]:
         """Return row `number` of the run."""

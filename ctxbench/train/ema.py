@@ -4,7 +4,8 @@ Lu et al. 2024 mention one without its decay, and their code has none. With d th
 `min(d, (1 + t) / (10 + t))`, so that a short run is not an average of the base model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 
@@ -33,7 +34,18 @@ class MovingAverage:
             average.copy_(saved[name])
 
     @torch.no_grad()
-    def install(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put the averages in place of the tensors."""
+    def swap(self) -> None:
+        """Put the averages in place of the tensors, and these in theirs; twice changes nothing."""
         for name, average in self.tensors.items():
-            tensors[name].copy_(average)
+            current = self._source[name].detach().clone()
+            self._source[name].copy_(average)
+            average.copy_(current)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Have the averages in place of the tensors inside the block."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from ctxbench import __version__
+from ctxbench.core.tensor_files import save_tensors
+from ctxbench.methods.adapters import ADAPTER, TRAINED_WHOLE, write_identity
 from ctxbench.methods.attach import method_of
 from ctxbench.methods.base import describe
 from ctxbench.models.loading import save_model
@@ -29,7 +32,8 @@ def export_model(
     *,
     recipe: str | None = None,
     command: str = "",
-) -> None:
+    compare: Callable[[Path], str | None] = lambda folder: None,
+) -> str | None:
     """Write weights, config with the record, tokenizer and model card into `config.output`.
 
     Adapters are saved in `adapter/` as they are, parameters trained whole beside them in
@@ -42,23 +46,30 @@ def export_model(
         tokenizer: saved too.
         recipe: its name, for the card.
         command: what was typed, for the card.
+        compare: told the temporary folder; says how it differs from what trained.
+
+    Returns:
+        What `compare` said; then the temporary folder stays and nothing was moved.
     """
     output = Path(config.output)
     building = output / "export.tmp"
     shutil.rmtree(building, ignore_errors=True)
     adapted = hasattr(model, "merge_and_unload")
     if adapted:
-        _save_adapter(model, building / "adapter")
+        _save_adapter(model, building / ADAPTER)
         model = model.merge_and_unload()
     save_model(model, tokenizer, building, trained_length=config.length)
     card = model_card(config, model, adapted=adapted, recipe=recipe, command=command)
     (building / "README.md").write_text(card, encoding="utf-8")
+    if problem := compare(building):
+        return problem
     for item in sorted(building.iterdir(), key=lambda item: item.name == "config.json"):
         target = output / item.name
         if target.is_dir():
             shutil.rmtree(target)
         os.replace(item, target)
     building.rmdir()
+    return None
 
 
 @torch.no_grad()
@@ -84,16 +95,15 @@ def gather_weights(network: nn.Module) -> None:
 
 def _save_adapter(model, folder: Path) -> None:
     """Save adapters, and the other parameters that trained under their names without PEFT."""
-    from safetensors.torch import save_file
-
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, save_embedding_layers=False)
     whole = {
         name: parameter.detach().cpu().contiguous()
         for name, parameter in model.get_base_model().named_parameters()
         if parameter.requires_grad and "lora_" not in name
     }
     if whole:
-        save_file(whole, folder / "trained_whole.safetensors")
+        save_tensors(whole, folder / TRAINED_WHOLE)
+    write_identity(model, folder)
 
 
 def model_card(

@@ -92,15 +92,21 @@ def chunked_linear_cross_entropy(
 
     Args:
         hidden: `[N, D]`.
-        head: the output layer, `weight [V, D]`.
+        head: the output layer, `weight [V, D]`, perhaps with an adapter.
         labels: `[N]`, token ids.
         weights: `[N]` float32.
         dtype: of the matrix products; sums, soft-max and loss are float32.
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        return _ChunkedLinearCrossEntropy.apply(
-            hidden, head.weight, head.bias, labels, weights, dtype
-        )  # type: ignore[return-value]
+        return _ChunkedLinearCrossEntropy.apply(hidden, *_weights_of(head), labels, weights, dtype)  # type: ignore[return-value]
+
+
+def _weights_of(head: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return weight `[V, D]` and bias `[V]` of an output layer, its adapter's product added."""
+    if not hasattr(head, "base_layer"):
+        return head.weight, head.bias
+    base = head.base_layer
+    return base.weight + sum(map(head.get_delta_weight, head.active_adapters)), base.bias
 
 
 class CausalLoss(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,8 +10,9 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from ctxbench.core.assets import resolve_model
-from ctxbench.methods.adapters import add_adapters
+from ctxbench.methods.adapters import add_adapters, attention_layers
 from ctxbench.methods.attach import attach, method_of
+from ctxbench.models.checks import check_tokenizer
 from ctxbench.models.choosing import choose_method
 from ctxbench.models.loading import edited_config, load_config, load_model, load_tokenizer
 from ctxbench.train.activations import checkpoint_activations
@@ -65,8 +67,9 @@ def trainable_model(model: PreTrainedModel, config: TrainConfig) -> nn.Module:
                 "adapters. Leave out lora_rank and what belongs to it; the method's options "
                 "(--option rank=...) set them."
             )
+        targets = _targets(config, model)
         trained = add_adapters(
-            model, config.lora_rank, config.lora_alpha, config.lora_targets, config.lora_also
+            model, config.lora_rank, config.lora_alpha, targets, config.lora_also
         )
     for tensor in method.state_tensors(model).values():  # a method's own are never frozen
         if isinstance(tensor, nn.Parameter):
@@ -79,6 +82,15 @@ def trainable_model(model: PreTrainedModel, config: TrainConfig) -> nn.Module:
                 "compute in bfloat16 (--dtype bf16)."
             )
     return trained
+
+
+def _targets(config: TrainConfig, model: PreTrainedModel) -> Sequence[str]:
+    """Return the layers to adapt: where the default has a name of other models, attention's."""
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    default = TrainConfig().lora_targets
+    if config.lora_targets == default and not names.issuperset(default):
+        return attention_layers(model)
+    return config.lora_targets
 
 
 def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -95,6 +107,12 @@ def own_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return method_of(causal).state_tensors(causal)
 
 
+def own_names(model: nn.Module, trained: Mapping[str, torch.Tensor]) -> set[str]:
+    """Return which of the trained tensors the method adds to the weights."""
+    own = {_address(tensor) for tensor in own_tensors(model).values()}
+    return {name for name, tensor in trained.items() if _address(tensor) in own}
+
+
 def _address(tensor: torch.Tensor) -> int:
     return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).data_ptr()
 
@@ -104,16 +122,18 @@ def make_optimizers(config: TrainConfig, model: nn.Module) -> list[torch.optim.O
     own = {id(tensor) for tensor in own_tensors(model).values()}
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in own]
     matrices = [p for name, p in named if p.ndim == 2 and _in_layers(name)]
-    embeddings = [p for name, p in named if p.ndim >= 2 and not _in_layers(name)]
+    # embeddings, and the experts of mixtures, which are stacked
+    others = [p for name, p in named if p.ndim > 2 or (p.ndim == 2 and not _in_layers(name))]
     vectors = [p for _, p in named if p.ndim < 2]
     added = [p for p in model.parameters() if p.requires_grad and id(p) in own]
     muon: list[torch.optim.Optimizer] = []
     if config.optimizer == "muon":
         group = {"params": matrices, "scale": 1.0}
         muon = [torch.optim.Muon([group], lr=config.lr, weight_decay=config.weight_decay)]
-        decayed, scale = embeddings, _MUON_REST
+        decayed, scale = others, _MUON_REST
     else:
-        decayed, scale = matrices + embeddings, 1.0
+        decayed, scale = matrices + others, 1.0
+    assert len(named) == len(matrices) + len(others) + len(vectors)
     groups = [
         {"params": decayed, "scale": scale, "weight_decay": config.weight_decay},
         {"params": vectors, "scale": scale, "weight_decay": 0.0},
@@ -157,4 +177,5 @@ def _from_nothing(config: TrainConfig) -> tuple[PreTrainedModel, PreTrainedToken
         induction_start(model, torch.Generator().manual_seed(config.seed))
     tokenizer = load_tokenizer(resolve_model(config.model))
     method.edit_tokenizer(tokenizer)
+    check_tokenizer(model, tokenizer)
     return model, tokenizer

@@ -7,6 +7,9 @@ Accelerate. Rows too long for one process are shared by groups of them (sequence
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+_PATIENCE = timedelta(days=7)
+"""For what one process does alone: tokenising, exporting. Collectives of training wait minutes."""
+
+
 def start_accelerator(config: TrainConfig) -> Accelerator:
     """Return the Accelerator of this process.
 
@@ -34,6 +41,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
 
     check(OF_ACCELERATE)
     _check_launcher(config)
+    _check_trackers(config)
     # Without cpu=True Accelerate takes torchrun's CPU ranks for independent processes.
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
@@ -83,6 +91,9 @@ class Ranks:
         self.config = config
         size = config.sequence_parallel
         self.data, self.data_rank = self.world // size, self.rank // size
+        self._patient = None
+        if self.world > 1:
+            self._patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
         group = None
         if size > 1:
             groups = [list(range(at, at + size)) for at in range(0, self.world, size)]
@@ -128,13 +139,29 @@ class Ranks:
         assert isinstance(total, torch.Tensor)
         return total
 
-    def gather(self, value: Any) -> list:
-        """Return the value of every process, in order; all have to ask."""
+    def gather(self, value: Any, patient: bool = False) -> list:
+        """Return the value of every process, in order; all have to ask.
+
+        Args:
+            value: of this one.
+            patient: some may take hours until they ask.
+        """
         if self.world == 1:
             return [value]
         found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, value)
+        dist.all_gather_object(found, value, group=self._patient if patient else None)
         return found
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Run a block on the first process, then on the others, however long it takes."""
+        if not self.main:
+            self.gather(None, patient=True)
+        try:
+            yield
+        finally:
+            if self.main:
+                self.gather(None, patient=True)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -162,6 +189,21 @@ def _sharding(config: TrainConfig) -> dict[str, Any]:
 def _uses(name: str) -> bool:
     """Return whether accelerate launch chose something."""
     return os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1")
+
+
+def _check_trackers(config: TrainConfig) -> None:
+    """Refuse trackers that Accelerate would drop because their package is not installed."""
+    from accelerate.tracking import get_available_trackers
+
+    there = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
+    missing = [name for name in config.trackers if name not in (*there, "all")]
+    if missing:
+        raise ValueError(
+            f"trackers={', '.join(config.trackers)}, but the package of {', '.join(missing)} is "
+            f"not installed, so nothing would be logged there. Installed are "
+            f"{', '.join(there) or 'none'}. pip install {' '.join(missing)}, or leave it out of "
+            "--trackers."
+        )
 
 
 def _check_launcher(config: TrainConfig) -> None:

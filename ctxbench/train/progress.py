@@ -48,7 +48,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def update(self, metrics: dict[str, Any]) -> None:
         """Show the metrics of a step and send them to the trackers; adds speed and memory."""

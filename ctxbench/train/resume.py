@@ -12,7 +12,7 @@ import torch
 from ctxbench.core.atomic_file import write_atomically
 from ctxbench.core.text_files import json_lines
 from ctxbench.train.checkpoint import Checkpoint, find_checkpoint, open_checkpoint
-from ctxbench.train.config import TrainConfig
+from ctxbench.train.config import TrainConfig, decisive_settings
 from ctxbench.train.ema import MovingAverage
 
 if TYPE_CHECKING:
@@ -38,19 +38,35 @@ def checkpoint_to_resume(
             f"resume=never, but {folder} holds checkpoints. Remove them, give another --output, or "
             "use --resume auto."
         )
-    for key, what in (("config", "settings"), ("data", "data")):
-        same = checkpoint.info["config_hash"] == info["config_hash"] or key != "config"
-        if not same or (key == "data" and checkpoint.info["data"] != info["data"]):
-            theirs, ours = checkpoint.info[key], info[key]
-            if isinstance(ours, dict):
-                ours = {k: v for k, v in ours.items() if v != theirs.get(k)}
-                theirs = {k: theirs.get(k) for k in ours}
-            raise ValueError(
-                f"{checkpoint.folder} was made with other {what}: {theirs} there, {ours} now. "
-                "Give the same, to resume, or another --output, to begin a new run."
-            )
+    for what, theirs, ours in _decisive(checkpoint.info, info):
+        if theirs == ours:
+            continue
+        if isinstance(ours, dict):
+            ours = {k: v for k, v in ours.items() if v != theirs.get(k)}
+            theirs = {k: theirs.get(k) for k in ours}
+        raise ValueError(
+            f"{checkpoint.folder} was made with {what}: {theirs} there, {ours} now. Give the same, "
+            "to resume, or another --output, to begin a new run."
+        )
     ranks.accelerator.print(f"Resumed at step {checkpoint.step} from {checkpoint.folder}.")
     return checkpoint
+
+
+def _decisive(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return what must be equal: what differs, as a message says it, there and now.
+
+    Model and data are what their bytes are; where they lie may change. Version 0.1.0 knew them by
+    path and time.
+    """
+    if "model" not in saved:
+        settings = [decisive_settings(one["config"], places=True) for one in (saved, now)]
+        return [("other settings", *settings), ("other data", saved["data"], now["data"])]
+    settings = [decisive_settings(one["config"]) for one in (saved, now)]
+    return [
+        ("other settings", *settings),
+        ("another model to begin with", saved["model"], now["model"]),
+        ("other data", saved["content"], now["content"]),
+    ]
 
 
 def run_state(

@@ -82,9 +82,12 @@ class RetrievalRows:
     """Rows of retrieval documents, made from their index."""
 
     def __init__(self, source: Source, tokenizer: PreTrainedTokenizerBase, seed: int):
+        self.name = source.name
         self.options = source.read_options(RetrievalOptions)
         self.stream = stdlib_stream(self.options.split, tokenizer)
         self.fingerprint = self.stream.fingerprint
+        self.identity = [self.stream.identity, sorted(source.options.items())]
+        self.note = ""
         self.seed = seed
         self._encoder = encoder(tokenizer)
         self._vocabulary = len(tokenizer)

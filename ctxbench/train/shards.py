@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
+from ctxbench.core.tensor_files import save_tensors
+
 _BEGINS = "begins"
 
 
@@ -31,8 +33,6 @@ def write_shard(tensors: Mapping[str, torch.Tensor], folder: Path, rank: int) ->
         folder: of the files.
         rank: of this process.
     """
-    from safetensors.torch import save_file
-
     begins: dict[str, int] = {}
     mine: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
@@ -46,7 +46,7 @@ def write_shard(tensors: Mapping[str, torch.Tensor], folder: Path, rank: int) ->
     if not mine:
         return None
     file = folder / shard_file(rank)
-    save_file(mine, file, metadata={_BEGINS: json.dumps(begins)})
+    save_tensors(mine, file, metadata={_BEGINS: json.dumps(begins)})
     return file
 
 
@@ -78,6 +78,11 @@ class ShardReader:
 
     def __contains__(self, name: str) -> bool:
         return name in self._pieces
+
+    def is_finite(self, name: str) -> bool:
+        """Return whether all entries of a tensor are numbers."""
+        pieces = (file.get_tensor(name) for file, _, _ in self._pieces[name])
+        return all(bool(torch.isfinite(piece).all()) for piece in pieces)
 
     @torch.no_grad()
     def load_into(self, name: str, target: torch.Tensor) -> None:

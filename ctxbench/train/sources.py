@@ -23,10 +23,11 @@ import numpy as np
 
 from ctxbench.core.assets import cache_dir
 from ctxbench.core.compat.datasets import fingerprint
+from ctxbench.core.content import digest_of
 from ctxbench.core.settings import read_settings
 from ctxbench.core.text_files import check_text, read_records, record_files
 from ctxbench.train.tokens.check import check_array, check_ids
-from ctxbench.train.tokens.store import TokenShards, TokenStore, is_store
+from ctxbench.train.tokens.store import DOCUMENTS, META, TokenShards, TokenStore, is_store
 from ctxbench.train.word_encoder import WordEncoder
 
 if TYPE_CHECKING:
@@ -36,11 +37,13 @@ logger = logging.getLogger(__name__)
 
 Options = TypeVar("Options")
 Document = tuple[str, Any]
-"""Where it is, for messages; its text, or token ids."""
+"""Where it is, for messages; its text, token ids, or `Scored` ones."""
 
 _BLOCK_CHARACTERS = 250_000
-_STORE_VERSION = 2
-_TOKENS, _STARTS = "tokens.bin", "starts.npy"
+_STORE_VERSION, _CONTENT_VERSION = 2, 3
+_TOKENS, _STARTS, _UNSCORED = "tokens.bin", "starts.npy", "unscored.npy"
+_MASKS = ("labels", "attention_mask", "position_ids", "loss_mask")
+"""Columns beside `input_ids` that say what of them is trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,12 +143,40 @@ class TokenStream:
     Attributes:
         tokens: `[N]` integers, often memory-mapped; takes slices.
         starts: `[documents]` offset of each document; None where the source does not say.
-        fingerprint: changes when the tokens do.
+        fingerprint: what version 0.1.0 knew them by: path, size and time of files.
+        identity: what they are known by: the content of files.
+        unscored: `[spans, 2]` begin and end of tokens that no loss counts, in order.
     """
 
     tokens: np.ndarray | TokenShards
     starts: np.ndarray | None
     fingerprint: str
+    identity: str = ""
+    unscored: np.ndarray | None = None
+
+    def labels(self, begin: int, ids: np.ndarray) -> np.ndarray:
+        """Return the ids of a row that begins at a token, -100 where they are not scored."""
+        if self.unscored is None:
+            return ids
+        labels, end = ids.copy(), begin + len(ids)
+        first = np.searchsorted(self.unscored[:, 1], begin, side="right")
+        last = np.searchsorted(self.unscored[:, 0], end)
+        for low, high in self.unscored[first:last]:
+            labels[max(low - begin, 0) : high - begin] = -100
+        return labels
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Token ids of which some are not scored.
+
+    Attributes:
+        ids: `[N]`.
+        scored: `[N]` bool.
+    """
+
+    ids: Any
+    scored: np.ndarray
 
 
 def open_stream(source: Source, tokenizer: PreTrainedTokenizerBase) -> TokenStream:
@@ -162,39 +193,53 @@ def open_stream(source: Source, tokenizer: PreTrainedTokenizerBase) -> TokenStre
         source.read_options(NoOptions)
         store = TokenStore(path)
         store.check_tokenizer(tokenizer_stamp(encoder(tokenizer)), source.name)
-        return TokenStream(store.tokens, store.documents["offset"], store.fingerprint)
+        shards = sorted(path.glob("*.bin"))
+        identity = digest_of([path / META, path / DOCUMENTS, *shards])
+        return TokenStream(store.tokens, store.documents["offset"], store.fingerprint, identity)
     if path.is_file() or (path.is_dir() and not _is_saved_dataset(path)):
         column = source.read_options(FileOptions).column
         files = record_files(path)
         stamp = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        records = (found for file in files for found in read_records(file, (column, "input_ids")))
-        return cached_stream([stamp, column], _documents(records, column), tokenizer)
+        columns = (column, "input_ids", *_MASKS)
+        records = (found for file in files for found in read_records(file, columns))
+        content = [digest_of(files, named=False), column]
+        return cached_stream([stamp, column], _documents(records, column), tokenizer, content)
     dataset, column = _open_dataset(path, source)
     records = ((f"{source.name} record {number}", row) for number, row in enumerate(dataset, 1))
-    return cached_stream([fingerprint(dataset), column], _documents(records, column), tokenizer)
+    arrow = sorted(path.rglob("*.arrow")) if path.is_dir() else []
+    content = [digest_of(arrow), column, source.options.get("split")] if arrow else None
+    stamp = [fingerprint(dataset), column]
+    return cached_stream(stamp, _documents(records, column), tokenizer, content)
 
 
 def cached_stream(
     stamp: Any,
     documents: Iterable[Document],
     tokenizer: PreTrainedTokenizerBase,
+    content: Any = None,
 ) -> TokenStream:
     """Return documents as one stream of tokens, from the cache if they are there.
 
     Args:
-        stamp: what identifies the documents; JSON values.
+        stamp: what identified the documents in version 0.1.0; JSON values.
         documents: read only if the cache lacks them.
         tokenizer: a fast one.
+        content: what identifies them by their bytes; default the stamp.
 
     Several processes may do this at once: each builds in a folder of its own, the first to finish
     renames it, the others use that.
     """
     key = [_STORE_VERSION, stamp, tokenizer_stamp(encoder(tokenizer))]
     fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-    folder = cache_dir() / "tokens" / fingerprint
+    identity, folder = fingerprint, cache_dir() / "tokens" / fingerprint
+    if content is not None:
+        key = [_CONTENT_VERSION, content, key[-1]]
+        identity = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+        if not folder.is_dir():  # else kept by 0.1.0
+            folder = folder.with_name(identity)
     dtype = token_dtype(len(tokenizer))
     if (found := _read_cache(folder, dtype)) is None:
-        building = folder.with_name(f"{fingerprint}.{os.getpid()}.tmp")
+        building = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
         building.mkdir(parents=True, exist_ok=True)
         try:
             _write_cache(building, documents, tokenizer, dtype)
@@ -208,7 +253,8 @@ def cached_stream(
             f"The tokens could not be kept in {folder}. The cache folder must be writable and have "
             "room. Set CTXBENCH_CACHE to another one."
         )
-    return TokenStream(*found, fingerprint)
+    tokens, starts, unscored = found
+    return TokenStream(tokens, starts, fingerprint, identity, unscored)
 
 
 def encoder(tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -229,8 +275,10 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> Any:
 # ------------------------------------------------------------------- building
 
 
-def _read_cache(folder: Path, dtype: type) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return tokens and starts, None where they are not there; damaged ones are removed."""
+def _read_cache(
+    folder: Path, dtype: type
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | None:
+    """Return tokens, starts and what is not scored; None without, damaged ones are removed."""
     if not folder.is_dir():
         return None
     try:
@@ -238,7 +286,10 @@ def _read_cache(folder: Path, dtype: type) -> tuple[np.ndarray, np.ndarray] | No
         tokens = np.memmap(folder / _TOKENS, dtype=dtype, mode="r")
         if len(tokens) != starts[-1]:
             raise ValueError(f"{len(tokens)} tokens, not {starts[-1]}")
-        return tokens, starts[:-1]
+        unscored = None
+        if (folder / _UNSCORED).exists():
+            unscored = np.load(folder / _UNSCORED, allow_pickle=False)
+        return tokens, starts[:-1], unscored
     except (OSError, ValueError, EOFError, IndexError) as error:
         logger.warning(
             "The cached tokens in %s are damaged (%s); making them again.", folder, error
@@ -251,16 +302,27 @@ def _write_cache(
     folder: Path, documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, dtype: type
 ) -> None:
     """Write the tokens, and where each document starts; the last entry is where all end."""
-    starts, total = [], 0
+    starts, unscored, total = [], [], 0
     with open(folder / _TOKENS, "wb") as file:
         words = WordEncoder(encoder(tokenizer))
         for ids in encode_documents(documents, words, separator(tokenizer)):
             starts.append(total)
+            if isinstance(ids, np.ndarray) and (hidden := ids < 0).any():
+                unscored.append(_spans(hidden) + total)
+                ids = np.where(hidden, ~ids, ids)
             total += len(ids)
             file.write(np.asarray(ids, dtype=dtype).tobytes())
     if not total:
         raise ValueError("The data hold no text. Give files with text or input_ids in them.")
+    if unscored:
+        np.save(folder / _UNSCORED, np.concatenate(unscored))
     np.save(folder / _STARTS, np.array([*starts, total], dtype=np.int64))
+
+
+def _spans(marks: np.ndarray) -> np.ndarray:
+    """Return `[spans, 2]`: begin and end of every run of true in `[N]` bool."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], marks, [False])).astype(np.int8)))
+    return edges.reshape(-1, 2).astype(np.int64)
 
 
 def token_dtype(vocabulary: int) -> type:
@@ -277,6 +339,8 @@ def encode_documents(
     documents: Iterable[Document], words: WordEncoder, separator: list[int]
 ) -> Iterator[Any]:
     """Yield the ids of each document; texts begin with the separator, token ids stay as they are.
+
+    An id that is not scored comes as its complement, `~id`, below 0.
 
     Raises:
         ValueError: a document is no valid text, or holds ids beyond the vocabulary.
@@ -304,7 +368,9 @@ def encode_documents(
                 characters = 0
         else:
             yield from flush()
-            yield check_ids(document, words.vocabulary, where)
+            masked = isinstance(document, Scored)
+            ids = check_ids(document.ids if masked else document, words.vocabulary, where)
+            yield np.where(document.scored, ids, ~ids) if masked else ids
     yield from flush()
 
 
@@ -332,7 +398,52 @@ def _documents(records: Iterable[tuple[str, dict[str, Any]]], column: str) -> It
                 f"{where} has neither {column!r} nor input_ids, only {', '.join(record)}. Name the "
                 "column: SOURCE:column=NAME."
             )
-        yield where, found
+        masks = {name: record[name] for name in _MASKS if isinstance(record.get(name), list)}
+        yield where, _scored(found, masks, where) if masks else found
+
+
+def _scored(found: Any, masks: dict[str, list], where: str) -> Any:
+    """Return the attended ids of a record, and which of them are scored.
+
+    Raises:
+        ValueError: a column asks for what training does not do.
+    """
+    sizes = {name: len(values) for name, values in masks.items()}
+    if isinstance(found, str) or set(sizes.values()) != {len(found)}:
+        raise ValueError(
+            f"{where} has {', '.join(f'{k} of {n}' for k, n in sizes.items())} entries beside "
+            f"{'a text' if isinstance(found, str) else f'{len(found)} input_ids'}, which would be "
+            "ignored. They must be as many as the input_ids. Correct the record, or leave the "
+            "columns out."
+        )
+    ids, every = np.asarray(found), np.ones(len(found), dtype=int)
+    mask, labels = (
+        np.asarray(masks.get(k, d)) for k, d in (("attention_mask", every), ("labels", ids))
+    )
+    positions = np.asarray(masks.get("position_ids", np.cumsum(mask) - 1))
+    for name, fine, what in (
+        (
+            "attention_mask",
+            np.isin(mask, (0, 1)),
+            "0 and 1 (documents are kept apart by --document-mask)",
+        ),
+        ("labels", (labels == -100) | (labels == ids), "the token itself, or -100 for not scored"),
+        (
+            "position_ids",
+            (positions == np.cumsum(mask) - 1) | (mask == 0),
+            "0, 1, 2, ... (they begin anew at documents with --document-mask)",
+        ),
+        ("loss_mask", np.isin(masks.get("loss_mask", every), (0, 1)), "0 and 1"),
+    ):
+        if not fine.all():
+            at = int(np.flatnonzero(~fine)[0])
+            raise ValueError(
+                f"{where}: {name} is {masks[name][at]} at token {at}, which training would ignore. "
+                f"Allowed is {what}. Correct the column, or leave it out."
+            )
+    kept = mask == 1
+    scored = (labels != -100) & (np.asarray(masks.get("loss_mask", every)) == 1)
+    return Scored(ids[kept], scored[kept])
 
 
 def _open_array(path: Path, source: Source, vocabulary: int) -> TokenStream:
@@ -358,7 +469,7 @@ def _open_array(path: Path, source: Source, vocabulary: int) -> TokenStream:
     check_array(tokens, vocabulary, f"data {source.name!r}")
     stamp = [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
     fingerprint = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:16]
-    return TokenStream(tokens, None, fingerprint)
+    return TokenStream(tokens, None, fingerprint, digest_of([path], named=False))
 
 
 def _is_saved_dataset(path: Path) -> bool:
@@ -373,6 +484,11 @@ def _open_dataset(path: Path, source: Source) -> tuple[Any, str]:
     if path.is_dir():
         found = datasets.load_from_disk(str(path))
         if isinstance(found, datasets.DatasetDict):
+            if options.split not in found:
+                raise ValueError(
+                    f"data {source.name!r} has no split {options.split!r}, only "
+                    f"{', '.join(map(str, found))}. Name one: SOURCE:split=NAME."
+                )
             found = found[options.split]
         return found, options.column
     if path.suffix or source.name.startswith((".", "/", "~")) or source.name.count("/") > 1:

@@ -1,5 +1,6 @@
 """Config: precedence, strictness, and the recipes' numbers."""
 
+import json
 import math
 import sys
 
@@ -44,13 +45,14 @@ GOLDEN = [
         120,
         256,
         {
-            0: 0.0,  # ln 1
-            1: 2e-5 * math.log(2) / math.log(20),
-            9: 1.5372e-5,
-            19: 2e-5,
+            0: 2e-5,  # before DeepSpeed's first step of its schedule
+            1: 0.0,  # ln 1
+            2: 2e-5 * math.log(2) / math.log(20),
+            10: 1.5372e-5,
             20: 2e-5,
-            70: 1e-5,
-            119: 2e-7,  # 1 / 100 of the peak
+            21: 2e-5,
+            71: 1e-5,
+            119: 4e-7,  # 2 / 100 of the peak
         },
     ),
     ("longlora", 1000, 64, {0: 1e-6, 19: 2e-5, 999: 2e-5}),
@@ -68,6 +70,17 @@ def test_recipe_golden(recipe, steps, rows, rates):
     for step, rate in rates.items():
         # four digits: some rates are written rounded
         assert learning_rate(config, step) == pytest.approx(rate, rel=2e-4, abs=1e-12), step
+
+
+def test_deepspeeds_rates_are_those_of_its_engine(golden_dir):
+    for line in (golden_dir / "official2" / "train" / "lr.jsonl").read_text().splitlines():
+        run = json.loads(line)
+        config = make_config(
+            "lceg", {**NEEDED, "tokens": run["total"] * 256 * 32768, "warmup": run["warmup"]}
+        )
+        ours = [learning_rate(config, step) for step in range(config.steps)]
+        # a quotient for a product with an inverse: the last bit of the warm-up
+        assert ours == pytest.approx(run["official"], rel=5e-16, abs=0), run["total"]
 
 
 def test_lceg_batch_is_eight_million_tokens_and_paper_an_eighth():

@@ -109,7 +109,13 @@ OF_GENERATION = (
 )  # fmt: skip
 """What `ctxext` hands to `generate`."""
 
-ENTRIES = (_ATTENTION, _LAYERS, *OF_METHODS, *OF_SEQUENCES, *OF_GENERATION)
+_SCALINGS = Foreign(
+    TRANSFORMERS,
+    "transformers.modeling_rope_utils",
+    "ROPE_INIT_FUNCTIONS",
+    "know which rotary scalings a config may name",
+)
+ENTRIES = (_ATTENTION, _LAYERS, _SCALINGS, *OF_METHODS, *OF_SEQUENCES, *OF_GENERATION)
 
 
 def attention_of(config: PreTrainedConfig) -> str | None:
@@ -120,6 +126,11 @@ def attention_of(config: PreTrainedConfig) -> str | None:
 def layer_classes(model: PreTrainedModel) -> list[str]:
     """Return the names of the classes of a model's decoder layers."""
     return list(_LAYERS.of(model) or ())
+
+
+def scaling_types() -> list[str]:
+    """Return the rotary scalings that transformers computes."""
+    return list(_SCALINGS.find())
 
 
 @cache

@@ -1,0 +1,25 @@
+"""Which model a run begins with, by content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ctxbench.core.assets import resolve_model
+from ctxbench.core.content import digest_of
+
+_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
+"""Weights, config and tokenizer."""
+
+
+def checkpoint_identity(model: str) -> str:
+    """Return a digest of the weights, config and tokenizer of a checkpoint.
+
+    Args:
+        model: folder, hub id that was downloaded, or the bundled `mini`.
+    """
+    folder = Path(resolve_model(model)).expanduser()
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(model, local_files_only=True))
+    return digest_of(sorted({file for pattern in _FILES for file in folder.glob(pattern)}))
