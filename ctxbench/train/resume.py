@@ -59,11 +59,11 @@ def _decisive(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[st
     path and time.
     """
     if "model" not in saved:
-        settings = [decisive_settings(one["config"], places=True) for one in (saved, now)]
-        return [("other settings", *settings), ("other data", saved["data"], now["data"])]
-    settings = [decisive_settings(one["config"]) for one in (saved, now)]
+        there, here = (decisive_settings(one["config"], places=True) for one in (saved, now))
+        return [("other settings", there, here), ("other data", saved["data"], now["data"])]
+    there, here = (decisive_settings(one["config"]) for one in (saved, now))
     return [
-        ("other settings", *settings),
+        ("other settings", there, here),
         ("another model to begin with", saved["model"], now["model"]),
         ("other data", saved["content"], now["content"]),
     ]
