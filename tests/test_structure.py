@@ -24,7 +24,9 @@ ALLOWED = {
         *("methods", "models", "tasks.additivity", "tasks.chat", "tasks.leaf_files", "__init__"),
     },
     "tasks": {"tasks", "__init__"},
-    "train": {"methods", "models.choosing", "models.loading", "train", "__init__"},
+    "train": {
+        *("methods", "models.checks", "models.choosing", "models.loading", "train", "__init__"),
+    },
     "report": {"report"},
     "study": {"study", "methods.registry", "tasks.leaf_files", "train.config", "train.cost"},
     "doctor": {"models.examine"},

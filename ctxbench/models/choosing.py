@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from dataclasses import fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -156,7 +157,7 @@ def _reopen(
         )
     before = record.trained_length or config.max_position_embeddings
     length = given.get("length") or before
-    if training or not record.trained_length:
+    if length != before and (training or not record.trained_length):
         recorded |= _following(cls, recorded, base_config(config), before, length, training)
     chosen = cls(**{**recorded, **given, "length": length}).resolve(base_config(config))
     return chosen, replace(
@@ -182,7 +183,9 @@ def _following(
         return (method.for_training(base) if training else method).options()
 
     try:
-        old, new = completed(before), completed(length)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about options that nobody gave
+            old, new = completed(before), completed(length)
     except ValueError:  # an option that has no default
         return {}
     found = {

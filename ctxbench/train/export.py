@@ -72,15 +72,20 @@ def export_model(
     return None
 
 
+def reshard(network: nn.Module) -> None:
+    """Drop whole weights that sharding keeps after a forward pass, so that changed ones are seen."""
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 @torch.no_grad()
 def gather_weights(network: nn.Module) -> None:
     """Put whole weights in host memory in place of sharded ones; all processes have to call it.
 
     The network is then good for exporting only. Nothing happens where nothing is sharded.
     """
-    for module in network.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+    reshard(network)
     found: dict[int, nn.Parameter] = {}
     for module in network.modules():
         named = list(module.named_parameters(recurse=False, remove_duplicate=False))

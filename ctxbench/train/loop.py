@@ -26,7 +26,7 @@ from ctxbench.train.config import Stage, TrainConfig, as_dict, config_hash
 from ctxbench.train.data import Mixture, open_mixture
 from ctxbench.train.ema import MovingAverage
 from ctxbench.train.evaluate import perplexities
-from ctxbench.train.export import export_model, gather_weights
+from ctxbench.train.export import export_model, gather_weights, reshard
 from ctxbench.train.identity import checkpoint_identity
 from ctxbench.train.loss import CausalLoss, scored_tokens
 from ctxbench.train.model import (
@@ -187,6 +187,7 @@ def _train(config: TrainConfig, recipe: str | None, command: str) -> Path:
             if held_out and _is_due(done, config.eval_every, config.steps):
                 with average.installed():  # of the model that would be exported
                     metrics |= perplexities(network, held_out, config, accelerator)
+                    reshard(network)
             metrics["seconds"] = time.perf_counter() - began
             progress.update(metrics)
             if ranks.main:

@@ -46,11 +46,13 @@ class GradientWatch:
         Raises:
             ValueError: a tensor that trains still had no gradient; the message names it.
         """
-        if not self._unseen or self._ranks.deepspeed or not rate:
+        if self._ranks.deepspeed or not rate or self._updates == DRAWN_UPDATES:
             return
         self._updates += 1
         if self._updates == 1:
             self._begun = {name: _digest(t) for name, t in self._unseen.items()}
+        if not self._unseen:
+            return
         found = torch.stack([_has_gradient(t) for t in self._unseen.values()]).double()
         flags = (self._ranks.total(found) > 0).tolist()
         names = list(self._unseen)
