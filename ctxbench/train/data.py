@@ -25,7 +25,11 @@ class Rows(Protocol):
     name: str
     fingerprint: str
     identity: Any
-    note: str
+
+    @property
+    def note(self) -> str:
+        """What of it is left out of the loss, if anything."""
+        ...
 
     def count(self, length: int) -> int | None:
         """Return how many different rows there are; None for no end of them."""

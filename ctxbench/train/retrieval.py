@@ -87,10 +87,14 @@ class RetrievalRows:
         self.stream = stdlib_stream(self.options.split, tokenizer)
         self.fingerprint = self.stream.fingerprint
         self.identity = [self.stream.identity, sorted(source.options.items())]
-        self.note = ""
         self.seed = seed
         self._encoder = encoder(tokenizer)
         self._vocabulary = len(tokenizer)
+
+    @property
+    def note(self) -> str:
+        """Nothing is left out."""
+        return ""
 
     def count(self, length: int) -> int | None:
         """Return how many different rows there are: no end of them."""
