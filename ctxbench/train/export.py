@@ -73,7 +73,7 @@ def export_model(
 
 
 def reshard(network: nn.Module) -> None:
-    """Drop whole weights that sharding keeps after a forward pass, so that changed ones are seen."""
+    """Drop whole weights kept after a forward pass, so that the next one sees changed ones."""
     for module in network.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
