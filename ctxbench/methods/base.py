@@ -255,6 +255,9 @@ def default_length(config: "PreTrainedConfig") -> int:
 def length_ratio(method: Method, config: "PreTrainedConfig", option: str) -> float:
     """Return `length / original length`, the default of an interpolation factor.
 
+    It is 1 where the length is no longer than the window: nothing is interpolated, as in LCEG's
+    fine-tune.py:147, never stretched.
+
     Raises:
         ValueError: neither the option nor a length was given.
     """
@@ -266,7 +269,7 @@ def length_ratio(method: Method, config: "PreTrainedConfig", option: str) -> flo
             f"nothing (the model's window is {original}). Give length=N with N > {original}, or "
             f"{option}=X."
         )
-    return length / original
+    return max(length / original, 1.0)
 
 
 def check_positive(method: Method, **minimum: float) -> None:
