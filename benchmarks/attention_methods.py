@@ -29,12 +29,13 @@ from ctxbench.methods.kernels.landmark import Memory, landmark_attention
 from ctxbench.methods.kernels.rope import Rope
 from ctxbench.methods.kernels.tiled import tiled
 from ctxbench.methods.registry import get_method
+from ctxbench.methods.turns import angles_of
 
 HEADS, HEAD_DIM, SCALE = 4, 64, 64**-0.5
 CONFIG = LlamaConfig(
     hidden_size=HEADS * HEAD_DIM, num_attention_heads=HEADS, max_position_embeddings=4096
 )
-ROPE = Rope(LlamaRotaryEmbedding(CONFIG))
+ROPE = Rope(angles_of(LlamaRotaryEmbedding(CONFIG)))
 METHODS = {
     "lm_infinite 4096/10": ("lm_infinite", {"window": 4096, "sinks": 10}),
     "lm_infinite 2048/10": ("lm_infinite", {"window": 2048, "sinks": 10}),

@@ -10,6 +10,7 @@ from torch import nn
 from ctxbench.core.compat.transformers import check_for_methods
 from ctxbench.methods.base import Method
 from ctxbench.methods.extension import Extension, extension_of, find_extension, set_extension
+from ctxbench.methods.proof import Proof, Switch, prove
 from ctxbench.methods.saving import SaveExtended
 from ctxbench.methods.transparent import expands, make_transparent
 
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def attach(model: PreTrainedModel, method: Method) -> None:
-    """Install a resolved method whose `edit_config` has been applied to `model.config`.
+def attach(model: PreTrainedModel, method: Method, proof: Switch = "on") -> None:
+    """Prove and install a resolved method whose `edit_config` has been applied to `model.config`.
 
     A method installed before is taken out first; the same method with other options (a longer
     length) keeps its own tensors.
+
+    Raises:
+        Refused: the method does not compute what it must on this model.
     """
     check_for_methods()
     before = find_extension(model)
@@ -31,7 +35,8 @@ def attach(model: PreTrainedModel, method: Method) -> None:
             tensors = before.method.state_tensors(model)
             kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         before.method.release_model(model)
-    extension = Extension(method)
+    proven = prove(model, method) if proof == "on" else Proof("off")
+    extension = Extension(method, proof=proven)
     set_extension(model, extension)
     extension.replace_save(model, SaveExtended(model))
     method.edit_model(model)

@@ -8,7 +8,7 @@ sees padding mask and cache together, tells that function where each token of a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,21 +17,35 @@ from torch import nn
 from transformers import AttentionInterface, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface
 
+from ctxbench.methods.anatomy import (
+    attention_modules,
+    decoder_layers,
+    extended_kind,
+    format_of,
+    rotary_of,
+    text_config,
+    text_part,
+)
 from ctxbench.methods.base import Method, default_length
 from ctxbench.methods.bounded import BoundedCache, place_in_row
 from ctxbench.methods.cache import RotatedLayer, use_rotated_layers
 from ctxbench.methods.extension import ForwardInputs, extension_of
 from ctxbench.methods.kernels.attend import attend
-from ctxbench.methods.kernels.plan import AttentionPlan
+from ctxbench.methods.kernels.plan import FULL, AttentionPlan, Branch, chunk, window
 from ctxbench.methods.kernels.rope import Rope
 from ctxbench.methods.record import original_length
+from ctxbench.methods.rope_settings import rope_settings, rotary_dim
 from ctxbench.methods.rotary import KeepFloat32, check_rotary
+from ctxbench.methods.turns import IdentityRotary, find_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
     from transformers.cache_utils import Cache
     from typing_extensions import Self
 
+NO_ROPE = Rope(None)
+"""Until a layer is known."""
+_HOOK = "ctxbench_hook"
 IMPLEMENTATION = "ctxbench"
 """Our name among transformers' attention implementations."""
 MOVING = ("dynamic", "longrope")
@@ -64,40 +78,100 @@ class AttentionMethod(Method):
             key: `[batch, kv_heads, tokens, head_dim]`, not rotated.
             value: `[batch, kv_heads, tokens, head_dim]`.
         """
-        hook, layers = call.hook, call.cache.layers if call.cache else []
+        layers = call.cache.layers if call.cache else []
         layer = layers[call.layer] if call.layer < len(layers) else None
-        if query.shape[2] == 1 and isinstance(layer, RotatedLayer):
-            return layer.attend_one(hook.plan, hook.rope, query, call.positions, call.scale)
-        return attend(hook.plan, hook.rope, query, key, value, call.positions, call.scale)
+        own = isinstance(layer, RotatedLayer) and layer.holds(key)
+        if query.shape[2] == 1 and own and call.rope.relative:
+            return layer.attend_one(call.plan, call.rope, query, call.positions, call.scale)
+        return attend(call.plan, call.rope, query, key, value, call.positions, call.scale)
+
+    def neutral(self, config: PreTrainedConfig) -> Method | None:
+        """Return full attention, installed as this method is."""
+        return _Full(length=self.length)
 
     def resolve(self, config: PreTrainedConfig) -> Self:
-        """Set `length`; refuse models whose attention cannot be replaced by a plan."""
+        """Set `length`; refuse models without fixed rotary frequencies."""
         check_rotary(config)
-        check_full_attention(self, config)
+        check_fixed(self, config)
         return super().resolve(config)
 
     def edit_model(self, model: PreTrainedModel) -> None:
         """Install the hook."""
-        base: Any = model.base_model
-        hook = AttentionHook(self, base.rotary_emb, model.config)
+        hook = AttentionHook(self, model)
         extension = extension_of(model)
-        extension.replace_rotary(model, IdentityRotary(hook.rope.rotary))
+        extension.replace_rotary(model, hook.still)
+        extension.layers = tuple(hook.layers)
+        for norm in hook.norms:
+            extension.replace_forward(norm, _pass_on)
+        for layer in decoder_layers(model):
+            for _, module in attention_modules(layer):
+                extension.note(module, _HOOK, hook)
         begin = partial(_begin_forward, hook)
-        extension.hooks.append(base.register_forward_pre_hook(begin, with_kwargs=True))
+        part = text_part(model)
+        extension.hooks.append(part.register_forward_pre_hook(begin, with_kwargs=True))
         AttentionInterface.register(IMPLEMENTATION, _attention)
         AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
         extension.replace_attention(model, IMPLEMENTATION)
 
 
-class AttentionHook:
-    """What a model's attention is replaced by: the method and the model's rotary embedding."""
+@dataclass(frozen=True, kw_only=True)
+class _Full(AttentionMethod):
+    """Full attention through our function: what must change nothing."""
 
-    def __init__(
-        self, method: AttentionMethod, rotary: nn.Module, config: PreTrainedConfig
-    ) -> None:
+    def plan(self, config: PreTrainedConfig) -> AttentionPlan:
+        """Return full attention."""
+        return FULL
+
+
+class AttentionHook:
+    """What a model's attention is replaced by.
+
+    Attributes:
+        method: with its plan.
+        turns: what each layer does besides, by its number.
+        still: stands in for the rotary module.
+        call: what the last forward pass told the layers.
+    """
+
+    def __init__(self, method: AttentionMethod, model: PreTrainedModel) -> None:
+        own, config = rotary_of(model), text_config(model)
+        rotary = own if isinstance(own, KeepFloat32) else KeepFloat32(own)
         self.method = method
-        self.rope = Rope(rotary if isinstance(rotary, KeepFloat32) else KeepFloat32(rotary))
+        self.turns = find_turns(model, rotary)
+        kind = extended_kind(config)
+        self.still = IdentityRotary(rotary, format_of(rotary, rotary_dim(config), kind))
         self.plan = method.plan(config)
+        self.call: AttentionCall | None = None
+
+    @property
+    def norms(self) -> list[nn.Module]:
+        """Modules that the ropes apply instead of the layers."""
+        return [norm for turn in self.turns.values() for norm in turn.norms]
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers that see the whole text, which the method changes."""
+        return [number for number, turn in self.turns.items() if turn.whole]
+
+    def plan_of(
+        self, layer: int, softcap: float | None, sinks: torch.Tensor | None
+    ) -> AttentionPlan:
+        """Return what a layer computes: the method's plan, or its own reach.
+
+        Args:
+            layer: its number.
+            softcap: of its scores.
+            sinks: `[heads]`, or None.
+        """
+        turn = self.turns[layer]
+        plan = self.plan
+        if turn.window is not None:
+            plan = AttentionPlan(branches=(Branch(first=window(turn.window)),))
+        elif turn.chunk is not None:
+            plan = AttentionPlan(branches=(Branch(first=chunk(turn.chunk)),))
+        if softcap is None and sinks is None:
+            return plan
+        return replace(plan, softcap=softcap, sinks=sinks)
 
 
 @dataclass(frozen=True)
@@ -106,6 +180,8 @@ class AttentionCall:
 
     Attributes:
         hook: of the model.
+        rope: rotation of the layer: `call.rope.query(x, positions)`, `call.rope.key(x, positions)`.
+        plan: of the method, for this layer.
         positions: `[batch or 1, tokens]` int64, which token of its row each key is; -1 for padding.
         cache: keys and values of earlier tokens, or None.
         layer: index of the layer.
@@ -114,6 +190,8 @@ class AttentionCall:
     """
 
     hook: AttentionHook
+    rope: Rope
+    plan: AttentionPlan
     positions: torch.Tensor
     cache: Any = None
     layer: int = 0
@@ -121,40 +199,13 @@ class AttentionCall:
     training: bool = False
 
 
-class IdentityRotary(nn.Module):
-    """Stands in for the rotary module and rotates nothing; it keeps the real one for the method."""
-
-    def __init__(self, rotary: nn.Module) -> None:
-        super().__init__()
-        self.rotary = rotary
-
-    def forward(
-        self, x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cos = 1 and sin = 0, `[batch, length, rotary_dim]` in the dtype of `x`."""
-        cos, _ = self.rotary(x, position_ids[:1, :1])
-        shape = (*position_ids.shape, cos.shape[-1])
-        return x.new_ones(shape), x.new_zeros(shape)
-
-
-def check_full_attention(method: Method, config: PreTrainedConfig) -> None:
-    """Refuse a model with sliding layers, or with frequencies that move with the length.
+def check_fixed(method: Method, config: PreTrainedConfig) -> None:
+    """Refuse a model whose frequencies move with the length.
 
     Raises:
         ValueError: saying what it has and what to do.
     """
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    sliding = getattr(config, "sliding_window", None)
-    if getattr(config, "use_sliding_window", True) is False:
-        sliding = None
-    if sliding or layers != {"full_attention"}:
-        raise ValueError(
-            f"method={method.name} decides itself which tokens are seen, but this model has a "
-            f"sliding window of {sliding} tokens of its own (layers: {', '.join(sorted(layers))}). "
-            "Use a model with full attention, or set sliding_window to null in its config.json if "
-            "the window is longer than every text."
-        )
-    kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    kind = rope_settings(config).get("rope_type", "default")
     if kind in MOVING:
         raise ValueError(
             f"method={method.name} needs fixed rotary frequencies, but this model has rope_type "
@@ -199,6 +250,7 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention function: hand un-rotated tensors to the method. See `AttentionInterface`."""
+    ctxbench = ctxbench or _told_before(module, key)
     if ctxbench is None:
         raise ValueError(
             "The attention of this model was replaced by ctxbench, but the forward pass did not go "
@@ -209,16 +261,33 @@ def _attention(
             f"Attention dropout of {dropout} is not supported by the attention methods. Set "
             "attention_dropout to 0 in the config."
         )
+    hook, layer = ctxbench.hook, int(module.layer_idx)  # type: ignore[arg-type]
     call = AttentionCall(
-        hook=ctxbench.hook,
+        hook=hook,
+        rope=hook.turns[layer].rope,
+        plan=hook.plan_of(layer, kwargs.get("softcap"), kwargs.get("s_aux")),
         positions=ctxbench.positions.to(query.device),  # layers may be on several devices
         cache=ctxbench.cache,
-        layer=module.layer_idx,  # type: ignore[arg-type]
+        layer=layer,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         training=module.training,
     )
-    output = call.hook.method.attend(call, query, key, value)
+    if hook.turns[layer].whole:
+        output = hook.method.attend(call, query, key, value)
+    else:
+        output = attend(call.plan, call.rope, query, key, value, call.positions, call.scale)
     return output.transpose(1, 2).contiguous(), None
+
+
+def _told_before(module: nn.Module, key: torch.Tensor) -> AttentionCall | None:
+    """Return what a forward pass told, for models whose layers do not hand arguments on."""
+    hook: AttentionHook | None = getattr(module, _HOOK, None)
+    call = hook.call if hook is not None else None
+    return call if call is not None and call.positions.shape[1] == key.shape[2] else None
+
+
+def _pass_on(x: torch.Tensor) -> torch.Tensor:
+    return x
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
@@ -242,7 +311,8 @@ def _begin_forward(
     if isinstance(cache, DynamicCache):
         use_rotated_layers(cache)
     positions = token_positions(mask, given.shape[0], given.shape[1], cache, given.device)
-    return args, {**kwargs, "ctxbench": AttentionCall(hook, positions, cache)}
+    hook.call = AttentionCall(hook, NO_ROPE, hook.plan, positions, cache)
+    return args, {**kwargs, "ctxbench": hook.call}
 
 
 def _check_not_packed(mask: torch.Tensor | None, position_ids: torch.Tensor | None) -> None:

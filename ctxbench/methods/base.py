@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ctxbench.core.settings import Length
 from ctxbench.methods.extension import extension_of
 from ctxbench.methods.record import original_length
+from ctxbench.methods.rope_settings import rope_settings
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +95,19 @@ class Method:
         """
         return replace(self, length=self.length or default_length(config))
 
+    def neutral(self, config: "PreTrainedConfig") -> "Method | None":
+        """Return the setting at which this method must equal the plain model on a short text.
+
+        It is proven whenever the method is attached (`methods/proof.py`). `self` is resolved.
+
+        Args:
+            config: of the base model.
+
+        Returns:
+            A resolved method; None: there is none, and nothing is proven.
+        """
+        return None
+
     def for_training(self, config: "PreTrainedConfig") -> "Self":
         """Return the method as the paper trains it, `length` being the training length."""
         return self
@@ -106,8 +120,7 @@ class Method:
         Merges into `rope_parameters`, never replaces it, and sets `max_position_embeddings` to
         the extended length. The record is written by the caller.
         """
-        scaling = getattr(config, "rope_parameters", None) or {}
-        if scaling.get("rope_type") == "dynamic":
+        if rope_settings(config).get("rope_type") == "dynamic":
             return  # of the model's own, which sets in beyond this window
         config.max_position_embeddings = self.length or default_length(config)
 
@@ -245,7 +258,7 @@ def default_length(config: "PreTrainedConfig") -> int:
     then it is factor times that window.
     """
     window = int(config.max_position_embeddings)
-    scaling = getattr(config, "rope_parameters", None) or {}
+    scaling = rope_settings(config)
     original, factor = scaling.get("original_max_position_embeddings"), scaling.get("factor")
     if scaling.get("rope_type") == "yarn" and original == window and factor:
         return int(original * factor)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ctxbench.methods.kernels.decode import one_query, relative_positions
 from ctxbench.methods.kernels.plan import AttentionPlan
@@ -52,6 +52,10 @@ class RotatedLayer(DynamicLayer):
         self.values = self._appended("values", self.values, value_states)
         return self.keys, self.values
 
+    def holds(self, keys: torch.Tensor) -> bool:
+        """Return whether these keys are what is cached: some models cache what makes them."""
+        return self.keys is not None and self.keys.shape == keys.shape
+
     def attend_one(
         self,
         plan: AttentionPlan,
@@ -79,11 +83,11 @@ class RotatedLayer(DynamicLayer):
         keys, values = self._rotated[:, :, : positions.shape[1]], self.values
         query = rope(plan.scale_queries(query, at), stands)
         if len(positions) > 1:
-            return one_query(query, keys, values, scale, seen)
+            return one_query(query, keys, values, scale, seen, plan)
         if not bool(seen.all()):
             kept = seen[0].nonzero()[:, 0]
             keys, values = keys.index_select(2, kept), values.index_select(2, kept)
-        return one_query(query, keys, values, scale)
+        return one_query(query, keys, values, scale, plan=plan)
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Reorder the rows for beam search."""
@@ -162,11 +166,11 @@ class RotatedLayer(DynamicLayer):
 
 def use_rotated_layers(cache: Any) -> None:
     """Let an empty cache of transformers use our layers."""
-    plain = all(type(layer) is DynamicLayer for layer in cache.layers)
-    if cache.get_seq_length() or not plain or getattr(cache, "offloading", False):
+    if cache.get_seq_length() or getattr(cache, "offloading", False):
         return
-    cache.layers = [RotatedLayer() for _ in cache.layers]
-    if cache.layer_class_to_replicate is not None:
+    growing = (DynamicLayer, DynamicSlidingWindowLayer)  # exactly: others keep other states too
+    cache.layers = [RotatedLayer() if type(layer) in growing else layer for layer in cache.layers]
+    if cache.layer_class_to_replicate in growing:
         cache.layer_class_to_replicate = RotatedLayer
 
 

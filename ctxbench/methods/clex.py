@@ -31,10 +31,12 @@ import torch
 from torch import nn
 
 from ctxbench.core.compat.torch import times_written
+from ctxbench.methods.anatomy import extended_kind, rotary_of, text_part
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.extension import ForwardInputs, extension_of
 from ctxbench.methods.kernels.ode import solve, stage_times
 from ctxbench.methods.record import original_length
+from ctxbench.methods.rope_settings import head_dim
 from ctxbench.methods.rotary import (
     PositionMethod,
     RequestRotary,
@@ -84,16 +86,20 @@ class CLEX(PositionMethod, name="clex"):
         check_positive(self, max_factor=1, hidden=1, step=1e-4, window=1)
         method = super().resolve(config)
         method = replace(method, window=self.window or original_length(config))
-        if self.log_scale != "never" and rotary_dim(config) != _head_dim(config):
+        if self.log_scale != "never" and rotary_dim(config) != head_dim(config):
             raise ValueError(
                 f"method=clex: log_scale={self.log_scale} multiplies queries through their "
-                f"rotation, and this model rotates {rotary_dim(config)} of {_head_dim(config)} "
+                f"rotation, and this model rotates {rotary_dim(config)} of {head_dim(config)} "
                 "dimensions. It is for models that rotate all (the official code has it for Llama "
                 "only). Leave out log_scale."
             )
         assert method.length is not None
         method.stretch(config, method.length)
         return method
+
+    def neutral(self, config: PreTrainedConfig) -> Self:
+        """Return the method with a text within the window, where it has the base's frequencies."""
+        return replace(self, log_scale="never")
 
     @property
     def length_dependent(self) -> bool:
@@ -162,12 +168,12 @@ class CLEX(PositionMethod, name="clex"):
     def edit_model(self, model: PreTrainedModel) -> None:
         """Install the module, and what hands it the positions of a training batch."""
         super().edit_model(model)
-        hook = model.base_model.register_forward_pre_hook(_take_drawn, with_kwargs=True)
+        hook = text_part(model).register_forward_pre_hook(_take_drawn, with_kwargs=True)
         extension_of(model).hooks.append(hook)
 
     def state_tensors(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         """Return the two matrices of the hidden layer."""
-        rotary: Any = model.base_model.rotary_emb
+        rotary = rotary_of(model)
         return {"clex.up": rotary.up, "clex.down": rotary.down}
 
     def reuse_key(self, config: PreTrainedConfig, length: int) -> object | None:
@@ -272,7 +278,7 @@ class CLEXRotary(RequestRotary):
         self, x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cos and sin `[batch, length, d]` in the dtype of `x`."""
-        if self.drawn is None:
+        if self.drawn is None or layer_type != extended_kind(self.config):
             return super().forward(x, position_ids, layer_type)
         positions, t = self.drawn
         length = t * original_length(self.config)
@@ -285,10 +291,6 @@ def _take_drawn(
 ) -> ForwardInputs:
     """Forward pre-hook: what `edit_batch` drew goes to the rotary module, not to the model."""
     positions, t = kwargs.pop(POSITIONS, None), kwargs.pop(STRETCH, None)
-    rotary: Any = base_model.rotary_emb
+    rotary = rotary_of(base_model)
     rotary.drawn = None if positions is None else (positions, int(t[0]))
     return args, kwargs
-
-
-def _head_dim(config: PreTrainedConfig) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -28,6 +28,7 @@ from ctxbench.methods.kernels.decode import decode
 from ctxbench.methods.kernels.plan import AttentionPlan, Branch, constant
 from ctxbench.methods.kernels.rope import Rope
 from ctxbench.methods.kernels.tiled import Tile, merge
+from ctxbench.methods.look import TOKENS
 from ctxbench.methods.record import original_length
 
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ class DualChunk(AttentionMethod, name="dca"):
             )
         return replace(method, chunk=chunk, window=width)
 
+    def neutral(self, config: PreTrainedConfig) -> Self:
+        """Return the method with a chunk wider than the text."""
+        return replace(self, chunk=2 * TOKENS, window=TOKENS, prefill="exact")
+
     def for_training(self, config: PreTrainedConfig) -> Self:
         """Return the exact method."""
         return replace(super().for_training(config), prefill="exact")
@@ -84,7 +89,7 @@ class DualChunk(AttentionMethod, name="dca"):
         """Return attention; with `prefill=official` that of the official code."""
         if self.prefill == "exact":
             return super().attend(call, query, key, value)
-        hook, layers = call.hook, call.cache.layers if call.cache else []
+        layers = call.cache.layers if call.cache else []
         layer = layers[call.layer] if call.layer < len(layers) else None
         if query.shape[2] == key.shape[2]:
             if layer is not None:
@@ -97,15 +102,15 @@ class DualChunk(AttentionMethod, name="dca"):
                 "and then one token at a time. Leave out prefill_chunk, take a smaller batch_size, "
                 "or give prefill=exact."
             )
-        plan = factor_held(hook.plan, layer.end_of_prompt)
-        return decode(plan, hook.rope, query, key, value, call.positions, call.scale)
+        plan = factor_held(call.plan, layer.end_of_prompt)
+        return decode(plan, call.rope, query, key, value, call.positions, call.scale)
 
     def _read(
         self, call: AttentionCall, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
         def one(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-            plan = factor_held(call.hook.plan, key.shape[2] - 1)
-            return official_prefill(plan, call.hook.rope, query, key, value, call.scale)
+            plan = factor_held(call.plan, key.shape[2] - 1)
+            return official_prefill(plan, call.rope, query, key, value, call.scale)
 
         if len(call.positions) == 1:
             return one(query, key, value)

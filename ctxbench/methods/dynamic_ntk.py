@@ -15,16 +15,19 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from ctxbench.methods.anatomy import rotary_of, text_config
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.extension import extension_of
 from ctxbench.methods.record import base_config, original_length
+from ctxbench.methods.rope_settings import rope_settings, set_rope_settings
 from ctxbench.methods.rotary import (
     KeepFloat32,
     PositionMethod,
     inverse_frequencies,
     ntk_base,
+    remade,
     rotary_base,
     rotary_dim,
 )
@@ -79,6 +82,10 @@ class DynamicNTK(PositionMethod, name="dynamic_ntk"):
         length = max(current_length, self.floor or 0)
         return max(self.factor * length / original_length(config) - (self.factor - 1), 1.0)
 
+    def neutral(self, config: PreTrainedConfig) -> Self:
+        """Return the method with a text within the window."""
+        return replace(self, floor=None)
+
     @property
     def length_dependent(self) -> bool:
         """Always: the floor only sets where it begins."""
@@ -100,12 +107,10 @@ class DynamicNTK(PositionMethod, name="dynamic_ntk"):
         if self.policy != "hf":
             super().edit_model(model)
             return
-        config = copy.deepcopy(base_config(model.config))
+        config = copy.deepcopy(base_config(text_config(model)))
         scaling = {"rope_type": "dynamic", "factor": self.factor}
-        config.rope_parameters = {**config.rope_parameters, **scaling}
-        old: Any = model.base_model.rotary_emb
-        stock: Any = old.inner if isinstance(old, KeepFloat32) else old
-        rotary = KeepFloat32(type(stock)(config=config)).to(model.device)
+        set_rope_settings(config, {**rope_settings(config), **scaling})
+        rotary = KeepFloat32(remade(rotary_of(model), config)).to(model.device)
         extension_of(model).replace_rotary(model, rotary)
 
     def reuse_key(self, config: PreTrainedConfig, length: int) -> object | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ctxbench.core.compat.transformers import attention_of
+from ctxbench.methods.anatomy import RotaryTable, WriteTables, rotary_of, set_rotary, text_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,29 +31,53 @@ class Extension:
         method: a resolved `Method`; its module imports this one, so the type is not named.
         hooks: handles of what it hooked into the model.
         rotary: the module that its rotary module stands for.
+        tables: what writes the tables of a model that has no such module.
         attention: name of the attention implementation before.
         generate: the model's own `generate` before, where it had one that is not its class's.
         pinned: whether `generate` was replaced.
         save: what stands for its `save_pretrained`.
+        forwards: modules whose `forward` was replaced.
+        notes: modules and names of attributes that they were given.
+        layers: numbers of the layers whose attention a method computes itself.
+        proof: what was proven when it was attached, a `Proof`.
     """
 
     method: Any
     hooks: list[RemovableHandle] = field(default_factory=list)
     rotary: nn.Module | None = None
+    tables: WriteTables | None = None
     attention: str | None = None
     generate: Callable[..., Any] | None = None
     pinned: bool = False
     save: Callable[..., Any] | None = None
+    forwards: list[nn.Module] = field(default_factory=list)
+    notes: list[tuple[nn.Module, str]] = field(default_factory=list)
+    layers: tuple[int, ...] = ()
+    proof: Any = None
 
     def replace_rotary(self, model: PreTrainedModel, rotary: nn.Module) -> None:
         """Put a rotary module into the model."""
-        self.rotary = cast("nn.Module", model.base_model.rotary_emb)
-        model.base_model.rotary_emb = rotary
+        part = text_part(model)
+        self.rotary = rotary_of(model)
+        if isinstance(self.rotary, RotaryTable):
+            self.tables = WriteTables(part)
+            self.hooks.append(part.register_forward_pre_hook(self.tables, with_kwargs=True))
+        set_rotary(model, rotary)
 
     def replace_attention(self, model: PreTrainedModel, implementation: str) -> None:
         """Let the model's layers call another attention function."""
         self.attention = attention_of(model.config)
         model.set_attn_implementation(implementation)
+
+    def replace_forward(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        """Let a module of the model do something else."""
+        self.forwards.append(module)
+        module.forward = forward  # type: ignore[method-assign]
+
+    def note(self, module: nn.Module, name: str, value: object) -> None:
+        """Set an attribute of a module that has none of this name."""
+        self.notes.append((module, name))
+        setattr(module, name, value)
 
     def replace_generate(self, model: PreTrainedModel, generate: Callable[..., Any]) -> None:
         """Put a function before the model's `generate`."""
@@ -68,8 +93,15 @@ class Extension:
         """Put back what was replaced."""
         for handle in self.hooks:
             handle.remove()
-        if self.rotary is not None:
-            model.base_model.rotary_emb = self.rotary.to(model.device)
+        for module in self.forwards:
+            del module.forward
+        for module, name in self.notes:
+            delattr(module, name)
+        if self.tables is not None:
+            self.tables.undo()
+            del text_part(model).rotary_emb
+        elif self.rotary is not None:
+            set_rotary(model, self.rotary.to(model.device))
         if self.attention is not None:
             model.set_attn_implementation(self.attention)
         if self.pinned:
@@ -80,6 +112,7 @@ class Extension:
             del model.save_pretrained
         self.save = None
         self.hooks, self.rotary, self.attention, self.pinned = [], None, None, False
+        self.tables, self.forwards, self.notes = None, [], []
 
 
 def find_extension(model: nn.Module) -> Extension | None:

@@ -28,6 +28,7 @@ from ctxbench.methods.base import check_positive
 from ctxbench.methods.kernels.attend import is_padded, rows_apart
 from ctxbench.methods.kernels.landmark import Memory, landmark_attention
 from ctxbench.methods.kernels.plan import FULL, AttentionPlan
+from ctxbench.methods.look import TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -78,6 +79,10 @@ class Landmark(AttentionMethod, name="landmark"):
         token = config.vocab_size if self.token_id is None else self.token_id
         return replace(method, token_id=token)
 
+    def neutral(self, config: PreTrainedConfig) -> Self:
+        """Return the method with a text within one block, and no new token."""
+        return replace(self, block=2 * TOKENS, trained_length=16 * TOKENS, top_k=5, token_id=0)
+
     @property
     def chunk(self) -> int:
         """Tokens read at once, landmarks included."""
@@ -103,7 +108,12 @@ class Landmark(AttentionMethod, name="landmark"):
     def _chunks(
         self, call: AttentionCall, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
-        rope, tokens = call.hook.rope, key.shape[2]
+        rope, tokens = call.rope, key.shape[2]
+        if not (call.plan.stock and rope.relative):
+            raise ValueError(
+                "method=landmark knows no capped scores, sinks, or norms after the rotation, and "
+                "this model has them. Use another method."
+            )
         start = tokens - query.shape[2]
         if call.training:
             return landmark_attention(rope, query, key, value, self.block, call.scale)

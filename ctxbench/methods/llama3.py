@@ -52,6 +52,10 @@ class Llama3(PositionMethod, name="llama3"):
             method = replace(method, factor=length_ratio(self, config, "factor"))
         return method
 
+    def neutral(self, config: PreTrainedConfig) -> Self:
+        """Return the method with factor 1."""
+        return replace(self, factor=1.0)
+
     def scaled(self, config: PreTrainedConfig, current_length: int) -> tuple[torch.Tensor, float]:
         """Return the blended frequencies."""
         theta = inverse_frequencies(rotary_dim(config), rotary_base(config))

@@ -19,6 +19,7 @@ from ctxbench.methods.attention import AttentionMethod, check_window, native_len
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.bounded import BoundedCache
 from ctxbench.methods.kernels.plan import AttentionPlan, Branch, constant, window
+from ctxbench.methods.look import TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -44,6 +45,10 @@ class LMInfinite(AttentionMethod, name="lm_infinite"):
         method = super().resolve(config)
         default = native_length(method, config)
         return replace(method, window=check_window(method, self.window or default))
+
+    def neutral(self, config: PreTrainedConfig) -> Self:
+        """Return the method with a window wider than the text."""
+        return replace(self, window=TOKENS, length=max(self.length or 0, TOKENS))
 
     def bounded_cache(self) -> BoundedCache:
         """Return an empty cache of `sinks + window - 1` tokens, for `past_key_values`."""

@@ -20,6 +20,7 @@ import torch
 from ctxbench.core.settings import Numbers
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.record import original_length
+from ctxbench.methods.rope_settings import rope_settings
 from ctxbench.methods.rotary import PositionMethod, inverse_frequencies, rotary_base, rotary_dim
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class LongRoPE(PositionMethod, name="longrope"):
         """Complete the divisors and the factor."""
         check_positive(self, factor=1, attention_factor=0)
         method = super().resolve(config)
-        own = config.rope_parameters if config.rope_parameters.get("long_factor") else {}
+        own = rope_settings(config) if rope_settings(config).get("long_factor") else {}
         pairs = rotary_dim(config) // 2
         long = self.long_factor or own.get("long_factor")
         short = self.short_factor or own.get("short_factor") or (1.0,) * pairs
@@ -72,6 +73,11 @@ class LongRoPE(PositionMethod, name="longrope"):
             short_factor=tuple(map(float, short)),
             factor=self.factor or max(int(method.length or 0) / original_length(config), 1.0),
         )
+
+    def neutral(self, config: PreTrainedConfig) -> Self:
+        """Return the method with all divisors 1."""
+        ones = (1.0,) * (rotary_dim(config) // 2)
+        return replace(self, long_factor=ones, short_factor=ones, attention_factor=1.0)
 
     @property
     def length_dependent(self) -> bool:

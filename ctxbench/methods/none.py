@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ctxbench.methods.anatomy import has_rotary, text_config
 from ctxbench.methods.base import default_length
+from ctxbench.methods.rope_settings import rope_settings
 from ctxbench.methods.rotary import PositionMethod, inverse_frequencies, rotary_base, rotary_dim
 
 if TYPE_CHECKING:
@@ -29,16 +31,20 @@ class NoExtension(PositionMethod, name="none"):
         """Set the length; any model will do."""
         return replace(self, length=self.length or default_length(config))
 
+    def neutral(self, config: PreTrainedConfig) -> Self:
+        """Return the method as it is."""
+        return replace(self, length=self.length)
+
     def edit_model(self, model: PreTrainedModel) -> None:
         """Keep the frequencies float32, where the model has one set of them."""
-        if hasattr(model.base_model, "rotary_emb"):
+        if has_rotary(model) and rope_settings(text_config(model)):
             super().edit_model(model)
 
     def scaled(self, config: PreTrainedConfig, current_length: int) -> tuple[torch.Tensor, float]:
         """Return the model's own frequencies."""
-        if config.rope_parameters.get("rope_type", "default") != "default":
+        if rope_settings(config).get("rope_type", "default") != "default":
             raise NotImplementedError(
-                f"The model has a scaling of its own ({config.rope_parameters['rope_type']}); "
+                f"The model has a scaling of its own ({rope_settings(config)['rope_type']}); "
                 "ctxbench leaves it to transformers and does not compute it."
             )
         return inverse_frequencies(rotary_dim(config), rotary_base(config)), 1.0

@@ -44,6 +44,10 @@ class NTK(PositionMethod, name="ntk"):
             method = replace(method, alpha=length_ratio(self, config, "alpha"))
         return method
 
+    def neutral(self, config: PreTrainedConfig) -> Self:
+        """Return the method with alpha 1."""
+        return replace(self, alpha=1.0)
+
     def scaled(self, config: PreTrainedConfig, current_length: int) -> tuple[torch.Tensor, float]:
         """Return the frequencies of the larger base."""
         return inverse_frequencies(rotary_dim(config), self._base(config)), 1.0

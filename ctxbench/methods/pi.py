@@ -40,6 +40,10 @@ class PositionInterpolation(PositionMethod, name="pi"):
             method = replace(method, factor=length_ratio(self, config, "factor"))
         return method
 
+    def neutral(self, config: PreTrainedConfig) -> Self:
+        """Return the method with factor 1."""
+        return replace(self, factor=1.0)
+
     def scaled(self, config: PreTrainedConfig, current_length: int) -> tuple[torch.Tensor, float]:
         """Return all frequencies divided by the factor."""
         assert self.factor is not None  # resolved

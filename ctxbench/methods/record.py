@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ctxbench.core.settings import Count, read_settings
+from ctxbench.methods.rope_settings import rope_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -67,9 +68,7 @@ def original_length(config: "PreTrainedConfig") -> int:
     record = read_record(config)
     if record is not None:
         return record.original_length
-    published = (getattr(config, "rope_parameters", None) or {}).get(
-        "original_max_position_embeddings"
-    )
+    published = rope_settings(config).get("original_max_position_embeddings")
     return int(published or config.max_position_embeddings)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ctxbench.methods.attention import AttentionMethod, check_window, native_length
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.kernels.plan import AttentionPlan, Branch, constant, window
+from ctxbench.methods.look import TOKENS
 from ctxbench.methods.record import original_length
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class ReRoPE(AttentionMethod, name="rerope"):
         method = super().resolve(config)
         default = max(native_length(method, config) // 4, 1)
         return replace(method, window=check_window(method, self.window or default))
+
+    def neutral(self, config: PreTrainedConfig) -> Self:
+        """Return the method with a window wider than the text."""
+        return replace(self, window=TOKENS, length=max(self.length or 0, TOKENS))
 
     def plan(self, config: PreTrainedConfig) -> AttentionPlan:
         """Return the window and everything beyond it."""

@@ -15,25 +15,27 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
+from ctxbench.methods.anatomy import (
+    RotaryFormat,
+    extended_kind,
+    format_of,
+    rotary_of,
+    text_config,
+    text_part,
+)
 from ctxbench.methods.base import Method
 from ctxbench.methods.extension import extension_of
 from ctxbench.methods.record import base_config, original_length
+from ctxbench.methods.rope_settings import (
+    rope_settings,
+    rotary_base,
+    rotary_dim,
+    set_rope_settings,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
     from typing_extensions import Self
-
-
-def rotary_dim(config: PreTrainedConfig) -> int:
-    """Return `d`: how many of a head's dimensions are rotated."""
-    head_dim = getattr(config, "head_dim", None)
-    head_dim = head_dim or config.hidden_size // config.num_attention_heads
-    return int(head_dim * (config.rope_parameters.get("partial_rotary_factor") or 1.0))
-
-
-def rotary_base(config: PreTrainedConfig) -> float:
-    """Return `b`, the model's own rotary base (`rope_theta`)."""
-    return float(config.rope_parameters["rope_theta"])
 
 
 def inverse_frequencies(dim: int, base: float) -> torch.Tensor:
@@ -52,24 +54,38 @@ def ntk_base(base: float, alpha: float, dim: int) -> float:
 
 
 def check_rotary(config: PreTrainedConfig) -> None:
-    """Check that a model has one set of rotary frequencies.
+    """Check that a model has rotary frequencies that a method can extend.
 
     Raises:
-        ValueError: it has none, or one per kind of layer.
+        ValueError: it has none; the message says what it has instead.
     """
-    parameters = getattr(config, "rope_parameters", None)
     kind = getattr(config, "model_type", type(config).__name__)
-    if not parameters:
+    if not rope_settings(config):
         raise ValueError(
-            f"A {kind} model has no rotary position embedding. ctxbench extends RoPE models "
-            "(Llama, Mistral, Qwen, Gemma, Phi, GPT-NeoX and alike); use one, or method=none."
+            f"A {kind} model has no rotary position embedding{_instead(config)}. ctxbench extends "
+            "RoPE models (Llama, Mistral, Qwen, Gemma, Phi, GPT-NeoX and alike: `ctxbench ls "
+            "models`); use one, or method=none."
         )
-    if "rope_theta" not in parameters:
+    if "rope_theta" not in rope_settings(config):
         raise ValueError(
-            f"This {kind} model has different rotary settings per layer type "
-            f"({', '.join(parameters)}), which ctxbench does not extend. "
-            "Use a model with one setting, or method=none."
+            f"The rotary settings of this {kind} model name no rope_theta "
+            f"({', '.join(rope_settings(config))}). Restore its config.json, or use method=none."
         )
+
+
+_RECURRENT = ("state_size", "ssm_state_size", "rescale_every")
+"""Settings that recurrent models have (Mamba, RWKV)."""
+
+
+def _instead(config: PreTrainedConfig) -> str:
+    """Return what a model without rotary embedding tells positions by, as far as it says."""
+    if getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt"):
+        return ", but ALiBi's biases on distances"
+    if any(getattr(config, name, None) for name in _RECURRENT):
+        return ": it is recurrent"
+    if getattr(config, "n_positions", None) or hasattr(config, "max_position_embeddings"):
+        return ", but learned or fixed embeddings of its positions"
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +115,10 @@ class PositionMethod(Method):
         """
         return None
 
+    def neutral(self, config: PreTrainedConfig) -> Method | None:
+        """Return a method with the base's own frequencies, installed as this one is."""
+        return _OwnFrequencies(length=self.length, moving=self.length_dependent)
+
     def accepted_stock(self, config: PreTrainedConfig) -> dict[str, Any] | None:
         """Return `stock_parameters`, or None where this model's config class refuses them.
 
@@ -107,11 +127,11 @@ class PositionMethod(Method):
         probe = copy.deepcopy(base_config(config))
         stock = self.stock_parameters(probe)
         if stock:
-            probe.rope_parameters = {**probe.rope_parameters, **stock}
+            set_rope_settings(probe, {**rope_settings(probe), **stock})
             probe.max_position_embeddings = self.length
             try:
                 probe.validate_rope()
-            except ValueError:
+            except (ValueError, AttributeError, KeyError):
                 return None
         return stock
 
@@ -131,16 +151,16 @@ class PositionMethod(Method):
         """Merge the scaling into `rope_parameters` and set the window."""
         super().edit_config(config)
         if stock := self.accepted_stock(config):
-            config.rope_parameters = {**config.rope_parameters, **stock}
+            set_rope_settings(config, {**rope_settings(config), **stock})
 
     def edit_model(self, model: PreTrainedModel) -> None:
         """Replace the model's rotary module."""
-        old: Any = model.base_model.rotary_emb
-        if self.accepted_stock(model.config) is not None:
-            stock: Any = old.inner if isinstance(old, KeepFloat32) else old
-            rotary = KeepFloat32(type(stock)(config=model.config))
+        old, config = rotary_of(model), text_config(model)
+        if self.accepted_stock(config) is not None:
+            rotary: nn.Module = KeepFloat32(remade(old, config))
         else:
-            rotary = self.make_rotary(model.config)
+            rotary = self.make_rotary(config)
+            rotary.model_own(KeepFloat32(remade(old, base_config(config))))
         rotary = rotary.to(model.device).train(model.training)
         extension_of(model).replace_rotary(model, rotary)
         if self.length_dependent:
@@ -164,7 +184,7 @@ class PositionMethod(Method):
     @contextmanager
     def begin_request(self, model: PreTrainedModel, lengths: Sequence[int]) -> Iterator[None]:
         """Pin the frequencies of each row to its final length, unless they follow each forward."""
-        rotary: Any = model.base_model.rotary_emb
+        rotary = rotary_of(model)
         if not isinstance(rotary, RequestRotary) or not self.cacheable:
             yield
             return
@@ -176,6 +196,34 @@ class PositionMethod(Method):
             rotary.pinned = before
 
 
+@dataclass(frozen=True, kw_only=True)
+class _OwnFrequencies(PositionMethod):
+    """The base's own frequencies through our module: what must change nothing.
+
+    Attributes:
+        moving: whether they are asked for anew for every length.
+    """
+
+    moving: bool = False
+
+    @property
+    def length_dependent(self) -> bool:
+        """As stated."""
+        return self.moving
+
+    def scaled(self, config: PreTrainedConfig, current_length: int) -> tuple[torch.Tensor, float]:
+        """Return the frequencies of the model's base."""
+        return inverse_frequencies(rotary_dim(config), rotary_base(config)), 1.0
+
+
+def remade(rotary: nn.Module, config: PreTrainedConfig) -> nn.Module:
+    """Return a model's own rotary module, made anew for a config."""
+    inner: Any = rotary.inner if isinstance(rotary, KeepFloat32) else rotary
+    if isinstance(inner, RequestRotary):
+        inner = inner.own.inner
+    return type(inner)(config=config)
+
+
 class KeepFloat32(nn.Module):
     """A stock rotary module whose frequencies stay float32 when the model is cast.
 
@@ -185,9 +233,9 @@ class KeepFloat32(nn.Module):
 
     def __init__(self, inner: Any) -> None:
         super().__init__()
-        frequencies = getattr(inner, "inv_freq", None)
-        if frequencies is not None and frequencies.dtype.itemsize < 4:
-            inner = type(inner)(config=inner.config).to(frequencies.device)
+        cast = [b for b in inner.buffers() if b.is_floating_point() and b.dtype.itemsize < 4]
+        if cast:
+            inner = type(inner)(config=inner.config).to(cast[0].device)
         self.inner = inner
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
@@ -216,6 +264,15 @@ class RequestRotary(nn.Module):
         """Final length per row, set by `begin_request`."""
         self.current: tuple[int, ...] | None = None
         """Length per row of the forward pass under way, set by a hook on the model."""
+        self.format = RotaryFormat()
+        self.own: Any = None
+        """The model's own module, for layers that are not extended."""
+
+    def model_own(self, rotary: nn.Module) -> None:
+        """State angles as the model's own module does, and let it serve the other layers."""
+        kind = extended_kind(self.config)
+        self.own = rotary
+        self.format = format_of(rotary, rotary_dim(self.config), kind)
 
     def lengths(self, position_ids: torch.Tensor) -> tuple[int, ...]:
         """Return the length that sets each row's frequencies."""
@@ -232,10 +289,13 @@ class RequestRotary(nn.Module):
 
         Args:
             x: any tensor of the wanted dtype and device.
-            position_ids: `[batch or 1, length]`.
-            layer_type: ignored; the config was checked to have one setting.
+            position_ids: `[batch or 1, length]`; of a model that reads pictures too three times
+                that, all equal.
+            layer_type: of a model with settings for each type of layer.
         """
-        del layer_type
+        if layer_type is not None and layer_type != extended_kind(self.config):
+            return self.own(x, position_ids, layer_type)
+        position_ids = of_text(position_ids)
         lengths = self.lengths(position_ids)
         wanted = sorted(set(lengths))
         tables = [self.table(length) for length in wanted]
@@ -269,8 +329,22 @@ class RequestRotary(nn.Module):
         if isinstance(scale, torch.Tensor):
             scale = scale.to(x.device)
         phase = positions[..., None].to(torch.float64) * inv_freq.to(x.device)[:, None, :]
-        phase = torch.cat((phase, phase), dim=-1)
-        return (phase.cos() * scale).to(x.dtype), (phase.sin() * scale).to(x.dtype)
+        return self.format.stated(phase, scale, x.dtype)
+
+
+def of_text(position_ids: torch.Tensor) -> torch.Tensor:
+    """Return positions `[batch, length]` of a text, given once or for time, height and width.
+
+    Raises:
+        ValueError: the three differ: it is no text.
+    """
+    if position_ids.dim() == 2:
+        return position_ids
+    if bool((position_ids != position_ids[:1]).any()):
+        raise ValueError(
+            "Positions of pictures were given. Methods extend texts; leave pictures out."
+        )
+    return position_ids[0]
 
 
 def _beams(rows: int, position_ids: torch.Tensor, x: torch.Tensor) -> int:
@@ -292,7 +366,9 @@ def pin_every_forward(model: PreTrainedModel) -> None:
     """
     extension = extension_of(model)
     if not extension.pinned:
-        hook = model.base_model.register_forward_pre_hook(_note_lengths, with_kwargs=True)
+        hook = text_part(model).register_forward_pre_hook(
+            _note_lengths, with_kwargs=True, prepend=True
+        )
         extension.hooks.append(hook)
         extension.replace_generate(model, _PinnedGenerate(model))
 
@@ -306,7 +382,7 @@ class _PinnedGenerate:
 
     def __call__(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:
         model, method = self.model, extension_of(self.model).method
-        rotary: Any = model.base_model.rotary_emb
+        rotary = rotary_of(model)
         prompt = inputs if inputs is not None else kwargs.get("input_ids")
         if not method.cacheable:
             kwargs["use_cache"] = False

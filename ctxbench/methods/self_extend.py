@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from ctxbench.methods.attention import AttentionMethod, check_window, native_length
 from ctxbench.methods.base import check_positive, default_length
 from ctxbench.methods.kernels.plan import AttentionPlan, Branch, window
+from ctxbench.methods.look import TOKENS
 from ctxbench.methods.record import original_length
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ class SelfExtend(AttentionMethod, name="self_extend"):
                 stacklevel=2,
             )
         return replace(method, group=group, window=width)
+
+    def neutral(self, config: PreTrainedConfig) -> Self:
+        """Return the method with a window wider than the text."""
+        return replace(self, window=TOKENS, length=max(self.length or 0, TOKENS))
 
     def plan(self, config: PreTrainedConfig) -> AttentionPlan:
         """Return the window and the groups beyond it."""

@@ -20,6 +20,7 @@ from ctxbench.methods.attention import AttentionMethod, check_window, native_len
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.bounded import BoundedCache
 from ctxbench.methods.kernels.plan import AttentionPlan, Branch
+from ctxbench.methods.look import TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -45,6 +46,10 @@ class StreamingLLM(AttentionMethod, name="streaming_llm"):
         method = super().resolve(config)
         default = native_length(method, config) - self.sinks
         return replace(method, window=check_window(method, self.window or default))
+
+    def neutral(self, config: PreTrainedConfig) -> Self:
+        """Return the method with a window wider than the text."""
+        return replace(self, window=TOKENS, length=max(self.length or 0, TOKENS))
 
     def bounded_cache(self) -> BoundedCache:
         """Return an empty cache of `sinks + window` tokens, for `past_key_values`."""

@@ -75,6 +75,10 @@ class YaRN(PositionMethod, name="yarn"):
             method = replace(method, factor=length_ratio(self, config, "factor"))
         return method
 
+    def neutral(self, config: PreTrainedConfig) -> Self:
+        """Return the method with factor 1."""
+        return replace(self, factor=None if self.dynamic else 1.0, attention_factor=1.0)
+
     @property
     def length_dependent(self) -> bool:
         """Only when dynamic."""

@@ -47,6 +47,8 @@ def is_nothing(given: Iterable[Any]) -> bool:
 
 STATEMENTS = ("length", "adopt", "override", "trained_length", "original_length")
 """Arguments about the method besides its own options."""
+OURS = ("proof", "sliding_window")
+"""Arguments about how a method is attached, and to what."""
 
 FROM_PRETRAINED = (
     "attn_implementation",
@@ -135,7 +137,7 @@ def split_arguments(
     cls, _ = class_and_options(name)
     options = {field.name for field in fields(cls)} | set(STATEMENTS)
     harness = model_arguments()
-    known = [*options, *harness, *FROM_PRETRAINED, *REFUSED]
+    known = [*options, *OURS, *harness, *FROM_PRETRAINED, *REFUSED]
     asked = {key: value for key, value in given.items() if key in options}
     others = {key: value for key, value in given.items() if key not in options}
     for key in others:
@@ -143,7 +145,7 @@ def split_arguments(
             raise ValueError(
                 f"ctxext has no argument {key!r}{near_names(key, known)} Options of "
                 f"method={cls.name}: {', '.join(sorted(options - set(STATEMENTS))) or 'none'}; "
-                f"about the method: {', '.join(STATEMENTS)}; others as for --model hf."
+                f"about the method: {', '.join((*STATEMENTS, *OURS))}; others as for --model hf."
             )
     return asked, others
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import jinja2
 
 from ctxbench.core.compat.transformers import scaling_types
 from ctxbench.methods.base import Method, default_length
+from ctxbench.methods.rope_settings import rope_settings
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,7 @@ def check_scaling(config: Any) -> None:
     Raises:
         ValueError: it does not.
     """
-    parameters = getattr(config, "rope_parameters", None) or {}
-    kind = parameters.get("rope_type", "default")
+    kind = rope_settings(config).get("rope_type", "default")
     known = {"default", *scaling_types()}
     if kind not in known:
         raise ValueError(
@@ -65,29 +64,6 @@ def check_scaling(config: Any) -> None:
             "('su' is longrope; for 'clex' take the weights into ctxbench with method=clex), or "
             "replace it: method=NAME, override=true."
         )
-
-
-@cache
-def _warn_sliding(window: int, length: int, layers: str) -> None:
-    log.warning(
-        "sliding_window=%d: in %s of this model a token sees the last %d tokens only, at length=%d "
-        "as before. A position method changes nothing about that.", window, layers, window, length,
-    )  # fmt: skip
-
-
-def warn_sliding(config: Any, method: Method) -> None:
-    """Say once that a model's layers do not see as far as the length that was asked for.
-
-    Args:
-        config: as it will be loaded.
-        method: resolved.
-    """
-    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
-    slides = [kind for kind in kinds or () if kind == "sliding_attention"]
-    if not window or not method.length or window >= method.length or (kinds and not slides):
-        return
-    some = f"{len(slides)} of {len(kinds)} layers" if kinds else "every layer"
-    _warn_sliding(int(window), int(method.length), some)
 
 
 def check_in_place(model: Any) -> None:

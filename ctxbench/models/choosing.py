@@ -14,6 +14,7 @@ from ctxbench.core.settings import read_values
 from ctxbench.methods.base import Method
 from ctxbench.methods.record import Record, base_config, read_record
 from ctxbench.methods.registry import MethodLike, class_and_options, get_method
+from ctxbench.methods.rope_settings import rope_settings, set_rope_settings
 from ctxbench.models.checks import check_named_method
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ def _adopt(
     base.max_position_embeddings = original
     if scaling.get("long_factor"):  # searched divisors are part of the model
         kept = {key: scaling[key] for key in ("long_factor", "short_factor") if key in scaling}
-        base.rope_parameters = {**base.rope_parameters, **kept}
+        set_rope_settings(base, {**rope_settings(base), **kept})
     # defaults such as a factor come from the trained length, not from the one asked for now
     chosen = get_method(method, **{**options, "length": trained}).resolve(base)
     stated = chosen.options().get("factor")
@@ -271,8 +272,8 @@ def _has_option(method: MethodLike | None, option: str) -> bool:
 
 def _scaling(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the config's rope parameters if it has a scaling, else {}."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    return dict(parameters) if parameters.get("rope_type", "default") != "default" else {}
+    parameters = rope_settings(config)
+    return parameters if parameters.get("rope_type", "default") != "default" else {}
 
 
 def _require_scaled(config: PreTrainedConfig) -> None:
@@ -286,14 +287,32 @@ def _require_scaled(config: PreTrainedConfig) -> None:
 def _unscaled(config: PreTrainedConfig) -> PreTrainedConfig:
     """Return a copy without the config's own scaling, its window the one before it."""
     base = copy.deepcopy(config)
-    parameters = dict(base.rope_parameters)
+    parameters = rope_settings(base)
     original = parameters.get("original_max_position_embeddings")
-    keep = ("rope_theta", "partial_rotary_factor")
-    base.rope_parameters = {k: parameters[k] for k in keep if k in parameters}
-    base.rope_parameters["rope_type"] = "default"
+    kept = {k: v for k, v in parameters.items() if k not in _OF_SCALINGS}
+    if "llama_4_scaling_beta" in kept and original:  # Ministral's queries grow with this window
+        kept["original_max_position_embeddings"] = original
+    set_rope_settings(base, {**kept, "rope_type": "default"})
     if original:
         base.max_position_embeddings = int(original)
     return base
+
+
+_OF_SCALINGS = {
+    *("type", "rope_type", "factor", "original_max_position_embeddings", "beta_fast", "beta_slow"),
+    *("mscale", "mscale_all_dim", "attention_factor", "low_freq_factor", "high_freq_factor"),
+    *(
+        "long_factor",
+        "short_factor",
+        "short_mscale",
+        "long_mscale",
+        "truncate",
+        "alpha",
+        "finetuned",
+    ),
+    "max_position_embeddings",
+}
+"""Entries of `rope_parameters` that belong to a scaling."""
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:

@@ -187,7 +187,7 @@ class CtxExt(ExtendedHFLM):
     def get_model_info(self) -> dict:
         """Return HFLM's entries and the method, options, lengths, device and counts of this run."""
         devices = sorted({str(parameter.device) for parameter in self.hf_model.parameters()})
-        ours = {**self.identity(), "device": ", ".join(devices), **self._counts}
+        ours = {**self.identity(), **self.attached(), "device": ", ".join(devices), **self._counts}
         ours |= self.generation.recorded()
         if self.encoder.appended:
             ours["appended_tokens_removed"] = self.encoder.appended

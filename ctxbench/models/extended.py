@@ -14,7 +14,8 @@ from ctxbench.core.compat.lm_eval import check_hooks
 from ctxbench.core.refused import readable_config
 from ctxbench.methods.adapters import load_adapters
 from ctxbench.methods.attach import method_of
-from ctxbench.methods.extension import find_extension
+from ctxbench.methods.extension import extension_of, find_extension
+from ctxbench.methods.proof import check_switch
 from ctxbench.methods.record import read_record
 from ctxbench.models.arguments import (
     check_followed,
@@ -26,6 +27,7 @@ from ctxbench.models.checkpoint_errors import explained
 from ctxbench.models.checks import check_bos, check_in_place, check_tokenizer
 from ctxbench.models.choosing import check_attention, choose_method, warn_untrained
 from ctxbench.models.loading import check_dtype, edited_config, extend, finish_loading, load_config
+from ctxbench.models.own_windows import OwnWindow, own_window, remove_windows
 from ctxbench.models.processes import check_processes, join_processes
 from ctxbench.models.weights import check_weights
 
@@ -60,7 +62,10 @@ class ExtendedHFLM(_HFLM):
         if (window := window_asked(length, max_length)) is not None:
             asked["length"] = window
         self._asked = (name, asked)
+        self.proof = check_switch(others.pop("proof", "on"))
+        self.sliding_window = others.pop("sliding_window", None)
         self.ctx_method: Any = None
+        self.removed_window: OwnWindow | None = None
         if others.get("backend") == "seq2seq":
             raise ValueError(_CAUSAL.format("backend='seq2seq' was given"))
         in_memory = not isinstance(pretrained, str)
@@ -93,7 +98,12 @@ class ExtendedHFLM(_HFLM):
     def _take_model(self, model: Any, name: str | None, asked: dict[str, Any]) -> None:
         """Use a model in memory, extending it if it is not yet and that was asked."""
         if find_extension(model) is None:
-            extend(model, name, **asked)
+            if self.sliding_window is not None:
+                raise ValueError(
+                    "sliding_window=none says how a checkpoint is loaded, but pretrained is a "
+                    "model in memory. Leave it out, or give the checkpoint's folder."
+                )
+            extend(model, name, proof=self.proof, **asked)
         elif name is not None or asked:
             raise ValueError(
                 "This model was extended already, so method and options cannot be given again. "
@@ -112,6 +122,9 @@ class ExtendedHFLM(_HFLM):
         if config.is_encoder_decoder:
             raise ValueError(_CAUSAL.format(f"{pretrained} is an encoder with a decoder"))
         name, asked = self._asked
+        own = own_window(config.get_text_config())
+        remove_windows(config, self.sliding_window)
+        self.removed_window = own if self.sliding_window is not None else None
         self.ctx_method, record = choose_method(config, name, **asked)
         if self.ctx_method.needs_training and not record.trained_length:
             warn_untrained(self.ctx_method.name)
@@ -139,7 +152,7 @@ class ExtendedHFLM(_HFLM):
         if isinstance(self._model, tuple):
             self._model, loaded = self._model
             check_weights(self._model, loaded, pretrained)
-        finish_loading(self._model, self.ctx_method, pretrained)  # type: ignore[arg-type]
+        finish_loading(self._model, self.ctx_method, pretrained, self.proof)  # type: ignore[arg-type]
         if peft:
             rows = self._model.get_input_embeddings().weight.shape[0]
             if rows < len(self.tokenizer):  # an adapter added tokens; padded rows stay
@@ -157,6 +170,19 @@ class ExtendedHFLM(_HFLM):
     def max_length(self) -> int:
         """The window, tokens."""
         return int(self.ctx_method.length)
+
+    def attached(self) -> dict[str, Any]:
+        """Return what was proven, which layers the method changes, and windows of the model."""
+        proof, config = extension_of(self.hf_model).proof, self.hf_model.config.get_text_config()
+        found: dict[str, Any] = {"proof": proof.state}
+        if proof.layers is not None:
+            every = len(proof.layers) == config.num_hidden_layers
+            found["layers"] = "all" if every else list(proof.layers)
+        if (window := own_window(config)) is not None:
+            found["sliding_window"] = str(window)
+        if self.removed_window is not None:
+            found["sliding_window_removed"] = str(self.removed_window)
+        return found
 
     def identity(self) -> dict[str, Any]:
         """Return the method with its options, as results and cache keys carry it."""

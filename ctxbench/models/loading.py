@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from dataclasses import replace
@@ -16,12 +17,14 @@ from ctxbench.core.tensor_files import as_system_errors, save_tensors
 from ctxbench.methods.adapters import without_adapters
 from ctxbench.methods.attach import attach, method_of
 from ctxbench.methods.base import Method
+from ctxbench.methods.proof import Switch, check_switch
 from ctxbench.methods.record import KEY, Record, read_record, write_record
 from ctxbench.methods.registry import MethodLike, check_findable
 from ctxbench.models.checkpoint_errors import explained
-from ctxbench.models.checks import check_scaling, check_tokenizer, warn_sliding
+from ctxbench.models.checks import check_scaling, check_tokenizer
 from ctxbench.models.choosing import check_attention, choose_method, warn_untrained
 from ctxbench.models.own_tensors import among_weights, was_saved_with
+from ctxbench.models.own_windows import remove_windows, warn_windows
 from ctxbench.models.weights import check_weights
 
 if TYPE_CHECKING:
@@ -37,13 +40,13 @@ def edited_config(config: PreTrainedConfig, method: Method, record: Record) -> P
     """Edit a config in place for a resolved method and write its record."""
     config.max_position_embeddings = record.original_length
     if record.rope_parameters:
-        config.rope_parameters = dict(record.rope_parameters)
+        config.rope_parameters = copy.deepcopy(record.rope_parameters)
     write_record(config, record)
     if getattr(config, "head_dim", 0) is None:  # Mixtral's; transformers' YaRN multiplies it
         config.head_dim = config.hidden_size // config.num_attention_heads
     method.edit_config(config)
     check_scaling(config)
-    warn_sliding(config, method)
+    warn_windows(config, method)
     return config
 
 
@@ -52,6 +55,7 @@ def extend(
     method: MethodLike | None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    proof: Switch = "on",
     **options: Any,
 ) -> PreTrainedModel:
     """Extend a model in memory, in place.
@@ -60,6 +64,7 @@ def extend(
         model: a causal language model with rotary embeddings.
         method: name or preset, a method with its options, or a class.
         tokenizer: edited too, for a method that adds a token.
+        proof: `off` attaches a method without proving that it computes what it must.
         options: the method's options, `length`, and `adopt`, `override`, `trained_length`,
             `original_length` as for `load_model`.
 
@@ -69,11 +74,12 @@ def extend(
     Raises:
         ValueError: unknown method or option, or a model it cannot extend.
     """
+    proof = check_switch(proof)
     chosen, record = choose_method(model.config, method, **options)
     if tokenizer is not None:
         chosen.edit_tokenizer(tokenizer)
     edited_config(model.config, chosen, record)
-    attach(without_adapters(model), chosen)
+    attach(without_adapters(model), chosen, proof)
     return model
 
 
@@ -87,6 +93,8 @@ def load_model(
     attn_implementation: str | None = None,
     device_map: Any = None,
     trust_remote_code: bool = False,
+    sliding_window: str | None = None,
+    proof: Switch = "on",
     **options: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a checkpoint with its method, or extend a base model by one.
@@ -100,6 +108,8 @@ def load_model(
         attn_implementation: transformers' name of the attention kernel.
         device_map: as transformers takes it.
         trust_remote_code: run code from the checkpoint; off.
+        sliding_window: `none`: layers that see a window of their own see the whole text.
+        proof: `off` attaches a method without proving that it computes what it must.
         options: `length` (tokens, or `32k`), the method's options, and:
             adopt: state the method of a checkpoint without a record (with `trained_length`, and
             `original_length` where its config does not say it);
@@ -117,6 +127,8 @@ def load_model(
 
     path = resolve_model(str(path_or_id))
     config = load_config(path, revision=revision, trust_remote_code=trust_remote_code)
+    proof = check_switch(proof)
+    remove_windows(config, sliding_window)
     chosen, record = choose_method(config, method, **options)
     check_attention(chosen, attn_implementation)
     if chosen.needs_training and not (record.trained_length or options.get("training")):
@@ -142,18 +154,18 @@ def load_model(
         path, config=config, revision=revision, trust_remote_code=trust_remote_code
     )
     chosen.edit_tokenizer(tokenizer)
-    finish_loading(model, chosen, path)
+    finish_loading(model, chosen, path, proof)
     check_tokenizer(model, tokenizer)
     if device is not None:
         model.to(device)  # type: ignore[arg-type]
     return model.eval(), tokenizer
 
 
-def finish_loading(model: PreTrainedModel, method: Method, path: str) -> None:
+def finish_loading(model: PreTrainedModel, method: Method, path: str, proof: Switch = "on") -> None:
     """Install the method in a model loaded from `path` and load the method's own tensors."""
     import torch
 
-    attach(model, method)
+    attach(model, method, proof)
     tensors = method.state_tensors(model)
     file = Path(path) / STATE_FILE
     if not file.exists():

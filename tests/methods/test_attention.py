@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from ctxbench.methods.attach import attach, method_of
-from ctxbench.methods.attention import AttentionCall, AttentionHook, AttentionMethod
+from ctxbench.methods.attention import AttentionCall, AttentionMethod
 from ctxbench.methods.kernels.dense import dense
 from ctxbench.methods.kernels.plan import FULL
 from ctxbench.methods.kernels.rope import Rope
 from ctxbench.methods.kernels.tiled import tiled
 from ctxbench.methods.registry import get_method
+from ctxbench.methods.turns import angles_of
 from ctxbench.models.loading import extend
 from ctxbench.validate.tiny import ARCHITECTURES, tiny_config, tiny_model, tokens
 
@@ -230,7 +231,7 @@ def test_flex_tiles_are_what_a_full_mask_would_give(name):
 def plan_and_rope(name):
     config = tiny_config(max_position_embeddings=64)
     method = get_method(name, length=512, **METHODS[name]).resolve(config)
-    return method.plan(config), Rope(tiny_model().model.rotary_emb)
+    return method.plan(config), Rope(angles_of(tiny_model().model.rotary_emb))
 
 
 def random_tensors(heads, tokens, new, device="cpu", dtype=torch.float32):
@@ -245,8 +246,8 @@ def random_tensors(heads, tokens, new, device="cpu", dtype=torch.float32):
 def test_flex_attention_on_a_gpu_equals_the_oracle(name):
     from ctxbench.methods.kernels.flex import flex
 
-    plan, rope = plan_and_rope(name)
-    rope.rotary.to("cuda")
+    plan, cpu = plan_and_rope(name)
+    rope = Rope(lambda x, at: [side.to("cuda") for side in cpu.angles(x.cpu(), at.cpu())])
     query, key, value = random_tensors((8, 2), 3000, 3000, "cuda")
     at = torch.arange(3000, device="cuda")[None]
     for new in (3000, 1500, 130):
@@ -265,7 +266,6 @@ def test_flex_attention_on_a_gpu_equals_the_oracle(name):
         ("self_extend", {"group": 0}, {}, "group"),
         ("rerope", {"window": 0}, {}, "window"),
         ("dca", {"chunk": 8, "window": 8}, {}, "window < chunk"),
-        ("lm_infinite", {}, {"sliding_window": 32}, "sliding window of 32"),
     ],
 )
 def test_senseless_options_are_refused(name, options, config, message):
@@ -362,14 +362,13 @@ def official_dca():
 
 
 def hook_of(model):
-    method = method_of(model)
-    return AttentionHook(method, model.base_model.rotary_emb.rotary, model.config)
+    return model.base_model.layers[0].self_attn.ctxbench_hook
 
 
 def by_the_official_code(hook, query, key, value, scale):
     """One query at a time, one head: branches apart, merged by weights in bfloat16."""
     n, segment, rows = query.shape[2], 12, []
-    factor = 1 + 0.05 * math.log(n / 32)
+    rope, factor = hook.turns[0].rope, 1 + 0.05 * math.log(n / 32)
     for t in range(n):
         begin, parts, sums = t // segment * segment, [], []
         before = min(t % segment + segment, 16), begin - segment, begin
@@ -381,8 +380,8 @@ def by_the_official_code(hook, query, key, value, scale):
             if end <= max(first, 0):
                 continue
             j = torch.arange(max(first, 0), end)
-            q = hook.rope(factor * query[:, :, t : t + 1], torch.tensor([[at]]))
-            k = hook.rope(factor * key[:, :, j], (j % segment)[None])
+            q = rope(factor * query[:, :, t : t + 1], torch.tensor([[at]]))
+            k = rope(factor * key[:, :, j], (j % segment)[None])
             scores = (q @ k.transpose(-1, -2) * scale)[0, 0, 0]
             parts.append(scores.softmax(0) @ value[0, 0, j])
             sums.append(scores.logsumexp(0))
@@ -397,21 +396,22 @@ def test_dca_reads_a_prompt_and_decodes_as_the_official_code():
     model = official_dca()
     hook, layer = hook_of(model), SimpleNamespace()
     cache = SimpleNamespace(layers=[layer])
-    size = hook.rope.rotary(torch.ones(1), torch.zeros(1, 1))[0].shape[-1]
+    rope = hook.turns[0].rope
+    size = model.config.hidden_size // model.config.num_attention_heads
     query, key, value = torch.randn(3, 1, 1, 61, size)
-    call = partial(AttentionCall, hook=hook, cache=cache, scale=0.3)
+    call = partial(AttentionCall, hook=hook, rope=rope, plan=hook.plan, cache=cache, scale=0.3)
     at = torch.arange(61)[None]
     read = [x[:, :, :60] for x in (query, key, value)]
     found = hook.method.attend(call(positions=at[:, :60]), *read)
     expected = by_the_official_code(hook, *read, 0.3)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     exact = hook.method.plan(model.config)
-    plain = dense(exact, hook.rope, *read, at[:, :60], 0.3)
+    plain = dense(exact, rope, *read, at[:, :60], 0.3)
     assert (found - plain).abs().max() > 1e-3
     # the next token has its own factor, the cached ones keep that of the prompt's length
     new = hook.method.attend(call(positions=at), query[:, :, 60:], key, value)
     held = replace(exact, key_scale=lambda t: exact.key_scale(t.clamp(min=59)))
-    expected = dense(held, hook.rope, query[:, :, 60:], key, value, at, 0.3)
+    expected = dense(held, rope, query[:, :, 60:], key, value, at, 0.3)
     torch.testing.assert_close(new, expected, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match=r"2 tokens were to be read after 59 .* prefill=exact"):
         hook.method.attend(call(positions=at), query[:, :, 59:], key, value)

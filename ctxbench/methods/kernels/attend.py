@@ -30,9 +30,11 @@ def attend(
     scale: float,
 ) -> torch.Tensor:
     """Return attention `[batch, heads, queries, head_dim]`; the arguments are those of `dense`."""
-    if query.shape[2] == 1:
+    if query.shape[2] == 1 and rope.relative:
         return decode(plan, rope, query, key, value, positions, scale)
-    kernel = prefill_kernel(query.device.type, needs_grad(query, key, value))
+    same = query.shape[-1] == value.shape[-1]
+    stock = plan.stock and same and not needs_grad(query, key, value)
+    kernel = prefill_kernel(query.device.type, stock)
 
     def one(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         return kernel(plan, rope, query, key, value, scale)
@@ -43,12 +45,13 @@ def attend(
 
 
 @cache
-def prefill_kernel(device: str, differentiable: bool) -> Kernel:
+def prefill_kernel(device: str, stock: bool) -> Kernel:
     """Return the kernel for many queries: FlexAttention on a GPU, tiles elsewhere.
 
-    Logged once for each choice.
+    Logged once for each choice. `stock`: no gradient is asked for, and scores are neither capped
+    nor have sinks.
     """
-    if device == "cuda" and not differentiable:
+    if device == "cuda" and stock:
         from ctxbench.methods.kernels.flex import flex
 
         log.info("attention kernel on cuda: FlexAttention, one call for each branch")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from ctxbench.methods.kernels.plan import AttentionPlan
+from ctxbench.methods.kernels.plan import FULL, AttentionPlan
 from ctxbench.methods.kernels.rope import Rope
 
 
@@ -47,7 +47,7 @@ def decode(
             seen = None
     key = rope(plan.scale_keys(key, positions.clamp(min=0)), distance)
     query = rope(plan.scale_queries(query, at), torch.zeros_like(at))
-    return one_query(query, key, value, scale, seen)
+    return one_query(query, key, value, scale, seen, plan)
 
 
 def relative_positions(
@@ -79,6 +79,7 @@ def one_query(
     value: torch.Tensor,
     scale: float,
     seen: torch.Tensor | None = None,
+    plan: AttentionPlan = FULL,
 ) -> torch.Tensor:
     """Return attention `[B, H, 1, D]` of one rotated query over rotated keys `[B, K, S, D]`.
 
@@ -87,5 +88,13 @@ def one_query(
     batch, heads, _, head_dim = query.shape
     folded = query.reshape(batch, key.shape[1], heads // key.shape[1], head_dim)
     mask = None if seen is None else seen[:, None, None, :]
-    output = scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scale)
-    return output.reshape(batch, heads, 1, head_dim)
+    if plan.stock:
+        output = scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scale)
+        return output.reshape(batch, heads, 1, -1)
+    scores = plan.capped(folded @ key.transpose(-1, -2) * scale)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    lse = scores.logsumexp(-1).reshape(batch, heads, 1)
+    output = scores.softmax(-1).to(value.dtype) @ value
+    return plan.drained(output.reshape(batch, heads, 1, -1), lse)

@@ -42,21 +42,22 @@ def dense(
     value = value.repeat_interleave(queries_per_key, dim=1)
     rotated = []
     for branch in plan.branches:
-        turned = rope(key, branch.key_position(positions.clamp(min=0)))
+        turned = rope.key(key, branch.key_position(positions.clamp(min=0)))
         turned = turned.repeat_interleave(queries_per_key, dim=1)
-        rotated.append((rope(query, branch.query_position(at_BT)), turned))
+        rotated.append((rope.query(query, branch.query_position(at_BT)), turned))
     outputs = []
     for begin in range(0, query.shape[2], rows):
         some = slice(begin, begin + rows)
         scores = None
         for branch, (q_BHTD, k_BHSD) in zip(plan.branches, rotated, strict=True):
-            branch_scores = q_BHTD[:, :, some] @ k_BHSD.transpose(-1, -2) * scale
+            branch_scores = plan.capped(q_BHTD[:, :, some] @ k_BHSD.transpose(-1, -2) * scale)
             if scores is None:
                 scores = torch.full_like(branch_scores, torch.finfo(branch_scores.dtype).min)
             seen_BTS = visible(branch, at_BT[:, some], positions)
             scores = torch.where(seen_BTS[:, None], branch_scores, scores)
         assert scores is not None
-        weights = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(-1)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        weights = with_sinks(scores, plan.sinks).softmax(-1)[..., : positions.shape[1]]
         outputs.append(weights.to(value.dtype) @ value)
     return torch.cat(outputs, dim=2)
 
@@ -75,3 +76,11 @@ def visible(
     end = branch.end(query_positions)[..., None]
     keys = key_positions[:, None, :]
     return (keys >= first) & (keys < end)
+
+
+def with_sinks(scores: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
+    """Return scores `[B, H, T, S]` with the score of each head's sink behind them."""
+    if sinks is None:
+        return scores
+    column = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+    return torch.cat((scores, column), dim=-1)

@@ -46,8 +46,8 @@ def flex(
         if not bool((end > first).any()):
             continue
         output, auxiliary = _kernel(query.device.type)(
-            rope(query, branch.query_position(at)[None]),
-            rope(key, branch.key_position(keys_at)[None]),
+            rope.query(query, branch.query_position(at)[None]),
+            rope.key(key, branch.key_position(keys_at)[None]),
             value,
             block_mask=interval_mask(first, end, key.shape[2]),
             scale=scale,

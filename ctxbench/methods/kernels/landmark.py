@@ -67,7 +67,7 @@ def landmark_attention(
     distant = None
     if memory and memory.top_k and remembered:
         distant = _Distant(rope, query, at, key, value, block, remembered, memory, scale)
-    query = rope(query, at[None])
+    query = rope.query(query, at[None])
     outputs = []
     for begin in range(0, query.shape[2], rows):
         some = slice(begin, begin + rows)
@@ -93,7 +93,7 @@ class _Local:
     ) -> None:
         self.block, self.first = block, first
         at = torch.arange(first, key.shape[2], device=key.device)[None]
-        self.key = rope(key[:, :, first:], at)
+        self.key = rope.key(key[:, :, first:], at)
         self.value = value[:, :, first:]
 
     def weights(
@@ -162,13 +162,13 @@ class _Distant:
         self.kept = min(memory.top_k, self.blocks)
         inside = torch.arange(remembered, device=key.device) % block
         shape = (self.blocks, block)
-        self.key = rope(key[:, :, :remembered], inside[None]).unflatten(2, shape)
+        self.key = rope.key(key[:, :, :remembered], inside[None]).unflatten(2, shape)
         self.value = value[:, :, :remembered].unflatten(2, shape)
         self.per_key = query.shape[1] // key.shape[1]
         first = remembered - (self.kept + 1) * block  # where slot 0 begins
         slots = torch.arange(self.kept + 1, device=at.device)[:, None]  # a query for each slot
         queries = query[:, :, None].expand(-1, -1, len(slots), -1, -1).flatten(2, 3)
-        queries = rope(queries, (at - first - slots * block).flatten()[None])
+        queries = rope.query(queries, (at - first - slots * block).flatten()[None])
         self.query_BHTMD = queries.unflatten(2, (len(slots), len(at))).transpose(2, 3)
         self.chosen_BHTM = self._choose(memory.shared)  # T or 1, in the order of the text
 

@@ -36,6 +36,11 @@ def window(width: int) -> Positions:
     return lambda t: (t - width + 1).clamp(min=0)
 
 
+def chunk(width: int) -> Positions:
+    """Return the first key of the chunk of `width` tokens that a query is in."""
+    return lambda t: t // width * width
+
+
 def after(positions: torch.Tensor) -> torch.Tensor:
     """Return the end of an interval that reaches to the query itself."""
     return positions + 1
@@ -68,12 +73,37 @@ class AttentionPlan:
         steady: number of the branch that sees most keys of a long text.
         query_scale: factor on a query at position t, float32; None for 1.
         key_scale: factor on a key at position j.
+        softcap: scores are `softcap * tanh(score / softcap)`; None: as they are (Gemma-2: 50).
+        sinks: `[heads]`, a score for each head that takes weight and gives nothing (gpt-oss).
     """
 
     branches: tuple[Branch, ...]
     steady: int = 0
     query_scale: Callable[[torch.Tensor], torch.Tensor] | None = None
     key_scale: Callable[[torch.Tensor], torch.Tensor] | None = None
+    softcap: float | None = None
+    sinks: torch.Tensor | None = None
+
+    @property
+    def stock(self) -> bool:
+        """Whether fused kernels compute the scores: no cap on them, and no sinks."""
+        return self.softcap is None and self.sinks is None
+
+    def capped(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return scores of any shape under the cap."""
+        return scores if self.softcap is None else (scores / self.softcap).tanh() * self.softcap
+
+    def drained(self, output: torch.Tensor, lse: torch.Tensor) -> torch.Tensor:
+        """Return attention without the weight that sinks take.
+
+        Args:
+            output: `[batch, heads, queries, head_dim]`, weights adding up to 1.
+            lse: log-sum-exp of the scores, `[batch, heads, queries]`.
+        """
+        if self.sinks is None:
+            return output
+        kept = (lse - self.sinks.to(lse.dtype)[None, :, None]).sigmoid()
+        return output * kept[..., None].to(output.dtype)
 
     def scale_queries(self, query: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Return queries `[batch, heads, length, head_dim]` times their factor."""

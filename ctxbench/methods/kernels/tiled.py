@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import torch
 
 from ctxbench.core.compat.torch import cpu_attention
-from ctxbench.methods.kernels.plan import AttentionPlan, Branch
+from ctxbench.methods.kernels.plan import FULL, AttentionPlan, Branch
 from ctxbench.methods.kernels.rope import Rope
 
 BLOCK = 512
@@ -45,7 +45,7 @@ def tiled(
         scale: on the scores.
         block: query rows at a time.
     """
-    batch, heads, queries, head_dim = query.shape
+    batch, heads, queries, _ = query.shape
     keys = key.shape[2]
     at = torch.arange(keys - queries, keys, device=query.device)[None]
     query = plan.scale_queries(query, at)
@@ -58,7 +58,9 @@ def tiled(
             for partial in tile.pieces(value, begin, end, scale):
                 merged = partial if merged is None else merge(merged, partial)
         assert merged is not None
-        outputs.append(merged[0].reshape(batch, heads, end - begin, head_dim).to(query.dtype))
+        output = merged[0].reshape(batch, heads, end - begin, value.shape[-1])
+        output = plan.drained(output, merged[1].reshape(batch, heads, end - begin))
+        outputs.append(output.to(query.dtype))
     return torch.cat(outputs, dim=2)
 
 
@@ -85,7 +87,7 @@ class Tile:
         seen = self.end > self.first
         self.offset = int(self.first[seen].min()) if seen.any() else 0
         last = int(self.end[seen].max()) if seen.any() else 0
-        self.rope = rope
+        self.rope, self.plan = rope, plan
         self.query, self.query_at = query, branch.query_position(at.to(query.device)[None])
         self.key = _rotated_keys(plan, branch, rope, key, self.offset, last)
 
@@ -98,13 +100,13 @@ class Tile:
         low, high = int(first[seen].min()), int(stop[seen].max())
         # seen by every query of the block
         full_low, full_high = int(first.max()), int(stop.min())
-        query = self.rope(self.query[:, :, begin:end], self.query_at[:, begin:end])
+        query = self.rope.query(self.query[:, :, begin:end], self.query_at[:, begin:end])
         query = _fold(query, value.shape[1])
         if full_high - full_low <= (end - begin) and (full_low, full_high) != (low, high):
             full_low = full_high = high
         if full_high > full_low:
             keys = self.key[:, :, full_low - self.offset : full_high - self.offset]
-            yield attend(query, keys, value[:, :, full_low:full_high], scale)
+            yield attend(query, keys, value[:, :, full_low:full_high], scale, plan=self.plan)
         else:
             full_low = full_high = high
         if (full_low, full_high) == (low, high):
@@ -113,7 +115,8 @@ class Tile:
         mask = (edges >= first[:, None]) & (edges < stop[:, None])
         mask = mask.repeat(query.shape[2] // (end - begin), 1).to(query.device)
         keys = _two_slices(self.key, low, full_low, full_high, high, self.offset)
-        yield attend(query, keys, _two_slices(value, low, full_low, full_high, high), scale, mask)
+        values = _two_slices(value, low, full_low, full_high, high)
+        yield attend(query, keys, values, scale, mask, self.plan)
 
 
 def _rotated_keys(
@@ -128,7 +131,7 @@ def _rotated_keys(
 
     def piece(begin: int, stop: int) -> torch.Tensor:
         at = torch.arange(begin, stop, device=key.device)[None]
-        return rope(plan.scale_keys(key[:, :, begin:stop], at), branch.key_position(at))
+        return rope.key(plan.scale_keys(key[:, :, begin:stop], at), branch.key_position(at))
 
     if needs_grad(key):
         return piece(first, end)
@@ -145,6 +148,7 @@ def attend(
     value: torch.Tensor,
     scale: float,
     mask: torch.Tensor | None = None,
+    plan: AttentionPlan = FULL,
 ) -> _Partial:
     """Return attention `[B, K, rows, D]` and its log-sum-exp `[B, K, rows]` (float32 or wider).
 
@@ -155,15 +159,17 @@ def attend(
         scale: on the scores.
         mask: `[rows, some]` bool, True where seen. A row that sees nothing gets a log-sum-exp so
             low that merging drops it.
+        plan: its cap on scores is kept.
     """
     bias = None
     if mask is not None:
         # half of the lowest number: added to any score it stays finite
         bias = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)
         bias.masked_fill_(~mask, torch.finfo(query.dtype).min / 2)
-    if query.device.type == "cpu" and not needs_grad(query, key, value):
+    fused = plan.softcap is None and query.shape[-1] == value.shape[-1]
+    if fused and query.device.type == "cpu" and not needs_grad(query, key, value):
         return cpu_attention(query, key, value, bias, scale)
-    scores = query @ key.transpose(-1, -2) * scale
+    scores = plan.capped(query @ key.transpose(-1, -2) * scale)
     if bias is not None:
         scores = scores + bias
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))

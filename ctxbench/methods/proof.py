@@ -1,0 +1,237 @@
+"""The proof at attachment: a method at its neutral setting must compute what the plain model does.
+
+Whenever a method is attached, the model itself runs on at most 16 tokens: as it is, with the
+method at the setting at which it changes nothing (factor 1, a window wider than the text), read at
+once and decoded after a cache, and with other angles, to see which layers follow them. What the
+attention of each layer gives is compared. Of layers that are alike one runs, so that the proof
+costs no more on a large model; as it is made anew every time, on the weights and the code that will
+be used, there is nothing to keep and nothing that could be out of date.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from ctxbench.core.errors import shown
+from ctxbench.methods.anatomy import rotary_of, text_config
+from ctxbench.methods.base import Method
+from ctxbench.methods.extension import Extension, set_extension
+from ctxbench.methods.look import Look, Outputs
+from ctxbench.methods.record import base_config
+from ctxbench.methods.rotary import KeepFloat32, PositionMethod, remade
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Largest difference of a token, of the mean size of tokens; above that of eager and sdpa
+(`tests/methods/test_proof.py`)."""
+MOVED = 1e-6
+"""Least difference, so measured, that says that a layer follows the angles."""
+
+_OF_MODELS = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError)
+"""What a model's own code raises where something else came than it expects."""
+Switch = Literal["on", "off"]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was proven.
+
+    Attributes:
+        state: `passed`, `off` as asked, or why there was none.
+        layers: numbers of the layers that the method changes; None: not known.
+    """
+
+    state: str
+    layers: tuple[int, ...] | None = None
+
+
+def check_switch(given: object) -> Switch:
+    """Return `on` or `off`, as users state it.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    known: dict[str, Switch] = {"on": "on", "true": "on", "off": "off", "false": "off"}
+    if (found := known.get(str(given).lower())) is None:
+        raise ValueError(
+            f"proof={shown(given)} is not allowed; proof=on proves a method when it is attached, "
+            "proof=off attaches it unproven, which results say. Give one of the two."
+        )
+    return found
+
+
+class Refused(ValueError):
+    """A method that does not compute what it must on a model."""
+
+
+def prove(model: PreTrainedModel, method: Method) -> Proof:
+    """Prove a method on a model that has none attached.
+
+    Args:
+        model: whose config the method has edited.
+        method: resolved.
+
+    Raises:
+        Refused: in one line: model type, method, difference, the layer where it begins.
+    """
+    config = text_config(model)
+    neutral = method.neutral(base_config(config))
+    if neutral is None:
+        return Proof(f"{method.name} declares no neutral setting")
+    try:
+        look = Look(model)
+        if not look.in_memory:
+            return Proof("the weights are not in memory")
+        with _base_settings(model):
+            return _compared(model, look, method, neutral)
+    except Refused:
+        raise
+    except _OF_MODELS as error:
+        raise Refused(
+            f"method={method.name} cannot be attached to this {config.model_type} model: "
+            f"{shown(str(error) or type(error).__name__)}. `ctxbench ls models` shows what works."
+        ) from error
+
+
+def _compared(model: PreTrainedModel, look: Look, method: Method, neutral: Method) -> Proof:
+    config = text_config(model)
+    if not isinstance(neutral, PositionMethod) or neutral.name != "none":
+        neutral = neutral.resolve(base_config(config))
+    rotary = rotary_of(model) if _has(model) else None
+    plain = _with_rotary(model, rotary, KeepFloat32(remade(rotary, config))) if rotary else None
+    with plain or _nothing():
+        expected = look.attention()
+    attends = not isinstance(neutral, PositionMethod)
+    with _attached(model, neutral) as extension:
+        for decoded in (False, True) if attends else (False,):
+            found = look.attention(decoded=decoded)
+            _check(model, method, look, expected, found)
+    layers = set(extension.layers)
+    if attends and not layers:
+        raise Refused(
+            f"method={method.name} would change nothing: every layer of this {config.model_type} "
+            f"model sees a window of its own (sliding_window="
+            f"{getattr(config, 'sliding_window', None)}). Give sliding_window=none to run it "
+            "without, or use another model."
+        )
+    if isinstance(method, PositionMethod) and rotary is not None:
+        with _with_rotary(model, rotary, _Doubled(remade(rotary, config))):
+            moved = look.attention()
+        layers = {
+            number for (number, place), output in moved.items()
+            if _difference(output, expected[number, place]) > MOVED
+        }  # fmt: skip
+        if not layers:
+            raise Refused(
+                f"method={method.name} would change nothing: no layer of this {config.model_type} "
+                "model takes its angles from the model's rotary module. Use another model."
+            )
+    changed = tuple(n for n, first in enumerate(look.alike) if first in layers)
+    return Proof("passed", changed)
+
+
+def _check(
+    model: PreTrainedModel, method: Method, look: Look, expected: Outputs, found: Outputs
+) -> None:
+    for place, output in expected.items():
+        limit = TOLERANCE.get(output.dtype, 1e-2)
+        difference = _difference(found[place], output) if place in found else float("nan")
+        if not difference <= limit:
+            layer, module = place
+            raise Refused(
+                f"method={method.name} is refused on this {text_config(model).model_type} model: "
+                f"where it must change nothing it does, by {difference:.2g} of what attention "
+                f"gives (allowed {limit:.0e}), from layer {layer} on ({module or 'whole layer'}). "
+                "Use another method (`ctxbench ls models`), or see it yourself with proof=off."
+            )
+
+
+def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest difference of a token, of the mean size of tokens."""
+    if found.shape != expected.shape:
+        return float("inf")
+    found, expected = found.double(), expected.double()
+    size = expected.norm(dim=-1).pow(2).mean().sqrt()
+    return float((found - expected).norm(dim=-1).amax() / size.clamp(min=1e-12))
+
+
+def _has(model: nn.Module) -> bool:
+    try:
+        rotary_of(model)
+    except ValueError:
+        return False
+    return True
+
+
+class _Doubled(nn.Module):
+    """A rotary module at twice every position."""
+
+    def __init__(self, rotary: nn.Module) -> None:
+        super().__init__()
+        self.rotary = rotary
+
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **more: Any) -> Any:
+        return self.rotary(x, 2 * position_ids, *args, **more)
+
+
+@contextmanager
+def _base_settings(model: PreTrainedModel) -> Iterator[None]:
+    """Let the config say for a while what it did before the method edited it."""
+    config = text_config(model)
+    names = ("max_position_embeddings", "rope_parameters")
+    missing = object()
+    kept = {name: copy.copy(getattr(config, name, missing)) for name in names}
+    base = base_config(config)
+    for name in names:
+        if hasattr(base, name):
+            setattr(config, name, copy.copy(getattr(base, name)))
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            if value is not missing:
+                setattr(config, name, value)
+            elif hasattr(config, name):
+                delattr(config, name)
+
+
+@contextmanager
+def _attached(model: PreTrainedModel, method: Method) -> Iterator[Extension]:
+    config = text_config(model)
+    kept = config.max_position_embeddings, copy.copy(getattr(config, "rope_parameters", None))
+    extension = Extension(method)
+    set_extension(model, extension)
+    try:
+        method.edit_config(config)
+        method.edit_model(model)
+        yield extension
+    finally:
+        method.release_model(model)
+        set_extension(model, None)
+        config.max_position_embeddings = kept[0]
+        if kept[1] is not None:
+            config.rope_parameters = kept[1]
+
+
+@contextmanager
+def _with_rotary(model: PreTrainedModel, own: nn.Module, rotary: nn.Module) -> Iterator[None]:
+    extension = Extension(None)
+    extension.replace_rotary(model, rotary.to(model.device))
+    try:
+        yield
+    finally:
+        extension.undo(model)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield

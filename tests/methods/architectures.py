@@ -1,0 +1,159 @@
+"""Every causal model of the installed transformers, tiny and random, under every kind of method.
+
+`python -m tests.methods.architectures` scans all and writes `docs/architectures.json`, from which
+`docs/models.md` and `ctxbench ls models` are made. What is not in `NEEDS` gets `SMALL` only.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from ctxbench.methods.extension import extension_of
+from ctxbench.models.loading import extend
+
+METHODS = (
+    *("pi", "ntk", "dynamic_ntk", "yarn", "llama3", "clex"),
+    *("lm_infinite", "streaming_llm", "self_extend", "dca", "rerope", "longlora"),
+)
+LENGTH = 2048
+TABLE = Path(__file__).resolve().parents[2] / "ctxbench" / "architectures.json"
+LARGEST = 8_000_000
+"""Parameters of a tiny model, at most."""
+
+SMALL = {
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model"), 64),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), 4),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads"), 4),
+    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim"), 96),
+    **dict.fromkeys(("max_position_embeddings", "n_positions"), 512),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "moe_k"), 2),
+    **dict.fromkeys(("n_shared_experts", "num_shared_experts", "n_group", "topk_group"), 1),
+    **dict.fromkeys(
+        ("moe_intermediate_size", "shared_expert_intermediate_size",
+         "moe_shared_expert_intermediate_size"), 32,
+    ),
+    **{"num_key_value_heads": 2, "head_dim": 16, "vocab_size": 160, "rotary_dim": 8},
+    **{"first_k_dense_replace": 1, "q_lora_rank": 24, "kv_lora_rank": 16, "v_head_dim": 16},
+    **{"qk_rope_head_dim": 8, "qk_nope_head_dim": 8},
+    **{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+}  # fmt: skip
+_MLA = {"head_dim": 8, "qk_head_dim": 16}
+_INDEXED = {
+    **_MLA,
+    "num_key_value_heads": 4,
+    "index_head_dim": 16,
+    "index_n_heads": 2,
+    "index_topk": 1024,
+}
+_GEMMA = {"num_hidden_layers": 6}
+_BOTH = ["linear_attention", "full_attention"] * 2
+_SLIDES = ["sliding_attention", "full_attention"] * 2
+NEEDS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("deepseek_v3", "youtu", "longcat_flash", "axk1", "glm4_moe_lite"), _MLA),
+    **dict.fromkeys(("deepseek_v32", "axk2", "glm_moe_dsa", "hy_v4"), _INDEXED),
+    **dict.fromkeys(("gemma3_text", "olmo3"), _GEMMA),
+    **dict.fromkeys(("mellum", "laguna", "modernbert-decoder"), {"layer_types": _SLIDES}),
+    **dict.fromkeys(
+        ("gemma4_text", "gemma4_unified_text"),
+        {
+            "head_dim": None,
+            "num_key_value_heads": None,
+            "num_attention_heads": None,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 160,
+            "num_hidden_layers": 6,
+        },
+    ),
+    "gemma3n_text": {
+        "num_kv_shared_layers": 0,
+        "layer_types": _SLIDES,
+        "intermediate_size": 96,
+        "activation_sparsity_pattern": None,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 160,
+        "laurel_rank": 8,
+    },
+    "bailing_hybrid": {**_MLA, "layer_types": _BOTH, "linear_num_heads": 4, "linear_head_dim": 16},
+    "mimo_v2_flash": {"head_dim": 24},
+    "granitemoehybrid": {
+        "layer_types": ["mamba", "attention"] * 2,
+        "position_embedding_type": "rope",
+    },
+    "lfm3": {"layer_types": ["conv", "full_attention"] * 2},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "use_mem_rope": True},
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "falcon": {"head_dim": None},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "cohere_compass_text": {"layer_types": ["full_attention"] * 4},
+}
+"""What a kind wants besides; None takes a setting out of `SMALL`."""
+SKIPPED = "no decoder-only model of text"
+
+
+def kinds() -> list[str]:
+    """Return the model types of all causal models."""
+    return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def tiny(kind: str, **more: Any) -> Any:
+    """Return a small config."""
+    return tiny_of(CONFIG_MAPPING[kind], {**NEEDS.get(kind, {}), **more})
+
+
+def tiny_of(config_class: Any, more: dict[str, Any]) -> Any:
+    """Return a small config of a class."""
+    default = config_class()
+    there = {*default.to_dict(), *type(default).attribute_map}
+    wanted = {**{name: value for name, value in SMALL.items() if name in there}, **more}
+    text = getattr(default, "text_config", None)
+    if text is not None and not isinstance(text, dict):
+        part = tiny_of(type(text), NEEDS.get(text.model_type, {}))
+        wanted = {"text_config": part.to_dict(), **more}
+    return config_class(**{name: value for name, value in wanted.items() if value is not None})
+
+
+def model_of(config: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """Return a random model, the same for the same config.
+
+    Raises:
+        ValueError: it would not be small.
+    """
+    with torch.device("meta"):
+        size = sum(
+            p.numel() for p in AutoModelForCausalLM.from_config(copy.deepcopy(config)).parameters()
+        )
+    if size > LARGEST:
+        raise ValueError(f"{size / 1e6:.0f} million parameters even when small")
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+
+def outcome(kind: str, method: str) -> str:
+    """Return `works`, or the refusal. Anything else raises."""
+    model = model_of(tiny(kind))
+    options = {"override": True} if _scaled(model.config) and method not in ("none",) else {}
+    try:
+        extend(model, method, length=LENGTH, **options)
+    except ValueError as error:
+        return str(error)
+    ids = torch.randint(3, 160, (1, 600), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = model(ids).logits
+        assert logits.isfinite().all(), f"{kind} {method}: not finite"
+        new = model.generate(ids[:, :40], max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    assert new.shape == (1, 43), f"{kind} {method}: {new.shape}"
+    return f"works: {len(extension_of(model).proof.layers)} of {model.config.get_text_config().num_hidden_layers}"
+
+
+def _scaled(config: Any) -> bool:
+    from ctxbench.methods.rope_settings import rope_settings
+
+    return rope_settings(config.get_text_config()).get("rope_type", "default") != "default"
