@@ -25,7 +25,9 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from ctxbench.core.compat.transformers import use_attention
 from ctxbench.methods.adapters import add_adapters, attention_layers
+from ctxbench.methods.anatomy import text_part
 from ctxbench.methods.base import check_positive
 from ctxbench.methods.extension import ForwardInputs, extension_of
 from ctxbench.methods.pi import PositionInterpolation
@@ -73,13 +75,13 @@ class LongLoRA(PositionInterpolation, name="longlora"):
     def edit_model(self, model: PreTrainedModel) -> None:
         """Install the rotary module, and the groups for training mode."""
         super().edit_model(model)
-        tell = partial(_tell_ratio, self.ratio)
-        extension = extension_of(model)
-        hook = model.base_model.register_forward_pre_hook(tell, with_kwargs=True)
-        extension.hooks.append(hook)
         AttentionInterface.register(IMPLEMENTATION, _attention)
         AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+        extension = extension_of(model)
         extension.replace_attention(model, IMPLEMENTATION)
+        begin = partial(_begin_forward, self.ratio, extension.attention)
+        hook = text_part(model).register_forward_pre_hook(begin, with_kwargs=True)
+        extension.hooks.append(hook)
 
     def training_span(self, length: int) -> int:
         """Return the length of a group."""
@@ -135,11 +137,16 @@ def grouped_attention(
     return torch.cat(outputs, dim=1)
 
 
-def _tell_ratio(
-    ratio: float, base_model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+def _begin_forward(
+    ratio: float,
+    own: str | None,
+    part: PreTrainedModel,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> ForwardInputs:
-    """Forward pre-hook: hand the ratio to the attention function."""
-    return args, {**kwargs, "ctxbench": ratio}
+    """Forward pre-hook: groups in training; otherwise the model attends as it did before."""
+    use_attention(part.config, IMPLEMENTATION if part.training else own)
+    return args, {**kwargs, "ctxbench": ratio} if part.training else kwargs
 
 
 def _attention(
@@ -153,6 +160,12 @@ def _attention(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention function: groups in training, stock SDPA otherwise. See `AttentionInterface`."""
     length = query.shape[2]
+    told = [name for name in ("softcap", "s_aux") if kwargs.get(name) is not None]
+    if told and module.training:
+        raise ValueError(
+            f"method=longlora trains attention without {', '.join(told)}, which this model has. "
+            "Use another method."
+        )
     if not module.training or ctxbench is None or length != key.shape[2]:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     group = int(length * ctxbench)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from ctxbench.core.errors import shown
+from ctxbench.core.errors import printable, shown
 from ctxbench.methods.anatomy import rotary_of, text_config
 from ctxbench.methods.base import Method
 from ctxbench.methods.extension import Extension, set_extension
@@ -98,7 +98,7 @@ def prove(model: PreTrainedModel, method: Method) -> Proof:
     except _OF_MODELS as error:
         raise Refused(
             f"method={method.name} cannot be attached to this {config.model_type} model: "
-            f"{shown(str(error) or type(error).__name__)}. `ctxbench ls models` shows what works."
+            f"{_in_one_line(error)}. `ctxbench ls models` shows what works."
         ) from error
 
 
@@ -128,7 +128,7 @@ def _compared(model: PreTrainedModel, look: Look, method: Method, neutral: Metho
             moved = look.attention()
         layers = {
             number for (number, place), output in moved.items()
-            if _difference(output, expected[number, place]) > MOVED
+            if difference(output, expected[number, place]) > MOVED
         }  # fmt: skip
         if not layers:
             raise Refused(
@@ -144,18 +144,23 @@ def _check(
 ) -> None:
     for place, output in expected.items():
         limit = TOLERANCE.get(output.dtype, 1e-2)
-        difference = _difference(found[place], output) if place in found else float("nan")
-        if not difference <= limit:
+        off = difference(found[place], output) if place in found else float("nan")
+        if not off <= limit:
             layer, module = place
             raise Refused(
                 f"method={method.name} is refused on this {text_config(model).model_type} model: "
-                f"where it must change nothing it does, by {difference:.2g} of what attention "
+                f"where it must change nothing it does, by {off:.2g} of what attention "
                 f"gives (allowed {limit:.0e}), from layer {layer} on ({module or 'whole layer'}). "
                 "Use another method (`ctxbench ls models`), or see it yourself with proof=off."
             )
 
 
-def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+def _in_one_line(error: BaseException) -> str:
+    said = printable(" ".join(str(error).split())).removesuffix(".")
+    return f"{type(error).__name__}{f': {said}' if said else ''}"[:500]
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Return the largest difference of a token, of the mean size of tokens."""
     if found.shape != expected.shape:
         return float("inf")
@@ -188,8 +193,7 @@ def _base_settings(model: PreTrainedModel) -> Iterator[None]:
     """Let the config say for a while what it did before the method edited it."""
     config = text_config(model)
     names = ("max_position_embeddings", "rope_parameters")
-    missing = object()
-    kept = {name: copy.copy(getattr(config, name, missing)) for name in names}
+    kept = {name: copy.copy(getattr(config, name)) for name in names if hasattr(config, name)}
     base = base_config(config)
     for name in names:
         if hasattr(base, name):
@@ -197,10 +201,10 @@ def _base_settings(model: PreTrainedModel) -> Iterator[None]:
     try:
         yield
     finally:
-        for name, value in kept.items():
-            if value is not missing:
-                setattr(config, name, value)
-            elif hasattr(config, name):
+        for name in names:
+            if name in kept:
+                setattr(config, name, kept[name])
+            elif name in vars(config):
                 delattr(config, name)
 
 

@@ -98,9 +98,9 @@ def remove_windows(config: PreTrainedConfig, asked: Any) -> None:
         )
     if layer_types(text):
         raise ValueError(
-            f"sliding_window=none was given, but the sliding layers of this {text.model_type} model "
-            "have rotary settings of their own, made for the window. They cannot see the whole "
-            "text. Leave it out."
+            f"sliding_window=none was given, but the sliding layers of this {text.model_type} "
+            "model have rotary settings of their own, made for the window; they cannot see the "
+            "whole text. Leave it out."
         )
     text.sliding_window = None
     if getattr(text, "layer_types", None):

@@ -44,10 +44,9 @@ SMALL = {
     **{"qk_rope_head_dim": 8, "qk_nope_head_dim": 8},
     **{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
 }  # fmt: skip
-_MLA = {"head_dim": 8, "qk_head_dim": 16}
+_MLA = {"head_dim": 8, "qk_head_dim": 16, "num_key_value_heads": 4}
 _INDEXED = {
     **_MLA,
-    "num_key_value_heads": 4,
     "index_head_dim": 16,
     "index_n_heads": 2,
     "index_topk": 1024,
@@ -55,22 +54,17 @@ _INDEXED = {
 _GEMMA = {"num_hidden_layers": 6}
 _BOTH = ["linear_attention", "full_attention"] * 2
 _SLIDES = ["sliding_attention", "full_attention"] * 2
+_BOTH_SEE = {"layer_types": _SLIDES}
+_GEMMA4 = {
+    **dict.fromkeys(("head_dim", "num_key_value_heads", "num_attention_heads")),
+    **{"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 160, "num_hidden_layers": 6},
+}
 NEEDS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("deepseek_v3", "youtu", "longcat_flash", "axk1", "glm4_moe_lite"), _MLA),
     **dict.fromkeys(("deepseek_v32", "axk2", "glm_moe_dsa", "hy_v4"), _INDEXED),
     **dict.fromkeys(("gemma3_text", "olmo3"), _GEMMA),
-    **dict.fromkeys(("mellum", "laguna", "modernbert-decoder"), {"layer_types": _SLIDES}),
-    **dict.fromkeys(
-        ("gemma4_text", "gemma4_unified_text"),
-        {
-            "head_dim": None,
-            "num_key_value_heads": None,
-            "num_attention_heads": None,
-            "hidden_size_per_layer_input": 8,
-            "vocab_size_per_layer_input": 160,
-            "num_hidden_layers": 6,
-        },
-    ),
+    **dict.fromkeys(("mellum", "laguna", "modernbert-decoder"), _BOTH_SEE),
+    **dict.fromkeys(("gemma4_text", "gemma4_unified_text"), _GEMMA4),
     "gemma3n_text": {
         "num_kv_shared_layers": 0,
         "layer_types": _SLIDES,
@@ -150,7 +144,8 @@ def outcome(kind: str, method: str) -> str:
         assert logits.isfinite().all(), f"{kind} {method}: not finite"
         new = model.generate(ids[:, :40], max_new_tokens=3, min_new_tokens=3, do_sample=False)
     assert new.shape == (1, 43), f"{kind} {method}: {new.shape}"
-    return f"works: {len(extension_of(model).proof.layers)} of {model.config.get_text_config().num_hidden_layers}"
+    layers, of = extension_of(model).proof.layers, model.config.get_text_config().num_hidden_layers
+    return f"works: {len(layers)} of {of}"
 
 
 def _scaled(config: Any) -> bool:

@@ -123,6 +123,12 @@ def attention_of(config: PreTrainedConfig) -> str | None:
     return _ATTENTION.of(config)
 
 
+def use_attention(config: PreTrainedConfig, name: str | None) -> None:
+    """Let a model run another attention from its next forward pass on."""
+    _ATTENTION.of(config)
+    config._attn_implementation = name
+
+
 def layer_classes(model: PreTrainedModel) -> list[str]:
     """Return the names of the classes of a model's decoder layers."""
     return list(_LAYERS.of(model) or ())
