@@ -104,7 +104,11 @@ def _rotary_name(part: nn.Module) -> str | None:
     """Return the name of the one rotary module of a text part."""
     if getattr(part, "rotary_emb", None) is not None:
         return "rotary_emb"
-    named = [n for n, child in part.named_children() if "Rotary" in type(child).__name__]
+    named = [
+        name
+        for name, child in part.named_children()
+        if "Rotary" in type(child).__name__ or isinstance(child, StandIn)
+    ]
     return named[0] if len(named) == 1 else None
 
 
@@ -127,6 +131,20 @@ def rotate(rotary: nn.Module, x: torch.Tensor, positions: torch.Tensor, kind: st
         kind: type of the layer, for a module with settings for each.
     """
     return rotary(x, positions, kind) if kind else rotary(x, positions)
+
+
+class StandIn(nn.Module):
+    """Stands for a model's rotary module, its submodule `own`, which answers for what it lacks."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the model's own module where this one has none."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            own = self._modules.get("own")
+            if own is None:
+                raise
+            return getattr(own, name)
 
 
 Layout = Literal["halves", "pairs", "single", "complex"]

@@ -139,7 +139,7 @@ class AttentionHook:
         self.method = method
         self.turns = find_turns(model, rotary)
         kind = extended_kind(config)
-        self.still = IdentityRotary(rotary, format_of(rotary, rotary_dim(config), kind))
+        self.still = IdentityRotary(rotary, format_of(rotary, rotary_dim(config, kind), kind))
         self.plan = method.plan(config)
         self.call: AttentionCall | None = None
 

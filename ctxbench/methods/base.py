@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ctxbench.core.settings import Length
 from ctxbench.methods.extension import extension_of
 from ctxbench.methods.record import original_length
-from ctxbench.methods.rope_settings import rope_settings
+from ctxbench.methods.rope_settings import own_length, rope_settings
 
 if TYPE_CHECKING:
     import torch
@@ -257,7 +257,7 @@ def default_length(config: "PreTrainedConfig") -> int:
     A config may name YaRN beside the window from before it, as the instructions for Qwen have it;
     then it is factor times that window.
     """
-    window = int(config.max_position_embeddings)
+    window = own_length(config)
     scaling = rope_settings(config)
     original, factor = scaling.get("original_max_position_embeddings"), scaling.get("factor")
     if scaling.get("rope_type") == "yarn" and original == window and factor:

@@ -19,6 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from ctxbench.core.compat.transformers import attention_of
 from ctxbench.methods.anatomy import attention_modules, decoder_layers, text_part
+from ctxbench.methods.rope_settings import own_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -141,7 +142,7 @@ class Look:
 
     def _tokens(self) -> torch.Tensor:
         weight = self.model.get_input_embeddings().weight
-        number = min(TOKENS, int(self.part.config.max_position_embeddings))
+        number = min(TOKENS, own_length(self.part.config))
         generator = torch.Generator().manual_seed(0)
         drawn = torch.randint(weight.shape[0], (1, number), generator=generator)
         return drawn.to(weight.device)

@@ -20,11 +20,12 @@ import torch
 from torch import nn
 
 from ctxbench.core.errors import printable, shown
-from ctxbench.methods.anatomy import rotary_of, text_config
+from ctxbench.methods.anatomy import StandIn, rotary_of, text_config
 from ctxbench.methods.base import Method
 from ctxbench.methods.extension import Extension, set_extension
 from ctxbench.methods.look import Look, Outputs
 from ctxbench.methods.record import base_config
+from ctxbench.methods.rope_settings import own_length
 from ctxbench.methods.rotary import KeepFloat32, PositionMethod, remade
 
 if TYPE_CHECKING:
@@ -156,8 +157,8 @@ def _check(
 
 
 def _in_one_line(error: BaseException) -> str:
-    said = printable(" ".join(str(error).split())).removesuffix(".")
-    return f"{type(error).__name__}{f': {said}' if said else ''}"[:500]
+    said = printable(" ".join(str(error).split())).removesuffix(".")[:400]
+    return said if isinstance(error, ValueError) else f"its code ends in {said}"
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -177,15 +178,15 @@ def _has(model: nn.Module) -> bool:
     return True
 
 
-class _Doubled(nn.Module):
+class _Doubled(StandIn):
     """A rotary module at twice every position."""
 
     def __init__(self, rotary: nn.Module) -> None:
         super().__init__()
-        self.rotary = rotary
+        self.own = rotary
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **more: Any) -> Any:
-        return self.rotary(x, 2 * position_ids, *args, **more)
+        return self.own(x, 2 * position_ids, *args, **more)
 
 
 @contextmanager
@@ -211,7 +212,7 @@ def _base_settings(model: PreTrainedModel) -> Iterator[None]:
 @contextmanager
 def _attached(model: PreTrainedModel, method: Method) -> Iterator[Extension]:
     config = text_config(model)
-    kept = config.max_position_embeddings, copy.copy(getattr(config, "rope_parameters", None))
+    kept = own_length(config), copy.copy(getattr(config, "rope_parameters", None))
     extension = Extension(method)
     set_extension(model, extension)
     try:

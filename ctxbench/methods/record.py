@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ctxbench.core.settings import Count, read_settings
-from ctxbench.methods.rope_settings import rope_settings
+from ctxbench.methods.rope_settings import own_length, rope_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -69,7 +69,7 @@ def original_length(config: "PreTrainedConfig") -> int:
     if record is not None:
         return record.original_length
     published = rope_settings(config).get("original_max_position_embeddings")
-    return int(published or config.max_position_embeddings)
+    return int(published or own_length(config))
 
 
 def base_config(config: "PreTrainedConfig") -> "PreTrainedConfig":

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 WHOLE = "full_attention"
 """Type of the layers that see the whole text."""
+SCALINGS = ("linear", "dynamic", "yarn", "longrope", "llama3")
+"""Rope types of transformers that extend a model; others are what a model was made with."""
 TABLE_BASE = 10_000.0
 """Of GPT-J and CodeGen, whose tables of sines state no base in their config."""
 
@@ -47,15 +49,42 @@ def has_table(config: PreTrainedConfig) -> bool:
 
 def head_dim(config: PreTrainedConfig) -> int:
     """Return the dimension of a head; where rotated and other parts differ, of the rotated."""
-    own = getattr(config, "head_dim", None)
-    return int(own or config.hidden_size // config.num_attention_heads)
+    try:
+        own = getattr(config, "head_dim", None)
+        return int(own or config.hidden_size // config.num_attention_heads)
+    except RuntimeError as error:  # transformers' for settings that differ by layer
+        raise ValueError(
+            f"The heads of this {config.model_type} model differ from layer to layer, which "
+            "ctxbench does not extend. Use another model."
+        ) from error
 
 
-def rotary_dim(config: PreTrainedConfig) -> int:
-    """Return `d`: how many of a head's dimensions are rotated."""
+def rotary_dim(config: PreTrainedConfig, kind: str | None = None) -> int:
+    """Return `d`: how many of a head's dimensions are rotated.
+
+    Args:
+        config: of a model.
+        kind: type of layers, where each has settings; default those that see the whole text.
+    """
     if has_table(config) and getattr(config, "rotary_dim", None):
         return int(config.rotary_dim)
-    return int(head_dim(config) * (rope_settings(config).get("partial_rotary_factor") or 1.0))
+    settings = config.rope_parameters[kind] if kind else rope_settings(config)
+    return int(head_dim(config) * (settings.get("partial_rotary_factor") or 1.0))
+
+
+def own_length(config: PreTrainedConfig) -> int:
+    """Return the window that a config states, tokens.
+
+    Raises:
+        ValueError: it states none.
+    """
+    for name in ("max_position_embeddings", "model_max_length"):
+        if window := getattr(config, name, None):
+            return int(window)
+    raise ValueError(
+        f"The config of this {config.model_type} model states no window (max_position_embeddings), "
+        "so no length can be told from it. Use another model."
+    )
 
 
 def rotary_base(config: PreTrainedConfig) -> float:

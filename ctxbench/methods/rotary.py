@@ -17,6 +17,7 @@ from torch import nn
 
 from ctxbench.methods.anatomy import (
     RotaryFormat,
+    StandIn,
     extended_kind,
     format_of,
     rotary_of,
@@ -27,6 +28,7 @@ from ctxbench.methods.base import Method
 from ctxbench.methods.extension import extension_of
 from ctxbench.methods.record import base_config, original_length
 from ctxbench.methods.rope_settings import (
+    SCALINGS,
     rope_settings,
     rotary_base,
     rotary_dim,
@@ -65,6 +67,11 @@ def check_rotary(config: PreTrainedConfig) -> None:
             f"A {kind} model has no rotary position embedding{_instead(config)}. ctxbench extends "
             "RoPE models (Llama, Mistral, Qwen, Gemma, Phi, GPT-NeoX and alike: `ctxbench ls "
             "models`); use one, or method=none."
+        )
+    if (own := rope_settings(config).get("rope_type", "default")) not in ("default", *SCALINGS):
+        raise ValueError(
+            f"This {kind} model has rotary frequencies of rope_type '{own}', which ctxbench does "
+            "not compute. Use another model, or method=none."
         )
     if "rope_theta" not in rope_settings(config):
         raise ValueError(
@@ -131,7 +138,7 @@ class PositionMethod(Method):
             probe.max_position_embeddings = self.length
             try:
                 probe.validate_rope()
-            except (ValueError, AttributeError, KeyError):
+            except (ValueError, TypeError, AttributeError, KeyError):
                 return None
         return stock
 
@@ -218,13 +225,13 @@ class _OwnFrequencies(PositionMethod):
 
 def remade(rotary: nn.Module, config: PreTrainedConfig) -> nn.Module:
     """Return a model's own rotary module, made anew for a config."""
-    inner: Any = rotary.inner if isinstance(rotary, KeepFloat32) else rotary
+    inner: Any = rotary.own if isinstance(rotary, KeepFloat32) else rotary
     if isinstance(inner, RequestRotary):
-        inner = inner.own.inner
+        inner = inner.own.own
     return type(inner)(config=config)
 
 
-class KeepFloat32(nn.Module):
+class KeepFloat32(StandIn):
     """A stock rotary module whose frequencies stay float32 when the model is cast.
 
     `model.to(torch.bfloat16)` rounds transformers' `inv_freq` buffer by up to 0.4 %, which is
@@ -236,7 +243,7 @@ class KeepFloat32(nn.Module):
         cast = [b for b in inner.buffers() if b.is_floating_point() and b.dtype.itemsize < 4]
         if cast:
             inner = type(inner)(config=inner.config).to(cast[0].device)
-        self.inner = inner
+        self.own = inner
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         device = fn(torch.empty(0)).device
@@ -247,10 +254,10 @@ class KeepFloat32(nn.Module):
         self, x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cos and sin `[batch, length, d]` in the dtype of `x`."""
-        return self.inner(x, position_ids, *args, **kwargs)
+        return self.own(x, position_ids, *args, **kwargs)
 
 
-class RequestRotary(nn.Module):
+class RequestRotary(StandIn):
     """Rotary embedding whose frequencies follow each row's final length; it keeps no state.
 
     Phases are float64. Frequencies are no buffers, so casting the model leaves them exact.
@@ -265,13 +272,11 @@ class RequestRotary(nn.Module):
         self.current: tuple[int, ...] | None = None
         """Length per row of the forward pass under way, set by a hook on the model."""
         self.format = RotaryFormat()
-        self.own: Any = None
-        """The model's own module, for layers that are not extended."""
 
     def model_own(self, rotary: nn.Module) -> None:
         """State angles as the model's own module does, and let it serve the other layers."""
         kind = extended_kind(self.config)
-        self.own = rotary
+        self.own = rotary  # for layers that are not extended
         self.format = format_of(rotary, rotary_dim(self.config), kind)
 
     def lengths(self, position_ids: torch.Tensor) -> tuple[int, ...]:
@@ -413,7 +418,7 @@ def _note_lengths(
     base_model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     """Forward pre-hook: note each row's own length, cached tokens included, padding excluded."""
-    rotary: Any = base_model.rotary_emb
+    rotary = rotary_of(base_model)
     mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
     if isinstance(mask, torch.Tensor) and mask.dim() == 2:
         rotary.current = tuple(mask.sum(-1).tolist())

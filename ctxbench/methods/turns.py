@@ -15,6 +15,7 @@ from torch import nn
 
 from ctxbench.methods.anatomy import (
     RotaryFormat,
+    StandIn,
     extended_kind,
     format_of,
     layer_types,
@@ -43,12 +44,12 @@ KNOWN = {
 SLIDING, CHUNKED = "sliding_attention", "chunked_attention"
 
 
-class IdentityRotary(nn.Module):
+class IdentityRotary(StandIn):
     """Stands in for the rotary module and rotates nothing; it keeps the real one for the method."""
 
     def __init__(self, rotary: nn.Module, form: RotaryFormat | None = None) -> None:
         super().__init__()
-        self.rotary, self.format = rotary, form or RotaryFormat()
+        self.own, self.format = rotary, form or RotaryFormat()
 
     def forward(
         self, x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None
@@ -56,7 +57,7 @@ class IdentityRotary(nn.Module):
         """Return angles of zero as the real module states them, for `[batch, length]` positions."""
         first = position_ids[..., :1, :1]
         angles, _ = self.format.once(
-            self.rotary(x, first, layer_type) if layer_type else self.rotary(x, first)
+            self.own(x, first, layer_type) if layer_type else self.own(x, first)
         )
         shape = (*position_ids.shape[-2:], angles.shape[-1])
         return self.format.stated(torch.zeros(shape, device=x.device).double(), 1.0, x.dtype)
@@ -97,9 +98,8 @@ def find_turns(model: PreTrainedModel, rotary: nn.Module) -> dict[int, LayerTurn
         ValueError: attention of none can be, or a rotation that is not known.
     """
     config, look, own = text_config(model), Look(model), rotary_of(model)
-    forms = {
-        kind: format_of(rotary, rotary_dim(config), kind) for kind in layer_types(config) or [None]
-    }
+    kinds = layer_types(config) or [None]
+    forms = {kind: format_of(rotary, rotary_dim(config, kind), kind) for kind in kinds}
     still = IdentityRotary(rotary, forms[extended_kind(config)])
     try:
         set_rotary(model, rotary)
@@ -113,7 +113,7 @@ def find_turns(model: PreTrainedModel, rotary: nn.Module) -> dict[int, LayerTurn
     found = {}
     for number, seen in turned.items():
         if number not in look.run_layers:
-            raise ValueError(f"a layer says that it is number {number}, and is not")
+            raise ValueError(f"the attention of a layer says it is number {number}, and is not")
         kind = _kind(config, number) if layer_types(config) else None
         angles = angles_of(rotary, forms[kind], kind)
         layer = look.layers[number]

@@ -14,7 +14,7 @@ from ctxbench.core.settings import read_values
 from ctxbench.methods.base import Method
 from ctxbench.methods.record import Record, base_config, read_record
 from ctxbench.methods.registry import MethodLike, class_and_options, get_method
-from ctxbench.methods.rope_settings import rope_settings, set_rope_settings
+from ctxbench.methods.rope_settings import SCALINGS, own_length, rope_settings, set_rope_settings
 from ctxbench.models.checks import check_named_method
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _reopen(
                 f"({_brief(record.options)}), but method={name} was asked for. Leave out method "
                 "to use what it was made with, or add override=true to replace it."
             )
-        given.setdefault("length", record.trained_length or config.max_position_embeddings)
+        given.setdefault("length", record.trained_length or own_length(config))
         base = base_config(config)
         chosen = get_method(cls, **given).resolve(base)
         chosen, fresh = _with_record(chosen.for_training(base) if training else chosen, base)
@@ -156,7 +156,7 @@ def _reopen(
             "out, or add override=true to change it (the results will say so). A longer "
             "'length' needs no override."
         )
-    before = record.trained_length or config.max_position_embeddings
+    before = record.trained_length or own_length(config)
     length = given.get("length") or before
     if length != before and (training or not record.trained_length):
         recorded |= _following(cls, recorded, base_config(config), before, length, training)
@@ -227,9 +227,7 @@ def _adopt(
     if original_length is not None:
         original = parse_length(original_length)
     else:
-        original = int(
-            scaling.get("original_max_position_embeddings") or config.max_position_embeddings
-        )
+        original = int(scaling.get("original_max_position_embeddings") or own_length(config))
         if original >= trained and class_and_options(method)[0].name != get_method(None).name:
             raise ValueError(
                 f"adopt=true: the config says a window of {original} tokens, which is not shorter "
@@ -260,7 +258,7 @@ def _with_record(method: Method, base: PreTrainedConfig) -> tuple[Method, Record
     return method, Record(
         method=method.name,
         options=_plain(method.options()),
-        original_length=int(base.max_position_embeddings),
+        original_length=own_length(base),
         rope_parameters=dict(getattr(base, "rope_parameters", None) or {}),
     )
 
@@ -273,7 +271,7 @@ def _has_option(method: MethodLike | None, option: str) -> bool:
 def _scaling(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the config's rope parameters if it has a scaling, else {}."""
     parameters = rope_settings(config)
-    return parameters if parameters.get("rope_type", "default") != "default" else {}
+    return parameters if parameters.get("rope_type") in SCALINGS else {}
 
 
 def _require_scaled(config: PreTrainedConfig) -> None:

@@ -14,7 +14,6 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ctxbench.methods.extension import extension_of
 from ctxbench.models.loading import extend
 
 METHODS = (
@@ -89,7 +88,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {"layer_types": ["full_attention"] * 4},
 }
 """What a kind wants besides; None takes a setting out of `SMALL`."""
-SKIPPED = "no decoder-only model of text"
+WORKS = "works"
 
 
 def kinds() -> list[str]:
@@ -133,22 +132,65 @@ def model_of(config: Any, dtype: torch.dtype = torch.float32) -> Any:
 def outcome(kind: str, method: str) -> str:
     """Return `works`, or the refusal. Anything else raises."""
     model = model_of(tiny(kind))
-    options = {"override": True} if _scaled(model.config) and method not in ("none",) else {}
+    options = {"override": True} if _scaled(model.config) else {}
     try:
         extend(model, method, length=LENGTH, **options)
     except ValueError as error:
-        return str(error)
+        return _reason(str(error))
     ids = torch.randint(3, 160, (1, 600), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = model(ids).logits
         assert logits.isfinite().all(), f"{kind} {method}: not finite"
         new = model.generate(ids[:, :40], max_new_tokens=3, min_new_tokens=3, do_sample=False)
     assert new.shape == (1, 43), f"{kind} {method}: {new.shape}"
-    layers, of = extension_of(model).proof.layers, model.config.get_text_config().num_hidden_layers
-    return f"works: {len(layers)} of {of}"
+    return WORKS
+
+
+def scan(kind: str) -> dict[str, str]:
+    """Return the outcome of every method on a kind, or under `all` why none was tried."""
+    config = CONFIG_MAPPING[kind]()
+    if getattr(config, "is_encoder_decoder", False):
+        return {"all": "an encoder with a decoder"}
+    if (text := config.get_text_config()) is not config:
+        return {"all": f"reads more than text; its text part is a {text.model_type}"}
+    try:
+        small = model_of(tiny(kind))
+        with torch.no_grad():
+            small(torch.arange(3, 19)[None])
+    except Exception as error:
+        return {"all": f"not looked at: no small model of it could be made ({_reason(str(error))})"}
+    found = {method: outcome(kind, method) for method in METHODS}
+    return {"all": found[METHODS[0]]} if len(set(found.values())) == 1 else found
+
+
+def _reason(message: str) -> str:
+    """Return the reason out of a refusal: one short line without numbers that differ by machine."""
+    line = " ".join(message.split()).partition(". ")[0]
+    line = re.sub(r"method=\w+ ", "", line)
+    line = re.sub(r"by [\d.e+-]+ of", "of", line)
+    return line[:200]
 
 
 def _scaled(config: Any) -> bool:
-    from ctxbench.methods.rope_settings import rope_settings
+    return rope_settings(config.get_text_config()).get("rope_type") in SCALINGS
 
-    return rope_settings(config.get_text_config()).get("rope_type", "default") != "default"
+
+def main() -> None:
+    """Scan all kinds, or those that are named, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kinds", nargs="*", help="default: all")
+    named = parser.parse_args().kinds
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    logging.disable(logging.WARNING)
+    table = json.loads(TABLE.read_text()) if named else {}
+    found = table.get("kinds", {})
+    for kind in named or kinds():
+        found[kind] = scan(kind)
+        print(kind, found[kind], flush=True)
+    text = {"transformers": transformers.__version__, "kinds": dict(sorted(found.items()))}
+    TABLE.write_text(json.dumps(text, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
