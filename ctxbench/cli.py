@@ -50,7 +50,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ctxbench {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     listing = commands.add_parser("ls", help="list methods, presets, rows of the paper and tasks")
-    listing.add_argument("what", nargs="?", choices=["methods", "presets", "rows", "tasks"])
+    lists = ["methods", "models", "presets", "rows", "tasks"]
+    listing.add_argument("what", nargs="?", choices=lists)
     listing.set_defaults(run=_list)
     path = commands.add_parser("tasks-path", help="print the folder for lm_eval --include_path")
     path.set_defaults(run=_tasks_path)
@@ -67,8 +68,17 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from ctxbench.listing import methods_table, presets_table, rows_table, tasks_table
+    from ctxbench.listing import (
+        methods_table,
+        models_table,
+        presets_table,
+        rows_table,
+        tasks_table,
+    )
 
+    if options.what == "models":
+        _print_rows("models", models_table())
+        return
     tables = {
         "methods": methods_table,
         "presets": presets_table,
@@ -77,10 +87,13 @@ def _list(options: argparse.Namespace) -> None:
     }
     for name, table in tables.items():
         if options.what in (None, name):
-            rows = table()
-            width = max(len(row[0]) for row in rows) + 2
-            print(f"{name}:")
-            print("\n".join(f"  {row[0].ljust(width)}{row[1]}" for row in rows))
+            _print_rows(name, table())
+
+
+def _print_rows(name: str, rows: list[tuple[str, str]]) -> None:
+    width = max(len(row[0]) for row in rows) + 2
+    print(f"{name}:")
+    print("\n".join(f"  {row[0].ljust(width)}{row[1]}" for row in rows))
 
 
 def _tasks_path(options: argparse.Namespace) -> None:

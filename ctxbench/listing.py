@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -29,6 +30,22 @@ def presets_table() -> list[tuple[str, str]]:
         )
         for name, preset in list_presets().items()
     ]
+
+
+def models_table() -> list[tuple[str, str]]:
+    """Return (model type of transformers, which methods work on it, and why others do not)."""
+    content = json.loads((PACKAGE / "architectures.json").read_text(encoding="utf-8"))
+    return [(kind, _outcomes(found)) for kind, found in content["kinds"].items()]
+
+
+def _outcomes(found: dict[str, str]) -> str:
+    by_outcome: dict[str, list[str]] = {}
+    for method, outcome in found.items():
+        by_outcome.setdefault(outcome, []).append(method)
+    if "all" in found:
+        return "all methods" if found["all"] == "works" else f"none: {found['all']}"
+    works = ", ".join(by_outcome.pop("works", [])) or "none"
+    return "; ".join([works, *(f"not {', '.join(m)}: {why}" for why, m in by_outcome.items())])
 
 
 def rows_table() -> list[tuple[str, str]]:

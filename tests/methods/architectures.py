@@ -6,14 +6,21 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
+import json
+import logging
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from ctxbench.methods.rope_settings import SCALINGS, rope_settings
 from ctxbench.models.loading import extend
 
 METHODS = (
@@ -41,6 +48,7 @@ SMALL = {
     **{"num_key_value_heads": 2, "head_dim": 16, "vocab_size": 160, "rotary_dim": 8},
     **{"first_k_dense_replace": 1, "q_lora_rank": 24, "kv_lora_rank": 16, "v_head_dim": 16},
     **{"qk_rope_head_dim": 8, "qk_nope_head_dim": 8},
+    "initializer_range": 0.1,  # attention that is not flat: positions matter
     **{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
 }  # fmt: skip
 _MLA = {"head_dim": 8, "qk_head_dim": 16, "num_key_value_heads": 4}
@@ -84,6 +92,12 @@ NEEDS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "falcon": {"head_dim": None},
+    "gpt_oss": {
+        "rope_parameters": {
+            **{"rope_type": "yarn", "rope_theta": 150000.0, "factor": 4.0, "truncate": False},
+            "original_max_position_embeddings": 128,
+        }
+    },
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "cohere_compass_text": {"layer_types": ["full_attention"] * 4},
 }
