@@ -29,6 +29,7 @@ from ctxbench.models.choosing import check_attention, choose_method, warn_untrai
 from ctxbench.models.loading import check_dtype, edited_config, extend, finish_loading, load_config
 from ctxbench.models.own_windows import OwnWindow, own_window, remove_windows
 from ctxbench.models.processes import check_processes, join_processes
+from ctxbench.models.text_only import forget_names, text_only
 from ctxbench.models.weights import check_weights
 
 _CAUSAL = "ctxext runs causal language models, but {}. Use --model hf for it."
@@ -65,6 +66,7 @@ class ExtendedHFLM(_HFLM):
         self.proof = check_switch(others.pop("proof", "on"))
         self.sliding_window = others.pop("sliding_window", None)
         self.ctx_method: Any = None
+        self._keys: dict[str, Any] = {}
         self.removed_window: OwnWindow | None = None
         if others.get("backend") == "seq2seq":
             raise ValueError(_CAUSAL.format("backend='seq2seq' was given"))
@@ -121,6 +123,7 @@ class ExtendedHFLM(_HFLM):
         )
         if config.is_encoder_decoder:
             raise ValueError(_CAUSAL.format(f"{pretrained} is an encoder with a decoder"))
+        config, self._keys = text_only(config, pretrained)
         name, asked = self._asked
         own = own_window(config.get_text_config())
         remove_windows(config, self.sliding_window)
@@ -147,11 +150,14 @@ class ExtendedHFLM(_HFLM):
         peft = kwargs.pop("peft", None)
         if not (kwargs.get("autogptq") or kwargs.get("gptqmodel")):
             kwargs["output_loading_info"] = True
+        kwargs |= self._keys
         with explained(pretrained):
             super()._create_model(pretrained, config=self._config, **kwargs)
         if isinstance(self._model, tuple):
             self._model, loaded = self._model
             check_weights(self._model, loaded, pretrained)
+        if self._keys:
+            forget_names(self._model)
         finish_loading(self._model, self.ctx_method, pretrained, self.proof)  # type: ignore[arg-type]
         if peft:
             rows = self._model.get_input_embeddings().weight.shape[0]

@@ -25,6 +25,7 @@ from ctxbench.models.checks import check_scaling, check_tokenizer
 from ctxbench.models.choosing import check_attention, choose_method, warn_untrained
 from ctxbench.models.own_tensors import among_weights, was_saved_with
 from ctxbench.models.own_windows import remove_windows, warn_windows
+from ctxbench.models.text_only import check_text_model, forget_names, text_only
 from ctxbench.models.weights import check_weights
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def extend(
         ValueError: unknown method or option, or a model it cannot extend.
     """
     proof = check_switch(proof)
+    check_text_model(model)
     chosen, record = choose_method(model.config, method, **options)
     if tokenizer is not None:
         chosen.edit_tokenizer(tokenizer)
@@ -127,6 +129,7 @@ def load_model(
 
     path = resolve_model(str(path_or_id))
     config = load_config(path, revision=revision, trust_remote_code=trust_remote_code)
+    config, keys = text_only(config, path)
     proof = check_switch(proof)
     remove_windows(config, sliding_window)
     chosen, record = choose_method(config, method, **options)
@@ -147,9 +150,12 @@ def load_model(
             config=config,
             dtype=check_dtype(dtype),
             trust_remote_code=trust_remote_code,
+            **keys,
             **{name: value for name, value in kwargs.items() if value is not None},
         )
     check_weights(model, loaded, path)
+    if keys:
+        forget_names(model)
     tokenizer = load_tokenizer(
         path, config=config, revision=revision, trust_remote_code=trust_remote_code
     )

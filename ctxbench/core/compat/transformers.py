@@ -115,7 +115,19 @@ _SCALINGS = Foreign(
     "ROPE_INIT_FUNCTIONS",
     "know which rotary scalings a config may name",
 )
-ENTRIES = (_ATTENTION, _LAYERS, _SCALINGS, *OF_METHODS, *OF_SEQUENCES, *OF_GENERATION)
+_CONVERSIONS = Mention(
+    TRANSFORMERS,
+    "transformers.core_model_loading",
+    "revert_weight_conversion",
+    "save a part of a model under its own names",
+    "_weight_conversions",
+)
+ENTRIES = (_ATTENTION, _CONVERSIONS, _LAYERS, _SCALINGS, *OF_METHODS, *OF_SEQUENCES, *OF_GENERATION)
+
+
+def conversions_of(model: PreTrainedModel) -> list:
+    """Return what was done to the names of a model's weights when it was loaded, to be undone."""
+    return _CONVERSIONS.of(model)
 
 
 def attention_of(config: PreTrainedConfig) -> str | None:
