@@ -141,10 +141,9 @@ class StandIn(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            own = self._modules.get("own")
-            if own is None:
+            if name == "own":
                 raise
-            return getattr(own, name)
+            return getattr(super().__getattr__("own"), name)
 
 
 Layout = Literal["halves", "pairs", "single", "complex"]

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ctxbench.core.compat.transformers import attention_of
-from ctxbench.methods.anatomy import RotaryTable, WriteTables, rotary_of, set_rotary, text_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,6 +13,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.hooks import RemovableHandle
     from transformers import PreTrainedModel
+
+    from ctxbench.methods.anatomy import WriteTables
 
 _ATTRIBUTE = "ctxbench_extension"
 
@@ -57,6 +58,14 @@ class Extension:
 
     def replace_rotary(self, model: PreTrainedModel, rotary: nn.Module) -> None:
         """Put a rotary module into the model."""
+        from ctxbench.methods.anatomy import (
+            RotaryTable,
+            WriteTables,
+            rotary_of,
+            set_rotary,
+            text_part,
+        )
+
         part = text_part(model)
         self.rotary = rotary_of(model)
         if isinstance(self.rotary, RotaryTable):
@@ -91,6 +100,8 @@ class Extension:
 
     def undo(self, model: PreTrainedModel) -> None:
         """Put back what was replaced."""
+        from ctxbench.methods.anatomy import set_rotary, text_part
+
         for handle in self.hooks:
             handle.remove()
         for module in self.forwards:

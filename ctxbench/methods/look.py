@@ -17,6 +17,8 @@ from torch import nn
 from transformers import AttentionInterface, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface
 
+from ctxbench.core.compat.accelerate import is_placed
+from ctxbench.core.compat.torch import hooks_on
 from ctxbench.core.compat.transformers import attention_of
 from ctxbench.methods.anatomy import attention_modules, decoder_layers, text_part
 from ctxbench.methods.rope_settings import own_length
@@ -141,10 +143,10 @@ class Look:
         return seen
 
     def _tokens(self) -> torch.Tensor:
-        weight = self.model.get_input_embeddings().weight
+        weight: Any = self.model.get_input_embeddings().weight
         number = min(TOKENS, own_length(self.part.config))
         generator = torch.Generator().manual_seed(0)
-        drawn = torch.randint(weight.shape[0], (1, number), generator=generator)
+        drawn = torch.randint(int(weight.shape[0]), (1, number), generator=generator)
         return drawn.to(weight.device)
 
     def _outputs(self, tokens: torch.Tensor, start: int, cache: Any) -> Outputs:
@@ -281,7 +283,7 @@ def _watch_norms(
 def _signature(layer: nn.Module, number: int, config: Any) -> object:
     """Return what is equal for layers that do the same with other weights."""
     modules = tuple(
-        (name, type(module), _plain(module), _forward_of(module), len(module._forward_hooks))
+        (name, type(module), _plain(module), _forward_of(module), hooks_on(module))
         for name, module in layer.named_modules()
     )
     stated = tuple(
@@ -304,4 +306,4 @@ def _plain(module: nn.Module) -> tuple[tuple[str, object], ...]:
 def _forward_of(module: nn.Module) -> object:
     """Return what stands for a `forward` of the instance: None, but where someone put one."""
     own = vars(module).get("forward")
-    return None if own is None or hasattr(module, "_hf_hook") else id(own)
+    return None if own is None or is_placed(module) else id(own)

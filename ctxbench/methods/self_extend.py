@@ -61,7 +61,7 @@ class SelfExtend(AttentionMethod, name="self_extend"):
 
     def neutral(self, config: PreTrainedConfig) -> Self:
         """Return the method with a window wider than the text."""
-        return replace(self, window=TOKENS, length=max(self.length or 0, TOKENS))
+        return replace(self, window=TOKENS, group=1, length=max(self.length or 0, TOKENS))
 
     def plan(self, config: PreTrainedConfig) -> AttentionPlan:
         """Return the window and the groups beyond it."""

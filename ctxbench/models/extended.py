@@ -15,7 +15,7 @@ from ctxbench.core.refused import readable_config
 from ctxbench.methods.adapters import load_adapters
 from ctxbench.methods.attach import method_of
 from ctxbench.methods.extension import extension_of, find_extension
-from ctxbench.methods.proof import check_switch
+from ctxbench.methods.proof import Switch, check_switch
 from ctxbench.methods.record import read_record
 from ctxbench.models.arguments import (
     check_followed,
@@ -63,7 +63,7 @@ class ExtendedHFLM(_HFLM):
         if (window := window_asked(length, max_length)) is not None:
             asked["length"] = window
         self._asked = (name, asked)
-        self.proof = check_switch(others.pop("proof", "on"))
+        self.proof: Switch = check_switch(others.pop("proof", "on"))
         self.sliding_window = others.pop("sliding_window", None)
         self.ctx_method: Any = None
         self._keys: dict[str, Any] = {}

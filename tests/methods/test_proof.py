@@ -258,7 +258,7 @@ def test_a_neutral_method_generates_what_the_model_does(kind, name):
     asked = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "attention_mask": mask}
     expected = plain.generate(ids, **asked, output_logits=True, return_dict_in_generate=True)
     options = {"pi": {"factor": 1.0}, "dynamic_ntk": {}}.get(name, {"window": 120})
-    model = extend(copy.deepcopy(plain), name, length=512, **options)
+    model = extend(copy.deepcopy(plain), name, length=128, **options)
     found = model.generate(ids, **asked, output_logits=True, return_dict_in_generate=True)
     assert found.sequences.equal(expected.sequences)
     for ours, theirs in zip(found.logits, expected.logits, strict=True):

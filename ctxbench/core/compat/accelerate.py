@@ -6,6 +6,10 @@ ACCELERATE = Library("accelerate", "1.15", "accelerate>=1.15,<1.16")
 
 _LAYERS = "shard the decoder layers one by one: `CausalLoss` names them so"
 _LAUNCHER = "refuse what accelerate launch was told and would be ignored"
+_PLACED = Mention(
+    ACCELERATE, "accelerate.hooks", "add_hook_to_module",
+    "tell a layer that was put on another device from one with a forward of its own", "_hf_hook",
+)  # fmt: skip
 ENTRIES = (
     Foreign(
         ACCELERATE, "accelerate", "Accelerator.sync_gradients.fset",
@@ -30,5 +34,11 @@ ENTRIES = (
         ACCELERATE, "accelerate.state", "AcceleratorState.__init__", _LAUNCHER,
         "ACCELERATE_MIXED_PRECISION",
     ),
+    _PLACED,
 )  # fmt: skip
 """Found before a training run begins."""
+
+
+def is_placed(module: object) -> bool:
+    """Return whether a module was given a device, and so a `forward` that moves its inputs."""
+    return hasattr(module, _PLACED.word)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ctxbench.core.compat.foreign import Foreign, Hook, Library, check
+from ctxbench.core.compat.foreign import Foreign, Hook, Library, Mention, check
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,19 @@ _FLASH = (
 _APPLY = Hook(
     TORCH, "torch.nn", "Module._apply", "keep rotary frequencies in float32", "fn, recurse"
 )
-ENTRIES = (_CPU_ATTENTION, _VERSION, _OPERATOR, *_KERNELS, _APPLY)
+_GETATTR = Hook(
+    TORCH, "torch.nn", "Module.__getattr__", "answer for a rotary module that was replaced", "name"
+)
+_HOOKS = Mention(
+    TORCH, "torch.nn", "Module.register_forward_hook", "tell layers with hooks from others",
+    "_forward_hooks",
+)  # fmt: skip
+ENTRIES = (_CPU_ATTENTION, _VERSION, _OPERATOR, *_KERNELS, _APPLY, _GETATTR, _HOOKS)
+
+
+def hooks_on(module: torch.nn.Module) -> int:
+    """Return how many functions follow the forward pass of a module."""
+    return len(_HOOKS.of(module))
 
 
 def cpu_attention(

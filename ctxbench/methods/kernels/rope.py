@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 Angles = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """`(x, positions [batch, length])` to cos and sin `[batch, length, d / 2]` in the dtype of x."""
+
+
+Norm = Callable[[torch.Tensor], torch.Tensor]
+"""Maps heads `[batch, heads, length, head_dim]` to heads of that shape, each by itself."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ class Rope:
         self,
         angles: Angles | None,
         turn: Turn | None = None,
-        query_norm: nn.Module | None = None,
-        key_norm: nn.Module | None = None,
+        query_norm: Norm | None = None,
+        key_norm: Norm | None = None,
     ) -> None:
         self.angles, self.turn = angles, turn or Turn()
         self.query_norm, self.key_norm = query_norm, key_norm
