@@ -80,8 +80,8 @@ class AttentionMethod(Method):
         """
         layers = call.cache.layers if call.cache else []
         layer = layers[call.layer] if call.layer < len(layers) else None
-        own = isinstance(layer, RotatedLayer) and layer.holds(key)
-        if query.shape[2] == 1 and own and call.rope.relative:
+        one = query.shape[2] == 1 and call.rope.relative
+        if one and isinstance(layer, RotatedLayer) and layer.holds(key):
             return layer.attend_one(call.plan, call.rope, query, call.positions, call.scale)
         return attend(call.plan, call.rope, query, key, value, call.positions, call.scale)
 

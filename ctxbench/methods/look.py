@@ -84,6 +84,16 @@ class Look:
         some = [p for number in self.run_layers for p in self.layers[number].parameters()]
         return all(p.device.type != "meta" and p.numel() for p in [*embedding.parameters(), *some])
 
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Make everything ready for several runs: evaluation mode, and float32 where that fits."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(_evaluating(self.model))
+            if self._casts():
+                stack.enter_context(self._in_float32())
+            yield
+
     def attention(self, *, decoded: bool = False) -> Outputs:
         """Run the model and return what its attention modules give.
 
@@ -152,10 +162,7 @@ class Look:
     def _outputs(self, tokens: torch.Tensor, start: int, cache: Any) -> Outputs:
         outputs: Outputs = {}
         with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(_evaluating(self.model))
-            if self._casts():
-                stack.enter_context(self._in_float32())
+            stack.enter_context(self.ready())
             for number, layer in enumerate(self.layers):
                 if self.alike[number] != number:
                     stack.enter_context(_forward(layer, _PassOn(self._formats, type(layer))))

@@ -11,6 +11,7 @@ be used, there is nothing to keep and nothing that could be out of date.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def prove(model: PreTrainedModel, method: Method) -> Proof:
         look = Look(model)
         if not look.in_memory:
             return Proof("the weights are not in memory")
-        with _base_settings(model):
+        with look.ready(), _quiet(), _base_settings(model):
             return _compared(model, look, method, neutral)
     except Refused:
         raise
@@ -187,6 +188,17 @@ class _Doubled(StandIn):
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **more: Any) -> Any:
         return self.own(x, 2 * position_ids, *args, **more)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to itself what transformers says of a scaling by 1."""
+    logger = logging.getLogger("transformers.modeling_rope_utils")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 @contextmanager

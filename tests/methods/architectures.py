@@ -1,7 +1,7 @@
 """Every causal model of the installed transformers, tiny and random, under every kind of method.
 
-`python -m tests.methods.architectures` scans all and writes `docs/architectures.json`, from which
-`docs/models.md` and `ctxbench ls models` are made. What is not in `NEEDS` gets `SMALL` only.
+`python -m tests.methods.architectures` scans all and writes `ctxbench/architectures.json`, from
+which `docs/models.md` and `ctxbench ls models` are made. What is not in `NEEDS` gets `SMALL` only.
 """
 
 from __future__ import annotations
@@ -162,12 +162,12 @@ def outcome(kind: str, method: str) -> str:
 
 def scan(kind: str) -> dict[str, str]:
     """Return the outcome of every method on a kind, or under `all` why none was tried."""
-    config = CONFIG_MAPPING[kind]()
-    if getattr(config, "is_encoder_decoder", False):
-        return {"all": "an encoder with a decoder"}
-    if (text := config.get_text_config()) is not config:
-        return {"all": f"reads more than text; its text part is a {text.model_type}"}
     try:
+        config = CONFIG_MAPPING[kind]()
+        if getattr(config, "is_encoder_decoder", False):
+            return {"all": "an encoder with a decoder"}
+        if (text := config.get_text_config()) is not config:
+            return {"all": f"reads more than text; its text part is a {text.model_type}"}
         small = model_of(tiny(kind))
         with torch.no_grad():
             small(torch.arange(3, 19)[None])
@@ -202,8 +202,8 @@ def main() -> None:
     for kind in named or kinds():
         found[kind] = scan(kind)
         print(kind, found[kind], flush=True)
-    text = {"transformers": transformers.__version__, "kinds": dict(sorted(found.items()))}
-    TABLE.write_text(json.dumps(text, indent=1) + "\n")
+        text = {"transformers": transformers.__version__, "kinds": dict(sorted(found.items()))}
+        TABLE.write_text(json.dumps(text, indent=1) + "\n")
 
 
 if __name__ == "__main__":
