@@ -86,6 +86,7 @@ def _study(options: argparse.Namespace) -> int:
 
     from ctxbench.core.errors import near_names
     from ctxbench.study import folder
+    from ctxbench.study.display import LOG, Display
     from ctxbench.study.launcher import Launcher
     from ctxbench.study.runner import Runner
 
@@ -107,8 +108,14 @@ def _study(options: argparse.Namespace) -> int:
                 print(f"{folder.retry_failed(root)} failed cells are run again.")
             devices = _devices(options)
             print(f"{study.title}: {_counts(folder.count(study, root))}; {len(devices)} at a time")
-            with Launcher(root, _environment(study, devices), warm=not devices[0]) as launcher:
-                Runner(study, root, devices, rows).run(launcher)
+            print(f"{root / LOG} has a line a minute, {root / 'logs'} what each command prints.")
+            sys.stdout.flush()
+            environment = _environment(study, devices)
+            with (
+                Launcher(root, environment, warm=not devices[0]) as launcher,
+                Display(root / LOG) as display,
+            ):
+                Runner(study, root, devices, rows, display=display).run(launcher)
     except Timeout:
         raise ValueError(
             f"Another `ctxbench study` writes to {root}. One process works on a folder. Wait for "

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from ctxbench.study import folder
+from ctxbench.study.display import Display
 from ctxbench.study.launcher import Launcher
 from ctxbench.study.loading import load_study
 from ctxbench.study.runner import Runner
@@ -57,14 +58,17 @@ def write_study(where: Path, **changes) -> str:
     return str(file)
 
 
-def run(root: Path, file: str, devices: int = 2, **environment: str) -> Runner:
+def run(
+    root: Path, file: str, devices: int = 2, display: Display | None = None, **environment: str
+) -> Runner:
     """Run the study of a file in a folder, as the command does, with the stand-ins."""
     study = load_study(file)
     root.mkdir(exist_ok=True)
     folder.prepare(study, root)
     given = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    runner = Runner(study, root, [{}] * devices, programs=STUBS, say=lambda line: None)
-    with Launcher(root, {**given, **environment}, warm=False) as launcher:
+    display = display or Display()
+    runner = Runner(study, root, [{}] * devices, programs=STUBS, display=display)
+    with Launcher(root, {**given, **environment}, warm=False) as launcher, display:
         runner.run(launcher)
     return runner
 
