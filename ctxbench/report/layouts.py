@@ -51,14 +51,15 @@ class Layout:
 
     Attributes:
         name: of its files.
-        short: in a menu.
+        short: in a menu; `{kind}`: what is shown, also where it stands in for another.
         numbers: of the paper's tables it is made after.
         title: what it shows.
         caption: how to read it, how cells average.
         picks: its measures.
         properties: properties of the rows, before the measures.
         only: which rows; all without it.
-        transposed: methods across, measures downwards, as the paper has its subtask tables.
+        transposed: methods across, measures downwards, as the paper has its subtask tables; where
+            there are more methods than measures they stay downwards.
         average: last measures, the means of the others.
         variants: one table per length the study has (else one table).
         effective: a last column: the effective length.
@@ -162,7 +163,7 @@ LAYOUTS = (
     ),
     Layout(
         "ruler",
-        "RULER",
+        "{kind}",
         (3, 6),
         "{kind} by length",
         "Mean over its subtasks, each weighing the same.",
@@ -185,7 +186,7 @@ LAYOUTS = (
         "Subtasks",
         (12, 13, 14, 15, 16),
         "{kind} by subtask",
-        "Methods across, subtasks downwards, one table a length; the last line is the mean.",
+        "Methods against subtasks, one table a length; last the mean.",
         picks=(Pick(("ruler", "needle+multiquery"), "leaves", at="length"),),
         transposed=True,
         average=True,
@@ -193,10 +194,10 @@ LAYOUTS = (
     ),
     Layout(
         "longbench",
-        "LongBench",
+        "{kind} tasks",
         (4, 11),
         "{kind} by task",
-        "Methods across, tasks downwards. Of LongBench the mean is the plain one over data sets, "
+        "Methods against tasks. Of LongBench the mean is the plain one over data sets, "
         "as in the paper's tables; the macro mean is the mean of the six category means.",
         picks=(Pick(("longbench", "manyshot"), "leaves"),),
         transposed=True,

@@ -106,7 +106,7 @@ def _fill(layout: Layout, numbers: Numbers, length: int | None) -> Table:
     if layout.effective and measures:
         notes += _add_effective(layout, numbers, rows, heads, entries)
     lines = tuple(Line(r.label, CLASSES[r.group], tuple(entries[r.name])) for r in rows)
-    if layout.transposed:
+    if layout.transposed and len(rows) <= len(measures):
         heads, lines = _transpose(heads, lines, [measure.summary for measure in measures])
     if not rows or not heads or not (measures or layout.properties or layout.scales):
         heads, lines = [], ()
