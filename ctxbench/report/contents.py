@@ -9,7 +9,7 @@ from ctxbench.report.correlation import Panel, correlation_table, panels
 from ctxbench.report.findings import findings
 from ctxbench.report.headline import headlines
 from ctxbench.report.heatmap import HeatMap
-from ctxbench.report.layouts import LAYOUTS, Layout
+from ctxbench.report.layouts import LAYOUTS, Layout, own_layouts
 from ctxbench.report.numbers import Measure, Number, Numbers
 from ctxbench.report.paper import companion
 from ctxbench.report.study_results import Cell, StudyResults, load_study
@@ -94,7 +94,7 @@ def gather(folder) -> Contents:
         numbers,
         headlines(numbers),
         tuple(findings(numbers)),
-        tuple(_section(layout, numbers) for layout in LAYOUTS),
+        tuple(_section(layout, numbers) for layout in (*LAYOUTS, *own_layouts(study))),
         Section("correlation", "Correlations", "Correlations", tuple(tables), ()),
         tuple(by_length.get(study.reference_length, ())),
         tuple(_maps(numbers)),
@@ -106,7 +106,7 @@ def _section(layout: Layout, numbers: Numbers) -> Section:
     at = [table for table in tables if table.length == numbers.study.reference_length]
     title = (at or tables)[0].title.partition(" at ")[0]
     theirs = tuple(companion(number) for number in layout.numbers)
-    short = layout.short.format(kind=title.partition(" by ")[0])
+    short = layout.short.replace("{kind}", title.partition(" by ")[0])
     return Section(layout.name, title, short, tables, theirs)
 
 

@@ -6,11 +6,12 @@ table says so. Tables that are one thing on two models (2 and 5, 3 and 6) or at 
 16) are one layout.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ctxbench.core.protocol import Row
+from ctxbench.core.protocol import Column, Row
+from ctxbench.report.labels import kind_name
 from ctxbench.report.study_results import StudyResults
 
 
@@ -20,8 +21,9 @@ class Pick:
 
     Attributes:
         kinds: the first that the study has is taken; `a+b` is both.
-        spread: `lengths` or `shots`: one measure a column; `leaves`: one a leaf task; `positions`:
-            one a stretch of positions; `together`: one measure, the mean over everything picked.
+        spread: `lengths`, `shots` or `columns`: one measure a column; `leaves`: one a leaf task;
+            `positions`: one a stretch of positions; `together`: one measure, the mean over
+            everything picked.
         at: `all` lengths, the table's own `length` (its variant), or the `most` shots.
         label: in the head, where it is not the length, the shots or the leaf.
     """
@@ -272,3 +274,31 @@ LAYOUTS = (
         absent="This study has no LongLoRA.",
     ),
 )
+
+
+def own_layouts(study: StudyResults) -> tuple[Layout, ...]:
+    """Return a layout for each kind of column of a study's own, which no other table has."""
+    known = {
+        kind for layout in LAYOUTS for p in layout.picks for k in p.kinds for kind in k.split("+")
+    }
+    own = dict.fromkeys(column.kind for column in study.columns if column.kind not in known)
+    return tuple(_own(f"own-{n}", kind, study.of_kind(kind)) for n, kind in enumerate(own, 1))
+
+
+def _own(name: str, kind: str, columns: Sequence[Column]) -> Layout:
+    """Return the layout of one kind: by length or shots where all its columns have one."""
+    spread, by = "columns", ""
+    if all(column.shots for column in columns):
+        spread, by = "shots", " by number of shots"
+    elif all(column.length for column in columns):
+        spread, by = "lengths", " by length"
+    metrics = ", ".join(dict.fromkeys(column.metric for column in columns))
+    return Layout(
+        name,
+        kind_name(kind),
+        (),
+        kind_name(kind).replace("{", "{{").replace("}", "}}") + by,
+        f"A benchmark of this study's own; its metric: {metrics}.",
+        picks=(Pick((kind,), spread),),
+        properties=(RowProperty("Len", _length),),
+    )

@@ -162,6 +162,8 @@ def _measures(pick: Pick, study: StudyResults, length: int | None) -> tuple[list
         return _leaf_measures(study, columns), note
     if pick.spread == "positions":
         return _position_measures(study, columns), note
+    if pick.spread == "columns":
+        return [Measure(column.name, (column,)) for column in columns], note
     key = "length" if pick.spread == "lengths" else "shots"
     placed = sorted(
         (column for column in columns if getattr(column, key)),

@@ -39,7 +39,7 @@ def write_report(folder: Path, out: Path | None = None, figures: bool = True) ->
     drawn = plots(contents.numbers, contents.panels) if figures else []
     texts = {
         "report.html": page(contents, drawn),
-        "report.md": report_markdown(contents, drawn),
+        "report.md": report_markdown(contents, drawn if figures else None),
         "tables.tex": "\n".join(latex(table) for table in _all_tables(contents)),
         "cells.csv": _cells_csv(contents),
         "comparisons.csv": _comparisons_csv(contents),
@@ -75,13 +75,12 @@ def _pictures(contents: Contents, drawn: Iterable[Plot], folder: Path) -> list[P
 # -------------------------------------------------------------------- Markdown
 
 
-def report_markdown(contents: Contents, drawn: Iterable[Plot]) -> str:
-    """Return the report as Markdown."""
-    drawn = list(drawn)
+def report_markdown(contents: Contents, drawn: Sequence[Plot] | None) -> str:
+    """Return the report as Markdown, with pictures of `drawn`; None: there are none at all."""
     parts = [f"# {plain_markdown(contents.study.protocol.title)}\n"]
     parts += [f"{plain_markdown(said)}\n" for said in contents.headlines]
     parts.append("".join(f"- {name}: {plain_markdown(text)}\n" for name, text in facts(contents)))
-    parts += _markdown_maps(contents) if drawn else []
+    parts += _markdown_maps(contents) if drawn is not None else []
     parts.append("## Which findings of the paper appear\n")
     for found in contents.findings:
         evidence = "".join(f"  - {plain_markdown(line)}\n" for line in found.evidence)
@@ -137,15 +136,15 @@ def _markdown_maps(contents: Contents) -> list[str]:
     return [shown, *[further] * bool(contents.trained_further)]
 
 
-def _markdown_figures(drawn: Sequence[Plot]) -> str:
+def _markdown_figures(drawn: Sequence[Plot] | None) -> str:
     parts = []
-    for plot in drawn:
+    for plot in drawn or ():
         parts.append(
             f"## {plot.title}\n\n![{plot.title}](figures/{plot.name}.png)\n\n{plot.caption}\n"
         )
-    if not drawn:
-        hint = "" if have_matplotlib() else " Install it with `pip install matplotlib`."
-        parts.append(f"Figures were not drawn: they need matplotlib.{hint}\n")
+    if drawn is None:
+        hint = "" if have_matplotlib() else " They need matplotlib: `pip install matplotlib`."
+        parts.append(f"Figures were not drawn.{hint}\n")
     return "\n".join(parts)
 
 

@@ -123,7 +123,8 @@ def score_of(cell: Path, column: Column) -> float | None:
         for task, values in (read_json(file).get("results") or {}).items()
         if task in column.tasks
         for name in values
-        if name.partition(",")[0] == column.metric and isinstance(values[name], int | float)
+        if column.metric in (name, name.partition(",")[0])
+        if isinstance(values[name], int | float)
     ]
     return fmean(scores) if scores else None
 

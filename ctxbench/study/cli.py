@@ -88,6 +88,7 @@ def _study(options: argparse.Namespace) -> int:
     from ctxbench.study import folder
     from ctxbench.study.display import LOG, Display
     from ctxbench.study.launcher import Launcher
+    from ctxbench.study.paths import seen_from
     from ctxbench.study.runner import Runner
 
     began = time.monotonic()
@@ -115,7 +116,8 @@ def _study(options: argparse.Namespace) -> int:
                 Launcher(root, environment, warm=not devices[0]) as launcher,
                 Display(root / LOG) as display,
             ):
-                Runner(study, root, devices, rows, display=display).run(launcher)
+                runs = seen_from(study, root)
+                Runner(runs, root, devices, rows, display=display).run(launcher)
     except Timeout:
         raise ValueError(
             f"Another `ctxbench study` writes to {root}. One process works on a folder. Wait for "
@@ -156,11 +158,12 @@ def _devices(options: argparse.Namespace) -> list[dict[str, str]]:
 def _environment(study, devices: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Return the environment of all commands."""
     from ctxbench.core.assets import BUNDLED_MODELS
+    from ctxbench.study import paths
 
-    found = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    found = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", **paths.environment()}
     if not study.other_tasks:
         found["CTXBENCH_TASKS_ONLY"] = "1"
-    if study.model in BUNDLED_MODELS:
+    if study.model in BUNDLED_MODELS and not (study.other_tasks or study.include_path):
         found |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     if not devices[0]:  # a core each
         found |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

@@ -26,7 +26,7 @@ class Family:
         task: name with `{length}` (32k) or `{shots}`, or without either; several with commas.
         lengths: tokens.
         shots: numbers of shots.
-        metric: of lm-eval's results.
+        metric: of lm-eval's results, with its filter where a task has several (`acc,none`).
         higher_is_better: of the metric.
         chance: score of guessing.
         metadata: lm-eval metadata.
@@ -59,7 +59,8 @@ class Study(Protocol):
         together: what one lm_eval run holds: all columns of a `row`, those of a `kind`, or one
             `column`. Less is lost by a kill, more is spent on starting.
         cache: keep answers, so that a killed run of lm_eval goes on inside, to the same bits.
-        other_tasks: tasks that are not ctxbench's.
+        other_tasks: tasks of lm-eval's own.
+        include_path: folder with the study's own task files; None: it has none.
         shape: fields of the model's config, so that it can be planned for where it is not.
     """
 
@@ -67,6 +68,7 @@ class Study(Protocol):
     together: str
     cache: bool
     other_tasks: tuple[str, ...]
+    include_path: str | None
     shape: dict
 
     def row(self, name: str) -> Row:
