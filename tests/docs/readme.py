@@ -45,6 +45,11 @@ QUICKER = {
         "ctxbench-train --recipe mini --method yarn --output mini-yarn-1k --processes 2"
         " --tokens 65536"
     ),
+    "lm_eval --model ctxext --model_args pretrained=mini-yarn-1k,length=1024"
+    " --tasks mini_needle_1k": (
+        "lm_eval --model ctxext --model_args pretrained=mini-yarn-1k,length=1024"
+        " --tasks mini_needle_1k --limit 8"
+    ),
     "ctxbench-train --method pi": "ctxbench-train --method pi --tokens 65536",
     "ctxbench study mini --quick": "ctxbench study mini --quick --rows base,ntk-frozen",
     "ctxbench report DIR": "ctxbench report studies/mini-quick",
@@ -60,7 +65,7 @@ QUICKER = {
     ),
     "lm_eval --include_path $(ctxbench tasks-path)": (
         "CTXBENCH_NO_AUTOLOAD=1 lm_eval --include_path $(ctxbench tasks-path) --model dummy"
-        " --tasks mini_needle_256 --limit 2"
+        """ --tasks mini_needle_256 --limit 2 --metadata '{"tokenizer": "mini"}'"""
     ),
 }
 """Commands that take minutes, or have a placeholder -> what is run in their place."""
