@@ -100,6 +100,9 @@ def _study(options: argparse.Namespace) -> int:
                 f"--rows names {row!r}{near_names(row, known)} Rows: {', '.join(known)}. Correct "
                 "it."
             )
+    devices = _devices(options)
+    if devices[0]:  # GPUs
+        _check_devices(study, [r for r in study.rows if not rows or r.name in rows], len(devices))
     root = options.output or Path("studies") / study.name
     root.mkdir(parents=True, exist_ok=True)
     try:
@@ -107,7 +110,6 @@ def _study(options: argparse.Namespace) -> int:
             folder.prepare(study, root)
             if options.retry_failed:
                 print(f"{folder.retry_failed(root)} failed cells are run again.")
-            devices = _devices(options)
             print(f"{study.title}: {_counts(folder.count(study, root))}; {len(devices)} at a time")
             print(f"{root / LOG} has a line a minute, {root / 'logs'} what each command prints.")
             sys.stdout.flush()
@@ -153,6 +155,21 @@ def _devices(options: argparse.Namespace) -> list[dict[str, str]]:
             )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return [{} for _ in range(options.processes or cores or 1)]
+
+
+def _check_devices(study, rows, gpus: int) -> None:
+    """Check that no row trains on more GPUs than there are.
+
+    Raises:
+        ValueError: one does.
+    """
+    for row in rows:
+        if (number := study.processes(row)) > gpus:
+            raise ValueError(
+                f"Row {row.name} trains on {number} GPUs (processes: {number}); {gpus} are here. "
+                f"`ctxbench plan NAME --gpus {gpus}` says what does not fit and what would. Set "
+                "processes and shard under `train`, or leave the row out with --rows."
+            )
 
 
 def _environment(study, devices: Sequence[Mapping[str, str]]) -> dict[str, str]:

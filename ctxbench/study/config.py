@@ -79,6 +79,10 @@ class Study(Protocol):
         """Return the columns that are measured for a row."""
         return tuple(filter(row.has, self.columns))
 
+    def processes(self, row: Row) -> int:
+        """Return how many processes, and so devices, a row's training runs on; 1 without one."""
+        return 1 if row.train is None else int({**self.train, **row.train}.get("processes") or 1)
+
     def training(self, row: Row, seed: int, output: str) -> TrainConfig:
         """Return the training run of a row.
 

@@ -203,8 +203,8 @@ class Runner:
         if row.train is None or self._trained(row, seed).is_file():
             return self._measurements(row, seed)
         assert seed is not None
-        devices = int(self.study.train.get("processes") or row.train.get("processes") or 1)
-        return [Job(row, seed, (), "train", train_command(self.study, row, seed), devices)]
+        command = train_command(self.study, row, seed)
+        return [Job(row, seed, (), "train", command, self.study.processes(row))]
 
     def _measurements(self, row: Row, seed: int | None) -> list[Job]:
         jobs = []
