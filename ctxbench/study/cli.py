@@ -19,6 +19,7 @@ def add_parsers(subparsers) -> None:
     )
     _common(study)
     study.add_argument("--output", type=Path, help="folder of the study (studies/NAME)")
+    study.add_argument("--limit", help=argparse.SUPPRESS)  # refused in a sentence
     study.add_argument("--rows", help="run these rows now, comma-separated; the others later")
     study.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: GPUs if any"
@@ -86,11 +87,18 @@ def _study(options: argparse.Namespace) -> int:
 
     from ctxbench.core.errors import near_names
     from ctxbench.study import folder
+    from ctxbench.study.config import untrained
     from ctxbench.study.display import LOG, Display
     from ctxbench.study.launcher import Launcher
     from ctxbench.study.paths import seen_from
     from ctxbench.study.runner import Runner
 
+    if options.limit is not None:
+        raise ValueError(
+            f"--limit {options.limit} would cut every column of a study alike, and its cells would "
+            "look whole. A study file says how many documents a column reads: set `documents`, or "
+            "give --quick."
+        )
     began = time.monotonic()
     study = _load(options)
     rows = options.rows.split(",") if options.rows else []
@@ -110,6 +118,8 @@ def _study(options: argparse.Namespace) -> int:
             folder.prepare(study, root)
             if options.retry_failed:
                 print(f"{folder.retry_failed(root)} failed cells are run again.")
+            for line in untrained(study):
+                print(line)
             print(f"{study.title}: {_counts(folder.count(study, root))}; {len(devices)} at a time")
             print(f"{root / LOG} has a line a minute, {root / 'logs'} what each command prints.")
             sys.stdout.flush()

@@ -7,6 +7,7 @@ from typing import Any
 
 from ctxbench.core.protocol import Column, Protocol, Row
 from ctxbench.core.settings import Length
+from ctxbench.methods.registry import get_method
 from ctxbench.train.config import TrainConfig, make_config
 
 BUDGET = (
@@ -99,6 +100,17 @@ def training_values(study: Study, row: Row, seed: int, output: str) -> dict[str,
     values = {**study.train, **row.train}
     values = {"recipe": None, "model": study.model, **values, "seed": seed, "output": output}
     return values | {"method": row.method, "options": row.options}
+
+
+def untrained(study: Study) -> list[str]:
+    """Return a sentence for each row, controls apart, whose method needs training and has none."""
+    return [
+        f"{row.label}: method {row.method} needs training, and this row has none (`train`, or a "
+        "trained `checkpoint`). Its numbers will say so."
+        for row in study.rows
+        if row.method and not (row.trained or row.checkpoint) and row.group != "control"
+        if get_method(row.method, **row.options).needs_training
+    ]
 
 
 def document_numbers(column: Column) -> list[int] | None:

@@ -25,7 +25,7 @@ from ctxbench.core.cost import (
     gpu_device,
 )
 from ctxbench.core.protocol import Row
-from ctxbench.study.config import Study
+from ctxbench.study.config import Study, untrained
 from ctxbench.study.fitting import reading_memory, training_warning, usable
 from ctxbench.train.config import TrainConfig, as_dict, make_config
 from ctxbench.train.cost import TrainingCost, training_cost
@@ -164,6 +164,7 @@ def _warnings(cost: StudyCost, gpus: int) -> list[str]:
             if (number := cost.study.processes(row)) > gpus
         ]
     found = ["", "Does not fit:", *lines] if lines else []
+    found += ["", *said] if (said := untrained(cost.study)) else []
     if cost.uncounted:
         names = ", ".join(cost.uncounted)
         found += ["", f"Not counted, for want of `requests` in the study file: {names}."]
