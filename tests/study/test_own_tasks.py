@@ -137,9 +137,9 @@ def test_a_task_file_that_is_no_yaml_is_named(mine):
 
 
 def test_a_folder_that_is_none_is_told(mine):
-    (mine / "bad.yaml").write_text(yaml.safe_dump({**MINE, "include_path": "taks"}))
+    (mine / "bad.yaml").write_text(yaml.safe_dump({**MINE, "include_path": "nowhere"}))
     with pytest.raises(
-        ValueError, match=r"include_path='taks' is not allowed; it must be a folder"
+        ValueError, match=r"include_path='nowhere' is not allowed; it must be a folder"
     ):
         load_study("bad.yaml")
 
