@@ -5,9 +5,11 @@ The lines go to `study.log` in the study's folder, and to standard error where i
 
 from __future__ import annotations
 
+import contextlib
+import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -50,7 +52,8 @@ class State:
         done: of them, finished or failed.
         failed: of them, failed.
         running: commands, in the order in which they began.
-        left: seconds, None where not known yet.
+        left: seconds, as far as known.
+        left_whole: whether that counts all that is left.
         left_at: moment of that estimate.
         last: result.
     """
@@ -59,16 +62,18 @@ class State:
     done: int = 0
     failed: int = 0
     running: Sequence[Running] = ()
-    left: float | None = None
+    left: float = 0.0
+    left_whole: bool = False
     left_at: float = 0.0
     last: str = ""
 
     def summary(self, now: float) -> str:
         """Return cells and time left in words."""
         failed = f", {self.failed} failed" if self.failed else ""
-        said = "time left not known yet"
-        if self.left is not None:
-            said = f"about {duration(max(self.left - (now - self.left_at), 0))} left"
+        left = max(self.left - (now - self.left_at), 0.0)
+        said = f"{'about' if self.left_whole else 'more than'} {duration(left)} left"
+        if not (left or self.left_whole):
+            said = "time left not known yet"
         return f"{self.done}/{self.total} cells{failed}, {said}"
 
     def line(self, now: float) -> str:
@@ -87,12 +92,14 @@ class Display:
         console: to show on; standard error by default.
         every: seconds between lines.
         state: set by who runs the study.
+        refresh: called before each line, to bring the state up to date.
     """
 
     log: Path | None = None
     console: Console | None = None
     every: float = 60.0
     state: State = field(default_factory=State)
+    refresh: Callable[[], None] = lambda: None
     _ended: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
     _live: Live | None = None
@@ -132,6 +139,8 @@ class Display:
     def _tell(self) -> None:
         """Write a line every so many seconds; in a terminal it is live already."""
         while not self._ended.wait(self.every):
+            with contextlib.suppress(OSError):  # a cell that is just being written: next time
+                self.refresh()
             tell = self.say if self._live is None else self._write
             tell(self.state.line(time.monotonic()))
 
@@ -162,6 +171,12 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def share_done(log: Path) -> float | None:
+    """Return the share of a training's steps that are done by its log; None: it has none."""
+    step = re.match(r"step (\d+)/(\d+)", _last_step(log))
+    return int(step[1]) / int(step[2]) if step and int(step[2]) else None
 
 
 def _last_step(log: Path) -> str:

@@ -33,7 +33,7 @@ from ctxbench.study.commands import (
     train_command,
 )
 from ctxbench.study.config import Study
-from ctxbench.study.display import Display, Running
+from ctxbench.study.display import Display, Running, share_done
 from ctxbench.study.launcher import Launcher
 from ctxbench.study.time_left import READ, TRAIN, TimeLeft, Work, tokens_to_read
 
@@ -110,6 +110,7 @@ class Runner:
         ready.sort(key=lambda job: bool(job.columns))  # trainings first: they are the long ones
         free = list(range(len(self.devices)))
         number = 0
+        self.display.refresh = self._show
         self._show()
         while ready or self._running:
             while (job := _next(ready, len(free), bool(self._running))) is not None:
@@ -149,8 +150,12 @@ class Runner:
         state.failed = sum(note is not None and note.status == "failed" for note in notes)
         running = list(self._running.values())
         state.running = [Running(str(one.job), self._log(one.job), one.began) for one in running]
-        works = [(self._work(one.job), (now - one.began) * len(one.used)) for one in running]
-        state.left = self._time.left(self._waiting(), works, len(self.devices))
+        works = [
+            (self._work(one.job), (now - one.began) * len(one.used), share_done(self._log(one.job)))
+            for one in running
+        ]
+        left = self._time.left(self._waiting(), works, len(self.devices))
+        state.left, state.left_whole = left
         state.left_at = now
 
     def _work(self, job: Job) -> Work:
@@ -159,7 +164,7 @@ class Runner:
 
     def _waiting(self) -> Work:
         """Return the work of the chosen rows that no command does yet."""
-        jobs = [started.job for started in self._running.values()]
+        jobs = [started.job for started in list(self._running.values())]
         trainings, tokens = 0, 0.0
         for row, seed in self._pairs():
             mine = [job for job in jobs if (job.row.name, job.seed) == (row.name, seed)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ctxbench.core.protocol import Column
@@ -36,28 +36,29 @@ class TimeLeft:
             self._seconds[kind] += seconds
             self._done[kind] += amount
 
-    def of(self, work: Work) -> float | None:
-        """Return the device seconds of some work; None before one of its kind has ended."""
-        if any(amount and not self._done[kind] for kind, amount in work.items()):
-            return None
-        return sum(
-            amount * self._seconds[kind] / self._done[kind]
-            for kind, amount in work.items()
-            if amount
-        )
-
     def left(
-        self, waiting: Work, running: Iterable[tuple[Work, float]], devices: int
-    ) -> float | None:
-        """Return the seconds that are left; None before anything like it has ended.
+        self, waiting: Work, running: Sequence[tuple[Work, float, float | None]], devices: int
+    ) -> tuple[float, bool]:
+        """Return the seconds that are left, and whether all work is counted in them.
+
+        What nothing like it has ended or says how far it is does not count.
 
         Args:
             waiting: work that no command does yet.
-            running: the work of each command that runs, and its device seconds so far.
+            running: of each command that runs: its work, device seconds so far, and the share of
+                it that is done, as far as it says.
             devices: that work at a time.
         """
-        parts = [self.of(waiting)]
-        for work, spent in running:
-            whole = self.of(work)
-            parts.append(None if whole is None else max(whole - spent, 0.0))
-        return None if None in parts else sum(filter(None, parts)) / devices
+        rates = {kind: self._seconds[kind] / done for kind, done in self._done.items() if done}
+        for work, spent, share in running:
+            for kind, amount in work.items():
+                if share and amount:
+                    rates.setdefault(kind, spent / share / amount)
+        seconds = sum(rates.get(kind, 0.0) * amount for kind, amount in waiting.items())
+        for work, spent, share in running:
+            whole = sum(rates.get(kind, 0.0) * amount for kind, amount in work.items())
+            seconds += max((spent / share if share else whole) - spent, 0.0)
+        kinds = [
+            kind for work in (waiting, *(w for w, *_ in running)) for kind in work if work[kind]
+        ]
+        return seconds / devices, all(kind in rates for kind in kinds)

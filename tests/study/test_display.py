@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from ctxbench.core.protocol import Column
-from ctxbench.study.display import Display, Running, State, duration
+from ctxbench.study.display import Display, Running, State, duration, share_done
 from ctxbench.study.time_left import READ, TRAIN, TimeLeft, tokens_to_read
 from tests.study.small import run, write_study
 
@@ -67,23 +67,35 @@ def test_a_failed_command_is_said_and_counted(tmp_path):
 def test_a_line_has_the_last_step_of_a_training(tmp_path):
     log = tmp_path / "train.log"
     log.write_text(f"Model mini\nstep 32/160  loss 3\n{STEP}\nsaved\n")
-    state = State(3, 1, 1, [Running("PI seed 0: train", log, 100.0)], 600.0, 100.0, "Base: done")
+    running = [Running("PI seed 0: train", log, 100.0)]
+    state = State(3, 1, 1, running, 600.0, True, 100.0, "Base: done")
     assert state.line(130.0) == (
         "1/3 cells, 1 failed, about 10 min left; now: PI seed 0: train, 30 s: "
         f"{' '.join(STEP.split())}; last: Base: done"
     )
+    assert share_done(log) == 0.25
+    assert share_done(tmp_path / "none.log") is None
+    state.left_whole = False
+    assert state.summary(130.0) == "1/3 cells, 1 failed, more than 10 min left"
     assert Running("x", tmp_path / "none.log", 0.0).line(5.0) == "x, 5 s"
 
 
 def test_time_left_is_learned_by_kind_of_work():
     learned = TimeLeft()
-    assert learned.left({TRAIN: 1}, [], 2) is None
+    assert learned.left({TRAIN: 1}, [], 2) == (0, False)
     learned.learn({TRAIN: 1}, 100.0)
-    assert learned.left({TRAIN: 2, READ: 0.0}, [], 2) == pytest.approx(100)
-    assert learned.left({TRAIN: 2, READ: 10.0}, [], 2) is None  # nothing was read yet
+    assert learned.left({TRAIN: 2, READ: 0.0}, [], 2) == (pytest.approx(100), True)
+    assert learned.left({TRAIN: 2, READ: 10.0}, [], 2) == (pytest.approx(100), False)
     learned.learn({READ: 1000.0}, 10.0)
-    running = [({TRAIN: 1}, 30.0), ({TRAIN: 1}, 130.0)]
-    assert learned.left({TRAIN: 2, READ: 2000.0}, running, 2) == pytest.approx((200 + 20 + 70) / 2)
+    running = [({TRAIN: 1}, 30.0, None), ({TRAIN: 1}, 130.0, None)]
+    left, whole = learned.left({TRAIN: 2, READ: 2000.0}, running, 2)
+    assert (left, whole) == (pytest.approx((200 + 20 + 70) / 2), True)
+
+
+def test_a_training_that_says_how_far_it_is_tells_of_the_others():
+    running = [({TRAIN: 1}, 60.0, 0.25), ({TRAIN: 1}, 60.0, 0.5)]
+    left, whole = TimeLeft().left({TRAIN: 1, READ: 5.0}, running, 2)
+    assert (left, whole) == (pytest.approx((240 + 180 + 60) / 2), False)
 
 
 def test_tokens_to_read_count_prompts_by_their_length():
