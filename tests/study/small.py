@@ -14,6 +14,8 @@ from ctxbench.study.runner import Runner
 
 ROOT = Path(__file__).resolve().parents[2]
 STUBS = {"lm_eval": "tests.study.stub_lm_eval", "ctxbench.train": "tests.study.stub_train"}
+_NOT_COMPARED = ("logs", "study.log", ".lock", "killed", "answers")
+"""What a study's folder holds besides its results."""
 STUDY = {
     "title": "Small",
     "model": "mini",
@@ -78,7 +80,7 @@ def contents(root: Path) -> dict[str, str]:
     found = {}
     for file in sorted(root.rglob("*")):
         name = str(file.relative_to(root))
-        if not file.is_file() or name.startswith(("logs", ".lock", "killed", "answers")):
+        if not file.is_file() or name.startswith(_NOT_COMPARED):
             continue
         if file.suffix not in (".json", ".jsonl", ".txt", ".yaml", ".md"):
             found[name] = file.read_bytes().hex()
