@@ -7,13 +7,20 @@ attention counted once. Backward, the products take `2 N + 2 N_t` and attention 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from ctxbench.core.errors import near_names
 
-GPUS = {"A100": (312, 2.0), "H100": (989, 3.35), "H200": (989, 4.8), "GH200": (989, 4.0)}
-"""Dense bfloat16, TFLOP/s, and memory, TB/s: NVIDIA's data sheets (80 GB SXM; GH200 with HBM3)."""
+GPUS = {
+    "A100": (312, 2.0, 80),
+    "H100": (989, 3.35, 80),
+    "H200": (989, 4.8, 140),
+    "GH200": (989, 4.0, 96),
+}
+"""Dense bfloat16, TFLOP/s; memory, TB/s; its size, GiB: NVIDIA's data sheets (80 GB SXM; GH200 with
+HBM3)."""
 CORE_GIGAFLOPS = 60
 """Assumed of one CPU core on a model of the bundled size; measured: 45 to 90."""
 ASSUMED_MFU = 0.4
@@ -29,11 +36,13 @@ class Device:
         name: of the GPU, or `cpu`.
         flops: operations, of those it reaches.
         bandwidth: bytes to and from its memory.
+        memory: bytes it has; infinite where it is not known.
     """
 
     name: str
     flops: float
     bandwidth: float
+    memory: float = math.inf
 
     def seconds(self, flops: float, moved: float = 0.0) -> float:
         """Return the time of operations, or of the bytes that must be moved for them."""
@@ -55,8 +64,8 @@ def gpu_device(name: str, mfu: float = ASSUMED_MFU, also: str = "") -> Device:
             f"--gpu {name!r} is not known{near_names(name, GPUS)} Known: {', '.join(GPUS)}{also}. "
             "Give one of these, and --mfu to match yours."
         )
-    peak, bandwidth = GPUS[name]
-    return Device(name, peak * 1e12 * mfu, bandwidth * 1e12)
+    peak, bandwidth, memory = GPUS[name]
+    return Device(name, peak * 1e12 * mfu, bandwidth * 1e12, memory * GIB)
 
 
 @dataclass(frozen=True, kw_only=True)

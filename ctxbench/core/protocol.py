@@ -81,7 +81,7 @@ class Column:
         length: of the prompts, tokens.
         shots: in the prompt.
         tasks: of lm-eval.
-        metric: of lm-eval's results.
+        metric: of lm-eval's results, with its filter where a task has several (`acc,none`).
         higher_is_better: of the metric.
         chance: score of guessing.
         metadata: lm-eval metadata.
@@ -124,6 +124,7 @@ class Protocol:
         seeds: of the trained rows.
         notes: what a reader of the report must know.
         model_args: of every evaluation.
+        task_files: digest of the study's own task files; None: it has none.
         rows: in the order of the tables.
         columns: in the order of the tables.
     """
@@ -138,6 +139,7 @@ class Protocol:
     seeds: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     model_args: dict = field(default_factory=dict, hash=False)
+    task_files: str | None = None
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
 

@@ -7,8 +7,9 @@ from ctxbench.core.lengths import length_name
 from ctxbench.core.protocol import Row
 from ctxbench.report.correlation import Panel, correlation_table, panels
 from ctxbench.report.findings import findings
+from ctxbench.report.headline import headlines
 from ctxbench.report.heatmap import HeatMap
-from ctxbench.report.layouts import LAYOUTS, Layout
+from ctxbench.report.layouts import LAYOUTS, Layout, own_layouts
 from ctxbench.report.numbers import Measure, Number, Numbers
 from ctxbench.report.paper import companion
 from ctxbench.report.study_results import Cell, StudyResults, load_study
@@ -31,6 +32,11 @@ class Section:
         """The first variant; a section without lengths has no other."""
         return self.tables[0]
 
+    @property
+    def there(self) -> bool:
+        """Whether the study has anything of it."""
+        return any(table.lines for table in self.tables)
+
 
 @dataclass(frozen=True)
 class Map:
@@ -47,6 +53,7 @@ class Contents:
 
     study: StudyResults
     numbers: Numbers
+    headlines: tuple[str, ...]
     findings: tuple[Finding, ...]
     sections: tuple[Section, ...]
     correlations: Section
@@ -85,8 +92,9 @@ def gather(folder) -> Contents:
     return Contents(
         study,
         numbers,
+        headlines(numbers),
         tuple(findings(numbers)),
-        tuple(_section(layout, numbers) for layout in LAYOUTS),
+        tuple(_section(layout, numbers) for layout in (*LAYOUTS, *own_layouts(study))),
         Section("correlation", "Correlations", "Correlations", tuple(tables), ()),
         tuple(by_length.get(study.reference_length, ())),
         tuple(_maps(numbers)),
@@ -98,7 +106,8 @@ def _section(layout: Layout, numbers: Numbers) -> Section:
     at = [table for table in tables if table.length == numbers.study.reference_length]
     title = (at or tables)[0].title.partition(" at ")[0]
     theirs = tuple(companion(number) for number in layout.numbers)
-    return Section(layout.name, title, layout.short, tables, theirs)
+    short = layout.short.replace("{kind}", title.partition(" by ")[0])
+    return Section(layout.name, title, short, tables, theirs)
 
 
 def _maps(numbers: Numbers) -> Sequence[Map]:

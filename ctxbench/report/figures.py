@@ -1,8 +1,8 @@
 """Figures 2, 3 and 4 of the paper, as PNG and as SVG that follows a page's theme.
 
-One panel per class of methods, the other classes' rows in grey behind, names at the ends of the
-lines. A figure is drawn once; in the SVG every colour of `COLOURS` becomes the CSS variable of that
-name, so light and dark are the page's affair.
+Figures 2 and 3 have one panel a row, all others in grey behind, so that curves which lie on each
+other can be told apart; figure 4 has one a benchmark. A figure is drawn once; in the SVG every
+colour of `COLOURS` becomes the CSS variable of that name, so light and dark are the page's affair.
 """
 
 import io
@@ -32,12 +32,8 @@ COLOURS = {
     "approximate": "#c0641c",
     "control": "#5f7f5c",
 }
-_MARKERS = "osD^vPX*<>"
 _PERPLEXITIES = (2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000)
-_DASHES = (
-    *("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))),
-    *((0, (6, 1.2, 1.2, 1.2, 1.2, 1.2)), (0, (10, 3)), (0, (1, 3))),
-)
+_ACROSS = 5  # small panels beside each other
 _HINT = (
     "Drawing figures needs matplotlib, which is not installed. Install it with "
     "`pip install matplotlib`, or give --no-figures."
@@ -108,8 +104,8 @@ def plots(numbers: Numbers, panels: Sequence[Panel]) -> list[Plot]:
                 "figure-2",
                 "Figure 2 · Many-shot learning",
                 "Accuracy (%) over the number of examples in the prompt; bars are 95 % intervals. "
-                "Grey: the other classes.",
-                _by_class(shots, "examples in the prompt", "accuracy (%)", str, bars=True),
+                "Grey: the other rows.",
+                _by_row(shots, "examples in the prompt", "accuracy (%)", str, bars=True),
             )
         )
     losses = by_position(numbers)
@@ -121,9 +117,9 @@ def plots(numbers: Numbers, panels: Sequence[Panel]) -> list[Plot]:
                 "Mean negative log-likelihood (nats a token) by position in the context, four "
                 "points a doubling; bands are 95 % intervals over texts. All rows read the same "
                 "texts, so differences between rows are surer than the bands: the table of "
-                "perplexity by position tests them in pairs. Dotted: the base model's window and "
-                "the common trained length.",
-                _by_class(
+                "perplexity by position tests them in pairs. Grey: the other rows. Dotted: the "
+                "base model's window and the common trained length.",
+                _by_row(
                     losses,
                     "position (tokens)",
                     "loss (nats)",
@@ -149,14 +145,18 @@ def plots(numbers: Numbers, panels: Sequence[Panel]) -> list[Plot]:
 # --------------------------------------------------------------------- drawing
 
 
-def _figure(columns: int, width: float, height: float):
+def _figure(panels: int, across: int, width: float, height: float):
+    """Return a figure of panels of that size (inches), so many beside each other."""
     import matplotlib
     from matplotlib.figure import Figure
 
+    down = -(-panels // across)
     with matplotlib.rc_context({"font.size": 8}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(1, columns, sharey=True, squeeze=False)[0]
-    for axis in axes:
+        figure = Figure(figsize=(width * across + 0.4, height * down), layout="constrained")
+        axes = figure.subplots(down, across, sharey=True, squeeze=False).flatten()
+    for axis in axes[panels:]:
+        axis.remove()
+    for axis in axes[:panels]:
         for side, frame in axis.spines.items():
             frame.set_visible(side in ("left", "bottom"))
             frame.set_color(COLOURS["rule"])
@@ -164,74 +164,63 @@ def _figure(columns: int, width: float, height: float):
         axis.tick_params(colors=COLOURS["muted"], labelsize=7, length=2.5, width=0.6)
         axis.grid(axis="y", color=COLOURS["rule"], linewidth=0.5)
         axis.set_axisbelow(True)
-    return figure, axes
+    return figure, axes[:panels]
 
 
-def _by_class(curves: list[Curve], x_label, y_label, tick, bars=False, marks=()):
-    groups = [g for g in CLASSES if any(curve.row.group == g for curve in curves)]
-    figure, axes = _figure(len(groups), 2.75 * len(groups) + 0.4, 2.9)
+def _by_row(curves: list[Curve], x_label, y_label, tick, bars=False, marks=()):
+    across = min(_ACROSS, len(curves))
+    figure, axes = _figure(len(curves), across, 2.2, 1.75)
     xs = sorted({point[0] for curve in curves for point in curve.points})
-    for axis, group in zip(axes, groups, strict=True):
+    ticks = xs if bars else [2.0**n for n in range(5, 24) if xs[0] <= 2.0**n <= xs[-1] * 1.1]
+    ticks = ticks[:: -(-len(ticks) // 5)]
+    for number, (axis, curve) in enumerate(zip(axes, curves, strict=True)):
         axis.set_xscale("log", base=2)
-        for curve in curves:
-            if curve.row.group != group:
-                x, y = [p[0] for p in curve.points], [p[1] for p in curve.points]
-                axis.plot(x, y, color=COLOURS["context"], linewidth=0.8, zorder=1)
-        members = [curve for curve in curves if curve.row.group == group]
-        apart = (xs[-1] / xs[0]) ** 0.014 if bars else 1.0  # so that bars stand beside each other
-        for number, curve in enumerate(members):
-            shift = apart ** (number - (len(members) - 1) / 2)
-            _draw(axis, curve, number, COLOURS[group], bars, shift)
+        for other in curves:
+            if other is not curve:
+                x, y = [p[0] for p in other.points], [p[1] for p in other.points]
+                axis.plot(x, y, color=COLOURS["context"], linewidth=0.6, zorder=1)
+        _draw(axis, curve, COLOURS[curve.row.group], bars)
         for mark in marks:
             axis.axvline(mark, color=COLOURS["muted"], linewidth=0.8, linestyle=":", zorder=1.5)
-        ticks = xs if bars else [2.0**n for n in range(5, 24) if xs[0] <= 2.0**n <= xs[-1] * 1.1]
-        ticks = ticks[:: -(-len(ticks) // 7)]
         axis.set_xticks(ticks, [tick(int(x)) for x in ticks])
         axis.minorticks_off()
         axis.set_xlim(xs[0] / 1.2, xs[-1] * 1.2)
-        axis.set_title(CLASSES[group], fontsize=8, color=COLOURS["ink"], loc="left")
-        axis.set_xlabel(x_label, fontsize=7.5, color=COLOURS["muted"])
-        _name_ends(axis, members, COLOURS[group], bars)
-    axes[0].set_ylabel(y_label, fontsize=7.5, color=COLOURS["muted"])
+        axis.set_title(curve.row.label, fontsize=8, color=COLOURS[curve.row.group], loc="left")
+        if number + across >= len(curves):
+            axis.set_xlabel(x_label, fontsize=7.5, color=COLOURS["muted"])
+        if number % across == 0:
+            axis.set_ylabel(y_label, fontsize=7.5, color=COLOURS["muted"])
+    _class_legend(figure, {curve.row.group for curve in curves})
     return figure
 
 
-def _style(number: int, colour: str, bars: bool) -> dict[str, Any]:
-    """Return how the line of a class's row with this number looks."""
-    line = {"color": colour, "linewidth": 1.4, "linestyle": _DASHES[number % len(_DASHES)]}
-    if bars:
-        line |= {"marker": _MARKERS[number % len(_MARKERS)], "markersize": 3.5}
-    return line
-
-
-def _draw(axis, curve: Curve, number: int, colour: str, bars: bool, shift: float) -> None:
+def _draw(axis, curve: Curve, colour: str, bars: bool) -> None:
     x, y, low, high = zip(*curve.points, strict=True)
-    x = [value * shift for value in x]
     if bars:
-        axis.vlines(x, low, high, color=colour, linewidth=0.8, alpha=0.45, zorder=2)
+        axis.vlines(x, low, high, color=colour, linewidth=0.8, alpha=0.5, zorder=2)
     elif all(value == value for value in low):
-        axis.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0, zorder=2)
-    axis.plot(x, y, zorder=3, **_style(number, colour, bars))
+        axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0, zorder=2)
+    style = {"marker": "o", "markersize": 3} if bars else {}
+    axis.plot(x, y, color=colour, linewidth=1.5, zorder=3, **style)
 
 
-def _name_ends(axis, curves: Sequence[Curve], colour: str, bars: bool) -> None:
-    """Write the rows' names right of the ends of their lines, each beside a piece of its line."""
-    if not curves:
-        return
-    bottom, top = axis.get_ylim()
-    gap = (top - bottom) * 0.066
-    ends = sorted((c.points[-1][1], -number, c.row.label) for number, c in enumerate(curves))
-    heights = _apart([height for height, *_ in ends], gap, bottom, top)
-    for (_, number, label), height in zip(ends, heights, strict=True):
-        axis.plot(
-            [1.02, 1.065, 1.11],
-            [height] * 3,
-            transform=axis.get_yaxis_transform(),
-            clip_on=False,
-            markevery=[1],
-            **_style(-number, colour, bars),
-        )
-        _name(axis, label, 1.13, height, 7, colour)
+def _class_legend(figure, groups: set[str]) -> None:
+    """Say below a figure which colour is which class of methods."""
+    from matplotlib.lines import Line2D
+
+    present = [group for group in CLASSES if group in groups]
+    figure.legend(
+        [
+            Line2D([], [], color=COLOURS[group], marker="o", markersize=4.5, linestyle="")
+            for group in present
+        ],
+        [CLASSES[group] for group in present],
+        loc="outside lower left",
+        ncols=len(present),
+        frameon=False,
+        fontsize=7,
+        labelcolor=COLOURS["ink"],
+    )
 
 
 def _name(axis, label: str, x: float, height: float, size: float, colour: str) -> None:
@@ -260,9 +249,7 @@ def _apart(heights: Sequence[float], gap: float, bottom: float, top: float) -> l
 
 
 def _scatter(panels: Sequence[Panel]):
-    from matplotlib.lines import Line2D
-
-    figure, axes = _figure(len(panels), 4.1 * len(panels) + 0.3, 3.6)
+    figure, axes = _figure(len(panels), len(panels), 4.1, 3.6)
     for axis, panel in zip(axes, panels, strict=True):
         axis.set_yscale("log")
         scores = [100 * point.score for point in panel.points]
@@ -281,8 +268,8 @@ def _scatter(panels: Sequence[Panel]):
                 markeredgewidth=0,
                 zorder=3,
             )
-        said = [f"{name}: rank {rank}, linear {line}" for name, rank, line in scopes(panel.points)]
-        title = "\n".join([panel.title, *said[:2]])  # all rows; within classes
+        said = [f"{n}: rank {rank}\n    linear {line}" for n, rank, line in scopes(panel.points)]
+        title = "\n".join([panel.title, *said[:2]])  # over all rows, and within classes
         axis.set_title(title, fontsize=7, color=COLOURS["ink"], loc="left")
         axis.set_xlabel("score (%)", fontsize=7.5, color=COLOURS["muted"])
         ends = [100 * end for point in panel.points for end in point.score_ends]
@@ -304,20 +291,7 @@ def _scatter(panels: Sequence[Panel]):
         _name_points(axis, panel)
     length = length_name(panels[0].length)
     axes[0].set_ylabel(f"perplexity at {length} tokens", fontsize=7.5, color=COLOURS["muted"])
-    present = {point.group for panel in panels for point in panel.points}
-    figure.legend(
-        [
-            Line2D([], [], color=COLOURS[group], marker="o", markersize=4.5, linestyle="")
-            for group in CLASSES
-            if group in present
-        ],
-        [name for group, name in CLASSES.items() if group in present],
-        loc="outside lower left",
-        ncols=len(present),
-        frameon=False,
-        fontsize=7,
-        labelcolor=COLOURS["ink"],
-    )
+    _class_legend(figure, {point.group for panel in panels for point in panel.points})
     return figure
 
 

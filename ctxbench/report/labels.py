@@ -11,6 +11,9 @@ KINDS = {
 }
 """What a kind of column is called; one of your own by its name."""
 
+UNTRAINED = "the method needs training and had none."
+"""What is said of such rows, wherever their numbers stand."""
+
 
 def kind_name(kind: str) -> str:
     """Return what a kind of column is called."""

@@ -6,11 +6,12 @@ table says so. Tables that are one thing on two models (2 and 5, 3 and 6) or at 
 16) are one layout.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ctxbench.core.protocol import Row
+from ctxbench.core.protocol import Column, Row
+from ctxbench.report.labels import kind_name
 from ctxbench.report.study_results import StudyResults
 
 
@@ -20,8 +21,9 @@ class Pick:
 
     Attributes:
         kinds: the first that the study has is taken; `a+b` is both.
-        spread: `lengths` or `shots`: one measure a column; `leaves`: one a leaf task; `positions`:
-            one a stretch of positions; `together`: one measure, the mean over everything picked.
+        spread: `lengths`, `shots` or `columns`: one measure a column; `leaves`: one a leaf task;
+            `positions`: one a stretch of positions; `together`: one measure, the mean over
+            everything picked.
         at: `all` lengths, the table's own `length` (its variant), or the `most` shots.
         label: in the head, where it is not the length, the shots or the leaf.
     """
@@ -51,14 +53,15 @@ class Layout:
 
     Attributes:
         name: of its files.
-        short: in a menu.
+        short: in a menu; `{kind}`: what is shown, also where it stands in for another.
         numbers: of the paper's tables it is made after.
         title: what it shows.
         caption: how to read it, how cells average.
         picks: its measures.
         properties: properties of the rows, before the measures.
         only: which rows; all without it.
-        transposed: methods across, measures downwards, as the paper has its subtask tables.
+        transposed: methods across, measures downwards, as the paper has its subtask tables; where
+            there are more methods than measures they stay downwards.
         average: last measures, the means of the others.
         variants: one table per length the study has (else one table).
         effective: a last column: the effective length.
@@ -162,7 +165,7 @@ LAYOUTS = (
     ),
     Layout(
         "ruler",
-        "RULER",
+        "{kind}",
         (3, 6),
         "{kind} by length",
         "Mean over its subtasks, each weighing the same.",
@@ -185,7 +188,7 @@ LAYOUTS = (
         "Subtasks",
         (12, 13, 14, 15, 16),
         "{kind} by subtask",
-        "Methods across, subtasks downwards, one table a length; the last line is the mean.",
+        "Methods against subtasks, one table a length; last the mean.",
         picks=(Pick(("ruler", "needle+multiquery"), "leaves", at="length"),),
         transposed=True,
         average=True,
@@ -193,10 +196,10 @@ LAYOUTS = (
     ),
     Layout(
         "longbench",
-        "LongBench",
+        "{kind} tasks",
         (4, 11),
         "{kind} by task",
-        "Methods across, tasks downwards. Of LongBench the mean is the plain one over data sets, "
+        "Methods against tasks. Of LongBench the mean is the plain one over data sets, "
         "as in the paper's tables; the macro mean is the mean of the six category means.",
         picks=(Pick(("longbench", "manyshot"), "leaves"),),
         transposed=True,
@@ -271,3 +274,31 @@ LAYOUTS = (
         absent="This study has no LongLoRA.",
     ),
 )
+
+
+def own_layouts(study: StudyResults) -> tuple[Layout, ...]:
+    """Return a layout for each kind of column of a study's own, which no other table has."""
+    known = {
+        kind for layout in LAYOUTS for p in layout.picks for k in p.kinds for kind in k.split("+")
+    }
+    own = dict.fromkeys(column.kind for column in study.columns if column.kind not in known)
+    return tuple(_own(f"own-{n}", kind, study.of_kind(kind)) for n, kind in enumerate(own, 1))
+
+
+def _own(name: str, kind: str, columns: Sequence[Column]) -> Layout:
+    """Return the layout of one kind: by length or shots where all its columns have one."""
+    spread, by = "columns", ""
+    if all(column.shots for column in columns):
+        spread, by = "shots", " by number of shots"
+    elif all(column.length for column in columns):
+        spread, by = "lengths", " by length"
+    metrics = ", ".join(dict.fromkeys(column.metric for column in columns))
+    return Layout(
+        name,
+        kind_name(kind),
+        (),
+        kind_name(kind).replace("{", "{{").replace("}", "}}") + by,
+        f"A benchmark of this study's own; its metric: {metrics}.",
+        picks=(Pick((kind,), spread),),
+        properties=(RowProperty("Len", _length),),
+    )

@@ -94,8 +94,8 @@ def page(contents: Contents, plots: Sequence[Plot]) -> str:
     """Return the page."""
     from jinja2 import Environment
 
-    links = [("findings", "Findings"), *((s.name, s.short) for s in contents.sections)]
-    links += [("maps", "Heat maps")] * bool(contents.maps)
+    links = [*[("maps", "Heat maps")] * bool(contents.maps), ("findings", "Findings")]
+    links += [(section.name, section.short) for section in contents.sections if section.there]
     links += [(plot.name, plot.title.partition(" \u00b7")[0]) for plot in plots]
     tooltips = Tooltips(contents)
     environment = Environment(keep_trailing_newline=True)

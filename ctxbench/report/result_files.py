@@ -61,6 +61,8 @@ class Run:
         name = self._ours.get("method") or str(self._config.get("model") or "?")
         if not self._ours or name == "none":
             return name
+        if self._ours.get("untrained"):
+            return f"{name}, which needs training and had none"
         trained = self._ours.get("trained_length")
         return f"{name}, trained to {length_name(trained)}" if trained else f"{name}, frozen"
 

@@ -91,7 +91,7 @@ def _leaf_tasks(tasks: Sequence[str], content: dict[str, Any]) -> set[str]:
 def read_samples(
     run: Run, task: str, metric: str, kind: str = "", *, needle: bool = False
 ) -> TaskSamples:
-    """Return a task's samples of a metric, of its first filter.
+    """Return a task's samples of a metric, of the filter after its comma, else of the first.
 
     Args:
         run: they are of.
@@ -104,7 +104,12 @@ def read_samples(
         ValueError: a file is damaged, or samples are lost or out of their scale.
     """
     every = list(run.samples[task])
-    first = [s for s in every if s.get("filter", "none") == every[0].get("filter", "none")]
+    metric, _, chosen = metric.partition(",")
+    chosen = chosen or every[0].get("filter", "none")
+    first = [s for s in every if s.get("filter", "none") == chosen]
+    if not first:
+        filters = ", ".join(dict.fromkeys(s.get("filter", "none") for s in every))
+        raise ValueError(f"No sample of {task} has the filter {chosen!r}. There are: {filters}.")
     asked = run.content["results"].get(task, {}).get("sample_len")
     if asked is not None and len(first) != asked:
         raise ValueError(f"{len(first)} of the {asked} samples of {task} are there.")

@@ -49,12 +49,14 @@ class StudyResults:
         protocol: its rows as their models resolved them.
         trainings: text of each train.yaml, by ROW/seed-K.
         leaf_tasks: of each column: all that any of its cells has or should have.
+        untrained: names of rows whose method needs training and had none.
     """
 
     protocol: Protocol
     trainings: dict[str, str]
     cells: dict[tuple[str, int | None, str], Cell]
     leaf_tasks: dict[str, tuple[str, ...]]
+    untrained: frozenset[str] = frozenset()
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -154,6 +156,8 @@ def load_study(path: Path) -> StudyResults:
         if (column := columns.get(folder.path.name))
     }
     rows = tuple(_resolved(row, measured) for row in protocol.rows)
+    said = {place.split("/")[1]: found.model or {} for place, found in measured.items()}
+    untrained = frozenset(name for name, model in said.items() if model.get("untrained"))
     measured = _in_shares(measured, columns)
     cells = {
         (row.name, seed, column.name): _cell(row, seed, column, measured)
@@ -163,7 +167,8 @@ def load_study(path: Path) -> StudyResults:
     }
     leaf_tasks = _leaf_tasks(cells.values())
     cells = _without_gaps(cells, leaf_tasks)
-    return StudyResults(replace(protocol, rows=rows), source.trainings, cells, leaf_tasks)
+    protocol = replace(protocol, rows=rows)
+    return StudyResults(protocol, source.trainings, cells, leaf_tasks, untrained)
 
 
 # ---------------------------------------------------------------------- a cell
@@ -192,6 +197,9 @@ def _measured(folder: ResultFolder, column: Column, root: Path) -> _Measured:
             run = folder.newest_run()
             model = (run.content.get("config") or {}).get("ctxbench")
             leaves = read_leaves(run, column)
+            if (limit := (run.content.get("config") or {}).get("limit")) is not None:
+                status, leaves = "incomplete", {}
+                reason = f"measured with --limit {limit:g}, not whole"
         except (ValueError, FileNotFoundError) as damage:  # said without this machine's paths
             said = str(damage).replace(f"{root}/", "").replace(str(root), "the study folder")
             status, reason = "failed", said

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ctxbench.core.lengths import length_name, task_family
 from ctxbench.core.protocol import CLASSES, Column, Row
-from ctxbench.report.labels import kind_name
+from ctxbench.report.labels import UNTRAINED, kind_name
 from ctxbench.report.layouts import Layout, Pick, scale_at
 from ctxbench.report.longbench import summaries
 from ctxbench.report.numbers import EffectiveLength, Measure, Number, Numbers, show, show_interval
@@ -95,7 +95,7 @@ def _fill(layout: Layout, numbers: Numbers, length: int | None) -> Table:
         means, more = _means(measures)
         measures += means
         notes += more
-    notes += _left_out(rows, measures)
+    notes += _left_out(rows, measures) + _untrained(rows, measures, study)
     marked = [numbers.marked(rows, measure) for measure in measures]
     entries = {row.name: [entry(by_row[row.name]) for by_row in marked] for row in rows}
     heads = [(measure.group, measure.label) for measure in measures]
@@ -106,7 +106,7 @@ def _fill(layout: Layout, numbers: Numbers, length: int | None) -> Table:
     if layout.effective and measures:
         notes += _add_effective(layout, numbers, rows, heads, entries)
     lines = tuple(Line(r.label, CLASSES[r.group], tuple(entries[r.name])) for r in rows)
-    if layout.transposed:
+    if layout.transposed and len(rows) <= len(measures):
         heads, lines = _transpose(heads, lines, [measure.summary for measure in measures])
     if not rows or not heads or not (measures or layout.properties or layout.scales):
         heads, lines = [], ()
@@ -162,6 +162,8 @@ def _measures(pick: Pick, study: StudyResults, length: int | None) -> tuple[list
         return _leaf_measures(study, columns), note
     if pick.spread == "positions":
         return _position_measures(study, columns), note
+    if pick.spread == "columns":
+        return [Measure(column.name, (column,)) for column in columns], note
     key = "length" if pick.spread == "lengths" else "shots"
     placed = sorted(
         (column for column in columns if getattr(column, key)),
@@ -264,6 +266,17 @@ def _left_out(rows: Sequence[Row], measures: Sequence[Measure]) -> list[str]:
         f"{' and '.join(map(kind_name, only))} only."
         for only, labels in by_kinds.items()
     ]
+
+
+def _untrained(rows: Sequence[Row], measures: Sequence[Measure], study: StudyResults) -> list[str]:
+    """Say which rows that are measured here should have been trained and were not."""
+    kinds = {column.kind for measure in measures for column in measure.columns}
+    labels = [
+        row.label
+        for row in rows
+        if row.name in study.untrained and (row.kinds is None or kinds & set(row.kinds))
+    ]
+    return [f"{', '.join(labels)}: {UNTRAINED}"] if labels and measures else []
 
 
 # --------------------------------------------------------------------- entries

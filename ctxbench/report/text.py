@@ -2,6 +2,7 @@
 
 from ctxbench.core.lengths import length_name
 from ctxbench.report.contents import Contents
+from ctxbench.report.labels import UNTRAINED
 
 ABOUT = (
     "Scores are in percent; perplexities are exp of the mean loss. Every number has a 95 % "
@@ -47,6 +48,9 @@ def facts(contents: Contents) -> list[tuple[str, str]]:
         ("Seeds", ", ".join(map(str, protocol.seeds))),
         ("Cells", f"{done} of {len(study.planned)} done"),
     ]
+    untrained = [row.label for row in study.rows if row.name in study.untrained]
+    if untrained:
+        found.append(("Untrained", f"{', '.join(untrained)}: {UNTRAINED}"))
     found += [("Note", note) for note in protocol.notes]
     own = [row for row in study.rows if row.own_budget]
     found += [("Own schedule", f"{row.label}: {row.own_budget}") for row in own]

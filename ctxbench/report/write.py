@@ -5,7 +5,7 @@
 Equal cells give equal files.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def write_report(folder: Path, out: Path | None = None, figures: bool = True) ->
     drawn = plots(contents.numbers, contents.panels) if figures else []
     texts = {
         "report.html": page(contents, drawn),
-        "report.md": report_markdown(contents, drawn),
+        "report.md": report_markdown(contents, drawn if figures else None),
         "tables.tex": "\n".join(latex(table) for table in _all_tables(contents)),
         "cells.csv": _cells_csv(contents),
         "comparisons.csv": _comparisons_csv(contents),
@@ -75,31 +75,41 @@ def _pictures(contents: Contents, drawn: Iterable[Plot], folder: Path) -> list[P
 # -------------------------------------------------------------------- Markdown
 
 
-def report_markdown(contents: Contents, drawn: Iterable[Plot]) -> str:
-    """Return the report as Markdown."""
+def report_markdown(contents: Contents, drawn: Sequence[Plot] | None) -> str:
+    """Return the report as Markdown, with pictures of `drawn`; None: there are none at all."""
     parts = [f"# {plain_markdown(contents.study.protocol.title)}\n"]
+    parts += [f"{plain_markdown(said)}\n" for said in contents.headlines]
     parts.append("".join(f"- {name}: {plain_markdown(text)}\n" for name, text in facts(contents)))
+    parts += _markdown_maps(contents) if drawn is not None else []
     parts.append("## Which findings of the paper appear\n")
     for found in contents.findings:
         evidence = "".join(f"  - {plain_markdown(line)}\n" for line in found.evidence)
         seeds = f" ({found.by_seed})" if found.seeds else ""
         parts.append(f"- **{found.verdict}**: {found.text}{seeds}\n{evidence}")
-    parts += [_markdown_section(section, contents.reference) for section in contents.sections]
-    parts.append(_markdown_figures(contents, drawn))
+    there = [section for section in contents.sections if section.there]
+    parts += [_markdown_section(section, contents.reference) for section in there]
+    parts.append(_markdown_figures(drawn))
     if contents.correlations.tables:
         parts.append(_markdown_section(contents.correlations, contents.reference))
     if contents.study.unfinished:
         problems = (plain_markdown(problem(cell)) for cell in contents.study.unfinished)
         listed = "".join(f"- {found}\n" for found in problems)
         parts.append(f"## Not there\n\n{listed}")
+    if absent := [section for section in contents.sections if not section.there]:
+        parts.append("## Not in this study\n")
+        parts += [_markdown_absent(section) for section in absent]
     parts.append("## About the numbers\n\n" + "\n\n".join(ABOUT) + "\n")
     return "\n".join(parts)
 
 
-def _markdown_section(section: Section, reference: int) -> str:
+def _title(section: Section) -> str:
+    """Return a section's title, with the paper's tables that it is made after."""
     after = ", ".join(map(str, section.shown.numbers))
-    after = f" (after Table{'s' * (',' in after)} {after})" if after else ""
-    parts = [f"## {section.title}{after}\n\n{section.shown.caption}\n"]
+    return section.title + (f" (after Table{'s' * (',' in after)} {after})" if after else "")
+
+
+def _markdown_section(section: Section, reference: int) -> str:
+    parts = [f"## {_title(section)}\n\n{section.shown.caption}\n"]
     for table in sorted(section.tables, key=lambda table: table.length != reference):
         if len(section.tables) > 1:
             parts.append(f"### {table.title}\n")
@@ -108,23 +118,33 @@ def _markdown_section(section: Section, reference: int) -> str:
     return "\n".join(parts)
 
 
-def _markdown_figures(contents: Contents, drawn: Iterable[Plot]) -> str:
-    drawn = list(drawn)
+def _markdown_absent(section: Section) -> str:
+    """Return why a table is not there, and the paper's."""
+    notes = " ".join(map(plain_markdown, section.shown.notes))
+    theirs = [f"#### {table.title}\n\n{markdown(table)}" for table in section.theirs]
+    return "\n".join([f"### {_title(section)}\n\n{notes}\n", *theirs])
+
+
+def _markdown_maps(contents: Contents) -> list[str]:
+    if not contents.maps:
+        return []
+    shown = (
+        "## Needle over length and depth (after Figures 1, 5)\n\n"
+        "![score over length and depth](figures/figure-1.png)\n"
+    )
+    further = "![methods trained in several ways](figures/figure-5.png)\n"
+    return [shown, *[further] * bool(contents.trained_further)]
+
+
+def _markdown_figures(drawn: Sequence[Plot] | None) -> str:
     parts = []
-    if contents.maps and drawn:
-        parts.append(
-            "## Needle over length and depth (after Figures 1, 5)\n\n"
-            "![score over length and depth](figures/figure-1.png)\n"
-        )
-        if contents.trained_further:
-            parts.append("![methods trained in several ways](figures/figure-5.png)\n")
-    for plot in drawn:
+    for plot in drawn or ():
         parts.append(
             f"## {plot.title}\n\n![{plot.title}](figures/{plot.name}.png)\n\n{plot.caption}\n"
         )
-    if not drawn:
-        hint = "" if have_matplotlib() else " Install it with `pip install matplotlib`."
-        parts.append(f"Figures were not drawn: they need matplotlib.{hint}\n")
+    if drawn is None:
+        hint = "" if have_matplotlib() else " They need matplotlib: `pip install matplotlib`."
+        parts.append(f"Figures were not drawn.{hint}\n")
     return "\n".join(parts)
 
 

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ctxbench.core.atomic_file import sync, write_atomically
@@ -112,6 +113,20 @@ def divide(run: Path, columns: Sequence[Column]) -> dict[str, dict[str, str]]:
             files[samples[leaf].name] = "".join(_lean(line) for line in lines)
         cells[column.name] = files
     return cells
+
+
+def score_of(cell: Path, column: Column) -> float | None:
+    """Return the mean of a finished cell's metric over its tasks, None where there is none."""
+    scores = [
+        values[name]
+        for file in sorted(cell.glob("results_*.json"))[-1:]
+        for task, values in (read_json(file).get("results") or {}).items()
+        if task in column.tasks
+        for name in values
+        if column.metric in (name, name.partition(",")[0])
+        if isinstance(values[name], int | float)
+    ]
+    return fmean(scores) if scores else None
 
 
 def _members(tasks: Sequence[str], subtasks: dict[str, list[str]]) -> set[str]:

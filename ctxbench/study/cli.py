@@ -19,6 +19,7 @@ def add_parsers(subparsers) -> None:
     )
     _common(study)
     study.add_argument("--output", type=Path, help="folder of the study (studies/NAME)")
+    study.add_argument("--limit", help=argparse.SUPPRESS)  # refused in a sentence
     study.add_argument("--rows", help="run these rows now, comma-separated; the others later")
     study.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: GPUs if any"
@@ -86,9 +87,18 @@ def _study(options: argparse.Namespace) -> int:
 
     from ctxbench.core.errors import near_names
     from ctxbench.study import folder
+    from ctxbench.study.config import untrained
+    from ctxbench.study.display import LOG, Display
     from ctxbench.study.launcher import Launcher
+    from ctxbench.study.paths import seen_from
     from ctxbench.study.runner import Runner
 
+    if options.limit is not None:
+        raise ValueError(
+            f"--limit {options.limit} would cut every column of a study alike, and its cells would "
+            "look whole. A study file says how many documents a column reads: set `documents`, or "
+            "give --quick."
+        )
     began = time.monotonic()
     study = _load(options)
     rows = options.rows.split(",") if options.rows else []
@@ -98,6 +108,9 @@ def _study(options: argparse.Namespace) -> int:
                 f"--rows names {row!r}{near_names(row, known)} Rows: {', '.join(known)}. Correct "
                 "it."
             )
+    devices = _devices(options)
+    if devices[0]:  # GPUs
+        _check_devices(study, [r for r in study.rows if not rows or r.name in rows], len(devices))
     root = options.output or Path("studies") / study.name
     root.mkdir(parents=True, exist_ok=True)
     try:
@@ -105,10 +118,18 @@ def _study(options: argparse.Namespace) -> int:
             folder.prepare(study, root)
             if options.retry_failed:
                 print(f"{folder.retry_failed(root)} failed cells are run again.")
-            devices = _devices(options)
+            for line in untrained(study):
+                print(line)
             print(f"{study.title}: {_counts(folder.count(study, root))}; {len(devices)} at a time")
-            with Launcher(root, _environment(study, devices), warm=not devices[0]) as launcher:
-                Runner(study, root, devices, rows).run(launcher)
+            print(f"{root / LOG} has a line a minute, {root / 'logs'} what each command prints.")
+            sys.stdout.flush()
+            environment = _environment(study, devices)
+            with (
+                Launcher(root, environment, warm=not devices[0]) as launcher,
+                Display(root / LOG) as display,
+            ):
+                runs = seen_from(study, root)
+                Runner(runs, root, devices, rows, display=display).run(launcher)
     except Timeout:
         raise ValueError(
             f"Another `ctxbench study` writes to {root}. One process works on a folder. Wait for "
@@ -146,14 +167,30 @@ def _devices(options: argparse.Namespace) -> list[dict[str, str]]:
     return [{} for _ in range(options.processes or cores or 1)]
 
 
+def _check_devices(study, rows, gpus: int) -> None:
+    """Check that no row trains on more GPUs than there are.
+
+    Raises:
+        ValueError: one does.
+    """
+    for row in rows:
+        if (number := study.processes(row)) > gpus:
+            raise ValueError(
+                f"Row {row.name} trains on {number} GPUs (processes: {number}); {gpus} are here. "
+                f"`ctxbench plan NAME --gpus {gpus}` says what does not fit and what would. Set "
+                "processes and shard under `train`, or leave the row out with --rows."
+            )
+
+
 def _environment(study, devices: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Return the environment of all commands."""
     from ctxbench.core.assets import BUNDLED_MODELS
+    from ctxbench.study import paths
 
-    found = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    found = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", **paths.environment()}
     if not study.other_tasks:
         found["CTXBENCH_TASKS_ONLY"] = "1"
-    if study.model in BUNDLED_MODELS:
+    if study.model in BUNDLED_MODELS and not (study.other_tasks or study.include_path):
         found |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     if not devices[0]:  # a core each
         found |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

@@ -64,6 +64,8 @@ def evaluate_command(
     tasks = list(dict.fromkeys(task for column in columns for task in column.tasks))
     arguments = ["--model", "ctxext", "--model_args", _pairs(_model_args(study, row, seed))]
     arguments += ["--tasks", ",".join(tasks)]
+    if study.include_path is not None:
+        arguments += ["--include_path", study.include_path]
     if metadata := {**columns[0].metadata, **row.metadata}:
         arguments += ["--metadata", json.dumps(metadata)]
     documents = {

@@ -7,6 +7,7 @@ from typing import Any
 
 from ctxbench.core.protocol import Column, Protocol, Row
 from ctxbench.core.settings import Length
+from ctxbench.methods.registry import get_method
 from ctxbench.train.config import TrainConfig, make_config
 
 BUDGET = (
@@ -26,7 +27,7 @@ class Family:
         task: name with `{length}` (32k) or `{shots}`, or without either; several with commas.
         lengths: tokens.
         shots: numbers of shots.
-        metric: of lm-eval's results.
+        metric: of lm-eval's results, with its filter where a task has several (`acc,none`).
         higher_is_better: of the metric.
         chance: score of guessing.
         metadata: lm-eval metadata.
@@ -59,7 +60,8 @@ class Study(Protocol):
         together: what one lm_eval run holds: all columns of a `row`, those of a `kind`, or one
             `column`. Less is lost by a kill, more is spent on starting.
         cache: keep answers, so that a killed run of lm_eval goes on inside, to the same bits.
-        other_tasks: tasks that are not ctxbench's.
+        other_tasks: tasks of lm-eval's own.
+        include_path: folder with the study's own task files; None: it has none.
         shape: fields of the model's config, so that it can be planned for where it is not.
     """
 
@@ -67,6 +69,7 @@ class Study(Protocol):
     together: str
     cache: bool
     other_tasks: tuple[str, ...]
+    include_path: str | None
     shape: dict
 
     def row(self, name: str) -> Row:
@@ -76,6 +79,10 @@ class Study(Protocol):
     def columns_of(self, row: Row) -> tuple[Column, ...]:
         """Return the columns that are measured for a row."""
         return tuple(filter(row.has, self.columns))
+
+    def processes(self, row: Row) -> int:
+        """Return how many processes, and so devices, a row's training runs on; 1 without one."""
+        return 1 if row.train is None else int({**self.train, **row.train}.get("processes") or 1)
 
     def training(self, row: Row, seed: int, output: str) -> TrainConfig:
         """Return the training run of a row.
@@ -93,6 +100,17 @@ def training_values(study: Study, row: Row, seed: int, output: str) -> dict[str,
     values = {**study.train, **row.train}
     values = {"recipe": None, "model": study.model, **values, "seed": seed, "output": output}
     return values | {"method": row.method, "options": row.options}
+
+
+def untrained(study: Study) -> list[str]:
+    """Return a sentence for each row, controls apart, whose method needs training and has none."""
+    return [
+        f"{row.label}: method {row.method} needs training, and this row has none (`train`, or a "
+        "trained `checkpoint`). Its numbers will say so."
+        for row in study.rows
+        if row.method and not (row.trained or row.checkpoint) and row.group != "control"
+        if get_method(row.method, **row.options).needs_training
+    ]
 
 
 def document_numbers(column: Column) -> list[int] | None:

@@ -15,9 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctxbench.core.assets import BUNDLED_MODELS, find_data
-from ctxbench.core.cost import ASSUMED_MFU, CORE_GIGAFLOPS, CPU_CORE, GIB, Device, gpu_device
+from ctxbench.core.cost import (
+    ASSUMED_MFU,
+    CORE_GIGAFLOPS,
+    CPU_CORE,
+    GIB,
+    Device,
+    Shape,
+    gpu_device,
+)
 from ctxbench.core.protocol import Row
-from ctxbench.study.config import Study
+from ctxbench.study.config import Study, untrained
+from ctxbench.study.fitting import reading_memory, training_warning, usable
 from ctxbench.train.config import TrainConfig, as_dict, make_config
 from ctxbench.train.cost import TrainingCost, training_cost
 
@@ -32,7 +41,8 @@ class RowCost:
         times: seeds.
         tokens: trained or read, per seed.
         flops: per seed.
-        memory: bytes at once over all devices of a command; 0 where it is not estimated.
+        memory: bytes of each device of a command, at once.
+        warning: why it does not fit a device and what would; empty where it fits.
     """
 
     row: str
@@ -41,6 +51,7 @@ class RowCost:
     tokens: float
     flops: float
     memory: float = 0.0
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,12 +62,14 @@ class StudyCost:
         study: it is of.
         device: assumed.
         parts: in the order of the rows.
+        uncounted: columns whose tasks no column says a number of requests of.
         missing: what is not here, as lines.
     """
 
     study: Study
     device: Device
     parts: tuple[RowCost, ...]
+    uncounted: tuple[str, ...]
     missing: tuple[str, ...]
 
     def of(self, what: str) -> list[RowCost]:
@@ -85,8 +98,10 @@ def study_cost(study: Study, *, gpu: str = "A100", mfu: float = ASSUMED_MFU) -> 
         device = CPU_CORE
     with _model(study) as model:
         costs = _Costs(model)
-        parts = [part for row in study.rows for part in _parts(study, row, costs)]
-    return StudyCost(study, device, tuple(parts), tuple(_missing(study)))
+        parts = [part for row in study.rows for part in _parts(study, row, costs, device)]
+    counted = {column.tasks for column in study.columns if column.requests}
+    uncounted = tuple(column.name for column in study.columns if column.tasks not in counted)
+    return StudyCost(study, device, tuple(parts), uncounted, tuple(_missing(study)))
 
 
 def describe_cost(cost: StudyCost, *, gpus: int, price: float | None) -> list[str]:
@@ -109,7 +124,7 @@ def describe_cost(cost: StudyCost, *, gpus: int, price: float | None) -> list[st
     lines += ["", "measuring, all rows"]
     for what in dict.fromkeys(part.what for part in cost.parts if part.what != "train"):
         lines.append(f"{what.ljust(24)}{_figures(cost, cost.of(what))}")
-    lines += ["", *_totals(cost, gpus, price), "", "Missing here:"]
+    lines += ["", *_totals(cost, gpus, price), *_warnings(cost, gpus), "", "Missing here:"]
     return lines + [f"  {line}" for line in cost.missing or ("nothing",)]
 
 
@@ -138,6 +153,24 @@ def _totals(cost: StudyCost, gpus: int, price: float | None) -> list[str]:
     return [*lines, said if price is None else f"{said} at {price:g} a GPU hour."]
 
 
+def _warnings(cost: StudyCost, gpus: int) -> list[str]:
+    """Return what does not fit, row by row, and what is not counted."""
+    lines = [f"  {part.row}, {part.what}: {part.warning}" for part in cost.parts if part.warning]
+    if cost.device is not CPU_CORE:
+        lines += [
+            f"  {row.label}, train: runs on {number} GPUs, and --gpus is {gpus}. Other numbers are "
+            "processes and shard under its `train`."
+            for row in cost.study.rows
+            if (number := cost.study.processes(row)) > gpus
+        ]
+    found = ["", "Does not fit:", *lines] if lines else []
+    found += ["", *said] if (said := untrained(cost.study)) else []
+    if cost.uncounted:
+        names = ", ".join(cost.uncounted)
+        found += ["", f"Not counted, for want of `requests` in the study file: {names}."]
+    return found
+
+
 def _unit(cost: StudyCost) -> str:
     return "core-minutes" if cost.device is CPU_CORE else f"{cost.device.name} hours"
 
@@ -160,11 +193,15 @@ class _Costs:
 
     def read(self, length: int) -> float:
         """Return operations per token of reading prompts of a length."""
+        return self.shape().forward_flops(length)
+
+    def shape(self) -> Shape:
+        """Return the model's shape."""
         values = {"model": self.model, "data": ["x"], "output": "x", "length": 1024}
-        return self.of(make_config(None, values)).shape.forward_flops(length)
+        return self.of(make_config(None, values)).shape
 
 
-def _parts(study: Study, row: Row, costs: _Costs) -> Iterator[RowCost]:
+def _parts(study: Study, row: Row, costs: _Costs, device: Device) -> Iterator[RowCost]:
     seeds = row.seeds
     if row.train is not None:
         config = study.training(row, seeds[0] or 0, "x")
@@ -172,9 +209,10 @@ def _parts(study: Study, row: Row, costs: _Costs) -> Iterator[RowCost]:
         cost = costs.of(config)
         tokens = config.steps * config.tokens_per_step
         memory = sum(cost.memory.values())
-        yield RowCost(row.label, "train", len(seeds), tokens, tokens * cost.flops, memory)
+        warning = training_warning(config, cost.shape, device)
+        yield RowCost(row.label, "train", len(seeds), tokens, tokens * cost.flops, memory, warning)
     for kind in dict.fromkeys(column.kind for column in study.columns_of(row)):
-        tokens = flops = 0.0
+        tokens = flops = memory = 0.0
         seen = set()
         for column in study.columns_of(row):
             if column.kind != kind or column.tasks in seen:
@@ -183,8 +221,26 @@ def _parts(study: Study, row: Row, costs: _Costs) -> Iterator[RowCost]:
             length = column.length or study.length
             tokens += column.requests * length
             flops += column.requests * length * costs.read(length)
+            memory = max(memory, reading_memory(costs.shape(), length, _itemsize(study)))
         if tokens:
-            yield RowCost(row.label, kind, len(seeds), tokens, flops)
+            warning = _reading_warning(memory, device)
+            yield RowCost(row.label, kind, len(seeds), tokens, flops, memory, warning)
+
+
+def _reading_warning(memory: float, device: Device) -> str:
+    """Return that a longest prompt does not fit; empty where it does."""
+    if memory <= usable(device):
+        return ""
+    return (
+        f"its longest prompt needs {memory / GIB:.0f} GiB, one {device.name} has "
+        f"{usable(device) / GIB:.0f}. Fits: shorter lengths, a GPU with more, or tp_plan: auto in "
+        "model_args over several."
+    )
+
+
+def _itemsize(study: Study) -> int:
+    """Return the bytes of a weight at evaluation: as model_args say, else of a 16-bit model."""
+    return 4 if "32" in str(study.model_args.get("dtype", "bfloat16")) else 2
 
 
 @contextmanager

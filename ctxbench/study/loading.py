@@ -23,6 +23,7 @@ from ctxbench.core.settings import Length, check_folder_name, check_keys, read_s
 from ctxbench.core.text_files import read_yaml
 from ctxbench.methods.registry import get_method
 from ctxbench.study.config import BUDGET, Family, Study
+from ctxbench.study.own_tasks import check_metric, digest, own_tasks
 from ctxbench.tasks.leaf_files import all_leaves, is_task
 from ctxbench.train.config import TrainConfig, make_config
 
@@ -51,6 +52,7 @@ class _File:
     cache: bool = True
     model_args: dict = field(default_factory=dict)
     other_tasks: tuple[str, ...] = ()
+    include_path: str | None = None
     shape: dict = field(default_factory=dict)
 
 
@@ -120,12 +122,29 @@ def _read(name: Any, above: tuple[str, ...] = ()) -> dict[str, Any]:
     content = read_yaml(file)
     known = [field.name for field in dataclasses.fields(_File)]
     check_keys(content, [*known, *_CHANGES], f"Study {file.name}")
+    if "include_path" in content:
+        content["include_path"] = _folder(content["include_path"], file)
     if not (base := content.pop("base", None)):
         return content
     built_on = _read(base, (*above, here))
     if any(key in content and key in _mapping(built_on, "quick", name) for key in _CHOICES):
         del built_on["quick"]  # it chooses among rows or columns that may be gone
     return _over(built_on, content)
+
+
+def _folder(given: Any, file: Path) -> str:
+    """Return the folder that a study file names, seen from where the file is.
+
+    Raises:
+        ValueError: it is none.
+    """
+    folder = file.parent / given if isinstance(given, str) else None
+    if folder is None or not folder.is_dir():
+        raise ValueError(
+            f"Study {file.name}: include_path={shown(given)} is not allowed; it must be a folder "
+            "of task files, absolute or seen from the study file. Correct it."
+        )
+    return str(folder.resolve())
 
 
 def _over(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,7 +231,8 @@ def _resolve(file: _File, name: str, where: str) -> Study:
     window = file.window or _window(file.model)
     longest = max((column.length or 0 for column in columns), default=0)
     model = file.model
-    same = ("title", "train", "seeds", "notes", "together", "cache", "model_args", "other_tasks")
+    same = ("title", "train", "seeds", "notes", "together", "cache", "model_args")
+    same = (*same, "other_tasks", "include_path")
     return Study(
         name=name,
         model=model,
@@ -223,6 +243,7 @@ def _resolve(file: _File, name: str, where: str) -> Study:
         rows=(*rows, *controls),
         columns=tuple(columns),
         shape=file.shape,
+        task_files=digest(file.include_path),
         **{field: getattr(file, field) for field in same},
     )
 
@@ -361,13 +382,17 @@ def _check_arguments(values: Mapping[str, Any], separators: str, where: str) -> 
 
 
 def _check_tasks(study: Study, where: str) -> None:
+    own = own_tasks(study.include_path)
     for column in study.columns:
+        at = f"{where}, column {column.name}"
         for task in column.tasks:
-            if task not in study.other_tasks and not is_task(task):
+            if task in own:
+                check_metric(column.metric, task, own[task], at)
+            elif task not in study.other_tasks and not is_task(task):
                 raise ValueError(
-                    f"{where}, column {column.name}: there is no task {task!r}"
-                    f"{near_names(task, _task_names())} Tasks: `ctxbench ls tasks`. Correct "
-                    "it, or name a task of lm-eval's own under other_tasks."
+                    f"{at}: there is no task {task!r}{near_names(task, [*_task_names(), *own])} "
+                    "Tasks: `ctxbench ls tasks`. Correct it, name a task of lm-eval's own under "
+                    "other_tasks, or the folder of your own in include_path."
                 )
     names = [column.name for column in study.columns]
     if len(set(names)) < len(names):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -33,7 +33,9 @@ from ctxbench.study.commands import (
     train_command,
 )
 from ctxbench.study.config import Study
+from ctxbench.study.display import Display, Running, share_done
 from ctxbench.study.launcher import Launcher
+from ctxbench.study.time_left import READ, TRAIN, TimeLeft, Work, tokens_to_read
 
 _KILLED_TIMES = 3  # starts of a command that was killed, before its cells count as failed
 _INTERRUPTED = (143,)  # ctxbench-train after SIGTERM: saved, not finished
@@ -69,6 +71,15 @@ class Job:
         return f"{self.row.label}{seed}: {what}"
 
 
+@dataclass(frozen=True)
+class _Started:
+    """A job that runs, the numbers of its devices, and when it began (monotonic seconds)."""
+
+    job: Job
+    used: tuple[int, ...]
+    began: float
+
+
 @dataclass
 class Runner:
     """Runs what is missing of a study.
@@ -79,7 +90,7 @@ class Runner:
         devices: one environment per GPU or core.
         rows: names of the rows to run; all by default.
         programs: module name -> module that is run in its place (tests).
-        say: shows a line.
+        display: shows how far it is; by default nothing is shown.
     """
 
     study: Study
@@ -87,8 +98,10 @@ class Runner:
     devices: Sequence[Mapping[str, str]]
     rows: Sequence[str] = ()
     programs: Mapping[str, str] = field(default_factory=dict)
-    say: Callable[[str], None] = print
+    display: Display = field(default_factory=Display)
     _kills: dict[str, int] = field(default_factory=dict)
+    _time: TimeLeft = field(default_factory=TimeLeft)
+    _running: dict[int, _Started] = field(default_factory=dict)
 
     def run(self, launcher: Launcher) -> None:
         """Run every missing cell of the chosen rows, several commands at a time."""
@@ -96,24 +109,81 @@ class Runner:
         ready = [job for row, seed in self._pairs() for job in self._jobs(row, seed)]
         ready.sort(key=lambda job: bool(job.columns))  # trainings first: they are the long ones
         free = list(range(len(self.devices)))
-        running: dict[int, tuple[Job, list[int], float]] = {}
-        number, total = 0, sum(1 for _ in self._places())
-        while ready or running:
-            while (job := _next(ready, len(free), bool(running))) is not None:
+        number = 0
+        self.display.refresh = self._show
+        self._show()
+        while ready or self._running:
+            while (job := _next(ready, len(free), bool(self._running))) is not None:
                 ready.remove(job)
                 used = [free.pop(0) for _ in range(min(job.devices, len(self.devices)))]
-                running[number] = (job, used, time.monotonic())
+                self._running[number] = _Started(job, tuple(used), time.monotonic())
                 self._start(launcher, number, job, used)
                 number += 1
+            self._show()
             ended, status = launcher.wait()
-            job, used, began = running.pop(ended)
-            free = sorted([*free, *used])
-            seconds = time.monotonic() - began
-            ready = [*self._finish(job, status, seconds), *ready]
-            done = sum(self._note(*place) is not None for place in self._places())
-            word = "done" if status == 0 else f"ended with status {status}"
-            self.say(f"[{done}/{total} cells] {job}: {word} in {seconds:.0f} s")
+            started = self._running.pop(ended)
+            free = sorted([*free, *started.used])
+            ready = [*self._ended(started, status), *ready]
             ready.sort(key=lambda job: bool(job.columns))
+        self._show()
+
+    def _ended(self, started: _Started, status: int) -> list[Job]:
+        """Commit what a command made, say what came of it; return the jobs that can follow."""
+        job, seconds = started.job, time.monotonic() - started.began
+        if status == 0:
+            self._time.learn(self._work(job), seconds * len(started.used))
+        following = self._finish(job, status, seconds)
+        word = "done" if status == 0 else f"ended with status {status}"
+        self.display.state.last = f"{job}: {word} in {seconds:.0f} s{self._scores(job)}"
+        self._show()
+        state = self.display.state
+        self.display.say(f"[{state.done}/{state.total} cells] {state.last}")
+        return following
+
+    # ------------------------------------------------------------------ showing
+
+    def _show(self) -> None:
+        """Tell the display where the study is."""
+        state, now = self.display.state, time.monotonic()
+        notes = [self._note(*place) for place in self._places()]
+        state.total, state.done = len(notes), sum(note is not None for note in notes)
+        state.failed = sum(note is not None and note.status == "failed" for note in notes)
+        running = list(self._running.values())
+        state.running = [Running(str(one.job), self._log(one.job), one.began) for one in running]
+        works = [
+            (self._work(one.job), (now - one.began) * len(one.used), share_done(self._log(one.job)))
+            for one in running
+        ]
+        left = self._time.left(self._waiting(), works, len(self.devices))
+        state.left, state.left_whole = left
+        state.left_at = now
+
+    def _work(self, job: Job) -> Work:
+        """Return what a job does."""
+        return {READ: tokens_to_read(job.columns, self.study.length)} if job.columns else {TRAIN: 1}
+
+    def _waiting(self) -> Work:
+        """Return the work of the chosen rows that no command does yet."""
+        jobs = [started.job for started in list(self._running.values())]
+        trainings, tokens = 0, 0.0
+        for row, seed in self._pairs():
+            mine = [job for job in jobs if (job.row.name, job.seed) == (row.name, seed)]
+            read = {column.name for job in mine for column in job.columns}
+            columns = [c for c in self.study.columns_of(row) if self._note(row, seed, c) is None]
+            tokens += tokens_to_read([c for c in columns if c.name not in read], self.study.length)
+            trains = row.train is not None and not self._trained(row, seed).is_file()
+            trainings += bool(columns) and trains and not mine
+        return {TRAIN: trainings, READ: tokens}
+
+    def _scores(self, job: Job) -> str:
+        """Return the last score of each kind of column that a job measured."""
+        kinds = {column.kind: column for column in job.columns}
+        found = []
+        for column in kinds.values():
+            cell = self.root / cell_folder(job.row.name, job.seed, column.name)
+            score = cells.score_of(cell, column)
+            found += [] if score is None else [f"{column.name} {score:.3g}"]
+        return f" ({', '.join(found)})" if found else ""
 
     # ----------------------------------------------------------------- planning
 
@@ -138,8 +208,8 @@ class Runner:
         if row.train is None or self._trained(row, seed).is_file():
             return self._measurements(row, seed)
         assert seed is not None
-        devices = int(self.study.train.get("processes") or row.train.get("processes") or 1)
-        return [Job(row, seed, (), "train", train_command(self.study, row, seed), devices)]
+        command = train_command(self.study, row, seed)
+        return [Job(row, seed, (), "train", command, self.study.processes(row))]
 
     def _measurements(self, row: Row, seed: int | None) -> list[Job]:
         jobs = []

@@ -57,11 +57,11 @@ class ClassTask(ConfigurableTask, Generic[Shared]):
                 "examples besides those it is made of (of many-shot tasks, as many as the name "
                 "says). Leave --num_fewshot out."
             )
+        template = kwargs.get("chat_template") if kwargs.get("apply_chat_template") else None
         if (self.config.metadata or {}).get("chat"):
-            self._count_chat(
-                kwargs.get("chat_template") if kwargs.get("apply_chat_template") else None,
-                kwargs.get("system_instruction"),
-            )
+            self._count_chat(template, kwargs.get("system_instruction"))
+        elif template is not None:
+            self._note_chat()
         super().build_all_requests(**kwargs)
         if (model := model_in_use()) is None:
             return  # to plan, or to look at them
@@ -69,6 +69,27 @@ class ClassTask(ConfigurableTask, Generic[Shared]):
         metadata.pop("prompts", None)
         found = look_at(str(self.config.task), self.instances, metadata, model)
         self.set_config("metadata", {**metadata, "prompts": found.recorded()})
+
+    def _note_chat(self) -> None:
+        """Say, and note in the results, that a chat template is applied and not counted.
+
+        Raises:
+            ValueError: metadata says that none is.
+        """
+        metadata = dict(self.config.metadata or {})
+        if metadata.get("chat") is not None:
+            raise ValueError(
+                f"{self.config.task}: metadata chat=false says that no chat template is applied, "
+                "and --apply_chat_template was given. Leave one of them out, or give chat=true to "
+                "count it."
+            )
+        if not (self.config.dataset_kwargs or {}).get("ctx_length"):
+            return  # its prompts have no length of their own
+        log.warning(
+            "%s: the chat template comes on top of the length in the task's name. RULER, niah and "
+            "passkey count it with --metadata '{\"chat\": true}'.", self.config.task,
+        )  # fmt: skip
+        self.set_config("metadata", {**metadata, "chat_template": "applied, not counted"})
 
     def _count_chat(self, template: Callable[..., Any] | None, system: str | None) -> None:
         """Make the documents again if the harness puts other texts around them than were counted.

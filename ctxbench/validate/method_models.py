@@ -20,10 +20,12 @@ from ctxbench.methods.registry import get_method, method_class
 from ctxbench.methods.rotary import rotary_dim
 from ctxbench.models.loading import extend, load_model, save_model
 from ctxbench.validate.checks import Broken, Checks, NotApplicable
-from ctxbench.validate.method_subject import Subject, compare, logits
+from ctxbench.validate.method_subject import ROUNDING, Subject, compare, logits
 from ctxbench.validate.tiny import WINDOW, tiny_config, tiny_tokenizer, tokens
 
 CHECKS = Checks()
+_OWN_HOOKS = ("encode", "edit_batch", "trainable")
+"""Hooks by which a method may change what is read or trained, and no logits of given tokens."""
 
 
 # ------------------------------------------------------------------- the file
@@ -128,6 +130,30 @@ def config(subject: Subject) -> None:
         one, two = method.frequencies(before, length), method.frequencies(after, length)
         if not torch.equal(one[0], two[0]) or one[1] != two[1]:
             raise Broken(f"frequencies at length {length} differ before and after edit_config")
+
+
+@CHECKS.add(
+    "look whether the hook that should do it is called: `scaled`, `plan` or `attend`, `encode`, "
+    "`edit_batch`, `trainable`. A control on purpose derives from ctxbench's `none`."
+)
+def extends(subject: Subject) -> None:
+    """A text beyond the window is computed otherwise than without the method, or trained so."""
+    cls = type(subject.method)
+    if issubclass(cls, method_class("none")):
+        raise NotApplicable("it is a control: it derives from `none`")
+    ids = tokens(1, subject.length)
+    plain = logits(extend(subject.base(), "none", length=subject.length), ids)
+    found = logits(subject.model, ids)[..., : plain.shape[-1]]
+    if float((found - plain).abs().max()) > ROUNDING:
+        return
+    in_training = [
+        hook for hook in _OWN_HOOKS if getattr(cls, hook, None) is not getattr(Method, hook)
+    ]
+    if not in_training:
+        raise Broken(
+            f"logits of a text of {subject.length} tokens are the base model's, and nothing is "
+            "changed in training either"
+        )
 
 
 @CHECKS.add("look for a division by (factor - 1) or a term that does not vanish at factor 1.")

@@ -61,18 +61,35 @@ def test_positions_are_taken_together_exactly(mini):
 def test_names_do_not_overlap(source, mini, request):
     pytest.importorskip("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
 
     contents = mini if source == "stored" else gather(request.getfixturevalue("mini_study"))
     for plot in plots(contents.numbers, contents.panels):
         canvas = FigureCanvasAgg(plot.figure)
         canvas.draw()
-        names = [text for axis in plot.figure.axes for text in axis.texts]
-        boxes = [(text.get_text(), text.get_window_extent()) for text in names]
+        found = [t for axis in plot.figure.axes for t in axis.get_children() if isinstance(t, Text)]
+        boxes = [(text.get_text(), text.get_window_extent()) for text in found if text.get_text()]
         assert len(boxes) >= 3
+        assert all(box.x1 <= plot.figure.bbox.x1 for _, box in boxes), plot.name
         for (one, box), (other, second) in combinations(boxes, 2):
             shared = min(box.y1, second.y1) - max(box.y0, second.y0)
             beside = box.x1 <= second.x0 or second.x1 <= box.x0
             assert beside or shared <= 0.25 * box.height, (plot.name, one, other)
+
+
+def test_figures_2_and_3_have_a_panel_a_row(mini):
+    pytest.importorskip("matplotlib")
+    drawn = {plot.name: plot.figure for plot in plots(mini.numbers, mini.panels)}
+    for name, curves in (
+        ("figure-2", many_shot(mini.numbers)),
+        ("figure-3", by_position(mini.numbers)),
+    ):
+        axes = drawn[name].axes
+        assert [axis.get_title("left") for axis in axes] == [curve.row.label for curve in curves]
+        for axis, curve in zip(axes, curves, strict=True):
+            own = max(axis.get_lines(), key=lambda line: line.get_linewidth())
+            assert list(own.get_ydata()) == [point[1] for point in curve.points]
+            assert len(axis.get_lines()) >= len(curves), "the others are behind it"
 
 
 def test_figure_4_has_both_correlations_with_intervals(mini):
@@ -80,11 +97,12 @@ def test_figure_4_has_both_correlations_with_intervals(mini):
     figure = plots(mini.numbers, mini.panels)[-1].figure
     titles = [axis.get_title("left") for axis in figure.axes]
     for title in titles:
-        _, every, within = title.split("\n")
-        for line, scope in ((every, "all rows"), (within, "within classes")):
-            assert line.startswith(f"{scope}: rank ")
-            assert "linear" in line
-            assert line.count("[") == 2
+        _, *lines = title.split("\n")
+        for place, scope in ((0, "all rows"), (2, "within classes")):
+            rank, linear = lines[place : place + 2]
+            assert rank.startswith(f"{scope}: rank ")
+            assert linear.startswith("    linear ")
+            assert rank.count("[") == linear.count("[") == 1
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "Exact attention, fine-tuned" in legend
 

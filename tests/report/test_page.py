@@ -196,3 +196,26 @@ def test_a_narrow_screen_scrolls_tables_not_the_page(browser):
     phone = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     browser.call("Emulation.setDeviceMetricsOverride", **phone)
     assert browser.js("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("width", [1400, 1000, 400])
+def test_nothing_is_clipped_at_any_width(browser, width):
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.call("Emulation.setDeviceMetricsOverride", **screen)
+    assert browser.js("document.documentElement.scrollWidth") <= width
+    hidden = (
+        "[...document.querySelectorAll('section *')].filter(e => e.offsetParent"
+        " && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === 'hidden')"
+    )
+    assert browser.js(f"{hidden}.length") == 0, "what is wider scrolls"
+    wide = (
+        "[...document.querySelectorAll('.scroll')].filter(e => e.offsetParent"
+        " && e.scrollWidth > e.clientWidth + 1).length"
+    )
+    assert width < 1400 or browser.js(wide) == 0, "on a wide screen every table is whole"
+
+
+def test_heat_maps_come_first(browser):
+    order = browser.js("[...document.querySelectorAll('main > section')].map(s => s.id)")
+    assert order[:3] == ["maps", "findings", "overview"]
+    assert browser.js("document.querySelector('header .lead').textContent").startswith("Needle: ")

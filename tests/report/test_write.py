@@ -66,7 +66,7 @@ def test_all_figures_and_tables_of_the_paper_from_all_its_cells(tmp_path):
         assert (tmp_path / "figures" / name).stat().st_size > 10_000
     after = [
         n
-        for found in re.findall(r"^## .*after Tables? ([\d, ]+)", text, re.M)
+        for found in re.findall(r"^###? .*after Tables? ([\d, ]+)", text, re.M)
         for n in found.split(", ")
     ]
     assert sorted(map(int, after)) == list(range(1, 17))
@@ -84,6 +84,35 @@ def test_markdown_says_findings_failures_and_intervals(report):
     numbers = re.findall(r"(\d+\.\d+)\*{0,2} (\[[\d.]+\u2013[\d.]+\])?", table)
     assert len(numbers) == 12 * 6 - 1
     assert all(interval for _, interval in numbers)
+
+
+def test_markdown_begins_with_what_is_decided_and_the_heat_maps(report):
+    text = (report / "report.md").read_text(encoding="utf-8")
+    title, needle, *_ = text.split("\n\n")
+    assert title == "# A synthetic study"
+    interval = r"\[[\d.]+\u2013[\d.]+\]"
+    assert re.match(
+        rf"Needle: Base \S+ {interval} at its window of 256, \d\.\d {interval} at \S+: it collapses"
+        rf"\. Cured, the intervals apart, by \d of \d+ methods, \S+ first: [\d.]+ {interval}\.$",
+        needle,
+    )
+    assert text.index("figures/figure-1.png") < text.index("## Which findings")
+
+
+def test_what_a_study_lacks_is_said_at_the_end_and_not_in_the_menu(report):
+    page = (report / "report.html").read_text(encoding="utf-8")
+    menu = re.findall(r'<a href="#([\w-]+)">([^<]+)</a>', page.partition("</nav>")[0])
+    assert [name for name, _ in menu][:3] == ["maps", "findings", "overview"]
+    assert ("ruler", "Four of eight") in menu, "what stands in has its own name"
+    assert "scale-grid" not in dict(menu)
+    assert all(f'id="{name}"' in page for name, _ in menu)
+    absent = page.partition('id="absent"')[2]
+    assert "No row of this study fixes alpha" in absent
+    assert "Lu et al., Table 9" in absent
+    assert (
+        "### Scale factor against perplexity (after Table 9)"
+        in ((report / "report.md").read_text(encoding="utf-8").partition("## Not in this study")[2])
+    )
 
 
 def test_cells_and_comparisons(report):

@@ -7,12 +7,15 @@ from pathlib import Path
 import yaml
 
 from ctxbench.study import folder
+from ctxbench.study.display import Display
 from ctxbench.study.launcher import Launcher
 from ctxbench.study.loading import load_study
 from ctxbench.study.runner import Runner
 
 ROOT = Path(__file__).resolve().parents[2]
 STUBS = {"lm_eval": "tests.study.stub_lm_eval", "ctxbench.train": "tests.study.stub_train"}
+_NOT_COMPARED = ("logs", "study.log", ".lock", "killed", "answers")
+"""What a study's folder holds besides its results."""
 STUDY = {
     "title": "Small",
     "model": "mini",
@@ -57,14 +60,17 @@ def write_study(where: Path, **changes) -> str:
     return str(file)
 
 
-def run(root: Path, file: str, devices: int = 2, **environment: str) -> Runner:
+def run(
+    root: Path, file: str, devices: int = 2, display: Display | None = None, **environment: str
+) -> Runner:
     """Run the study of a file in a folder, as the command does, with the stand-ins."""
     study = load_study(file)
     root.mkdir(exist_ok=True)
     folder.prepare(study, root)
     given = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    runner = Runner(study, root, [{}] * devices, programs=STUBS, say=lambda line: None)
-    with Launcher(root, {**given, **environment}, warm=False) as launcher:
+    display = display or Display()
+    runner = Runner(study, root, [{}] * devices, programs=STUBS, display=display)
+    with Launcher(root, {**given, **environment}, warm=False) as launcher, display:
         runner.run(launcher)
     return runner
 
@@ -74,7 +80,7 @@ def contents(root: Path) -> dict[str, str]:
     found = {}
     for file in sorted(root.rglob("*")):
         name = str(file.relative_to(root))
-        if not file.is_file() or name.startswith(("logs", ".lock", "killed", "answers")):
+        if not file.is_file() or name.startswith(_NOT_COMPARED):
             continue
         if file.suffix not in (".json", ".jsonl", ".txt", ".yaml", ".md"):
             found[name] = file.read_bytes().hex()

@@ -6,11 +6,12 @@ import json
 import pytest
 import yaml
 
+from ctxbench.cli import main
 from ctxbench.core.protocol import as_json, cell_folder, read_protocol, training_folder
 from ctxbench.report.archive import read_archive
 from ctxbench.study import folder
 from ctxbench.study.commands import evaluate_command, groups, train_command
-from ctxbench.study.config import document_numbers
+from ctxbench.study.config import document_numbers, untrained
 from ctxbench.study.loading import list_studies, load_study
 from tests.study.small import ROOT, STUDY, write_study
 
@@ -218,3 +219,23 @@ def test_a_later_version_and_damage_are_named(tmp_path):
 def test_places():
     assert cell_folder("pi", 1, "needle_4k") == "cells/pi/seed-1/needle_4k"
     assert training_folder("base", None) == "train/base/seed-none"
+
+
+def test_a_row_whose_method_needs_training_and_has_none_is_told(tmp_path, capsys):
+    study = copy.deepcopy(STUDY)
+    study["rows"]["marks"] = {"label": "Marks", "class": "approximate", "method": "landmark"}
+    study["rows"]["control"] |= {"method": "landmark", "train": None}
+    file = write_study(tmp_path, **study)
+    (said,) = untrained(load_study(file))
+    assert said.startswith("Marks: method landmark needs training, and this row has none")
+    assert main(["plan", file]) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_limit_on_a_study_is_refused_with_what_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["study", write_study(tmp_path), "--limit", "4"]) == 2
+    said = capsys.readouterr().err
+    assert "--limit 4 would cut every column of a study alike" in said
+    assert "set `documents`, or give --quick" in said
+    assert not (tmp_path / "studies").exists()

@@ -319,13 +319,18 @@ def test_a_longbench_prompt_is_not_cut_a_second_time(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "words"),
-    [({"cache_requests": True}, "--cache_requests keeps"), ({"num_fewshot": 2}, "num_fewshot=2")],
+    ("task", "more", "words"),
+    [
+        ("passkey_1k", {"cache_requests": True}, "--cache_requests keeps"),
+        (
+            "passkey_1k",
+            {"num_fewshot": 2},
+            "passkey_1k: num_fewshot=2, but its prompts have no few",
+        ),
+        ("mini_manyshot_4shot", {"num_fewshot": 2}, "num_fewshot=2"),
+    ],
 )
-def test_what_would_bring_other_prompts_is_refused(more, words):
-    task = "trec_coarse_10shot" if "num_fewshot" in more else "passkey_1k"
-    if task.startswith("trec"):
-        task = "mini_manyshot_4shot"
+def test_what_would_bring_other_prompts_is_refused(task, more, words):
     with pytest.raises(ValueError, match=words):
         evaluate("ctxext", tasks=[task], **more)
 
@@ -422,6 +427,33 @@ def test_chat_in_metadata_without_the_flag_is_an_error(with_template):
     lm = Sized(with_template(PLAIN), "dynamic_ntk", length=1024)
     with pytest.raises(ValueError, match=r"passkey_1k: metadata chat=true.*--apply_chat_template"):
         run_chat(lm, "passkey_1k", None, {"chat": True}, apply=False)
+
+
+def test_a_flag_that_contradicts_chat_in_metadata_is_an_error(with_template):
+    lm = Sized(with_template(PLAIN), "dynamic_ntk", length=1024)
+    with pytest.raises(
+        ValueError, match=r"passkey_1k: metadata chat=false says.*Leave one of them"
+    ):
+        run_chat(lm, "passkey_1k", None, {"chat": False})
+
+
+def test_a_template_that_no_length_counts_is_told_and_recorded(with_template, caplog):
+    lm = Sized(with_template(PLAIN), "dynamic_ntk", length=2048)
+    out = run_chat(lm, "passkey_1k", None, {})
+    assert out["configs"]["passkey_1k"]["metadata"]["chat_template"] == "applied, not counted"
+    assert "passkey_1k: the chat template comes on top of the length" in caplog.text
+    assert max(lm.found) > 1024
+
+
+def test_no_task_ignores_a_number_of_examples():
+    """lm-eval passes over --num_fewshot where a task's file says 0."""
+    from ctxbench.core.compat.lm_eval import load_task_file
+
+    files = list(tasks_path().rglob("*.yaml"))
+    assert len(files) > 100
+    assert not [
+        f.stem for f in files[::7] if load_task_file(f, functions=False).get("num_fewshot") == 0
+    ]
 
 
 def test_every_task_looks_whether_it_fits():

@@ -49,6 +49,7 @@ BROKEN = {
     "config-record": [("return theta, 1.0", "return theta / config.max_position_embeddings, 1.0"),
                       "def frequencies(self, config, length):\n"
                       "        return self.resolve(config).scaled(config, length)"],
+    "extends": [("/= self.factor", "/= 1.0")],
     "identity": [("/= self.factor", "/= self.factor + 0.1")],
     "save_load": ["def plain_checkpoint(self, config):\n        return True"],
     "save_load-state": ["def edit_model(self, model):\n        super().edit_model(model)\n"
@@ -88,6 +89,18 @@ def test_a_broken_method_is_found(name, tmp_path, own_folders):
     outcome = run_check(checks[name.partition("-")[0]], subject)
     assert outcome.status == FAILED
     assert outcome.detail
+
+
+def test_a_declared_control_may_change_nothing(tmp_path, own_folders):
+    control = tmp_path / "control.py"
+    control.write_text(
+        '"""A control (2026)."""\nfrom dataclasses import dataclass\nimport ctxbench\n\n\n'
+        "@dataclass(frozen=True, kw_only=True)\n"
+        'class Control(ctxbench.NoExtension, name="control"):\n    """As it is."""\n'
+    )
+    for name in ("none", str(control)):
+        checks, subject = cli.find(name, {}, "llama")
+        assert run_check(checks["extends"], subject).status == NOT_APPLICABLE
 
 
 def test_a_class_called_method_is_a_method(tmp_path, own_folders):
@@ -267,7 +280,7 @@ def test_the_command(tmp_path):
     run = [sys.executable, "-m", "ctxbench.cli", "validate"]
     good = subprocess.run([*run, str(METHOD)], capture_output=True, text=True)
     assert (good.returncode, good.stderr) == (0, "")
-    assert good.stdout.splitlines()[-1] == "14 passed, 0 failed"
+    assert good.stdout.splitlines()[-1] == "15 passed, 0 failed"
     bad = subprocess.run([*run, str(tmp_path / "half.py")], capture_output=True, text=True)
     assert bad.returncode == 1
     assert "factor=1 against the base model: logits differ by" in bad.stdout
