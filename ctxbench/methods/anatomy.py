@@ -201,9 +201,9 @@ def format_of(rotary: nn.Module, dim: int, kind: str | None = None) -> RotaryFor
         ValueError: in a way that is not known.
     """
     buffer = next(iter(rotary.buffers()), None)
-    device = buffer.device if buffer is not None else None
-    positions = torch.tensor([[1, 2, 5]], device=device)
-    stated = rotate(rotary, torch.zeros(1, device=device), positions, kind)
+    device = buffer.device if buffer is not None else torch.device("cpu")
+    with torch.device(device):  # none of a model that is just being made elsewhere
+        stated = rotate(rotary, torch.zeros(1), torch.tensor([[1, 2, 5]]), kind)
     if isinstance(stated, torch.Tensor) and stated.is_complex():
         return RotaryFormat("complex")
     cos, sin = stated

@@ -35,7 +35,7 @@ from ctxbench.methods.kernels.plan import FULL, AttentionPlan, Branch, chunk, wi
 from ctxbench.methods.kernels.rope import Rope
 from ctxbench.methods.record import original_length
 from ctxbench.methods.rope_settings import rope_settings, rotary_dim
-from ctxbench.methods.rotary import KeepFloat32, check_rotary
+from ctxbench.methods.rotary import KeepFloat32, check_rotary, remade
 from ctxbench.methods.turns import IdentityRotary, find_turns
 
 if TYPE_CHECKING:
@@ -135,6 +135,8 @@ class AttentionHook:
 
     def __init__(self, method: AttentionMethod, model: PreTrainedModel) -> None:
         own, config = rotary_of(model), text_config(model)
+        if any(buffer.is_meta for buffer in own.buffers()):
+            own = remade(own, config)
         rotary = own if isinstance(own, KeepFloat32) else KeepFloat32(own)
         self.method = method
         self.turns = find_turns(model, rotary)

@@ -228,7 +228,8 @@ def remade(rotary: nn.Module, config: PreTrainedConfig) -> nn.Module:
     inner: Any = rotary.own if isinstance(rotary, KeepFloat32) else rotary
     if isinstance(inner, RequestRotary):
         inner = inner.own.own
-    return type(inner)(config=config)
+    with torch.device("cpu"):  # where it can be looked at, wherever a model is being made
+        return type(inner)(config=config)
 
 
 class KeepFloat32(StandIn):

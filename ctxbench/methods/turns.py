@@ -98,6 +98,8 @@ def find_turns(model: PreTrainedModel, rotary: nn.Module) -> dict[int, LayerTurn
         ValueError: attention of none can be, or a rotation that is not known.
     """
     config, look, own = text_config(model), Look(model), rotary_of(model)
+    if not look.in_memory:
+        return dict.fromkeys(range(len(look.layers)), LayerTurn(Rope(_unseen)))
     kinds = layer_types(config) or [None]
     forms = {kind: format_of(rotary, rotary_dim(config, kind), kind) for kind in kinds}
     still = IdentityRotary(rotary, forms[extended_kind(config)])
@@ -123,6 +125,18 @@ def find_turns(model: PreTrainedModel, rotary: nn.Module) -> dict[int, LayerTurn
         for number, (first, layer) in enumerate(zip(look.alike, look.layers, strict=True))
         if first in found
     }
+
+
+def _unseen(x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Angles of a model without weights, whose layers could not be looked at.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        "A method was attached while the weights of the model were not in memory. Attach it again "
+        "(ctxbench.extend) once they are."
+    )
 
 
 def angles_of(

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from ctxbench import __version__
 from ctxbench.core.assets import resolve_model
 from ctxbench.core.compat.lm_eval import check_hooks
+from ctxbench.core.own_window import OwnWindow, own_window
 from ctxbench.core.refused import readable_config
 from ctxbench.methods.adapters import load_adapters
 from ctxbench.methods.attach import method_of
@@ -27,7 +28,7 @@ from ctxbench.models.checkpoint_errors import explained
 from ctxbench.models.checks import check_bos, check_in_place, check_tokenizer
 from ctxbench.models.choosing import check_attention, choose_method, warn_untrained
 from ctxbench.models.loading import check_dtype, edited_config, extend, finish_loading, load_config
-from ctxbench.models.own_windows import OwnWindow, own_window, remove_windows
+from ctxbench.models.own_windows import remove_windows
 from ctxbench.models.processes import check_processes, join_processes
 from ctxbench.models.text_only import forget_names, text_only
 from ctxbench.models.weights import check_weights

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ctxbench.core.errors import shown
+from ctxbench.core.own_window import SLIDING, OwnWindow, own_window
 from ctxbench.methods.anatomy import layer_types
 from ctxbench.methods.rope_settings import WHOLE
 
@@ -17,37 +17,6 @@ if TYPE_CHECKING:
     from ctxbench.methods.base import Method
 
 log = logging.getLogger(__name__)
-
-SLIDING = "sliding_attention"
-
-
-@dataclass(frozen=True)
-class OwnWindow:
-    """The window of a model's own.
-
-    Attributes:
-        tokens: that a token sees, itself included.
-        layers: how many layers have it.
-        of: how many layers there are.
-    """
-
-    tokens: int
-    layers: int
-    of: int
-
-    def __str__(self) -> str:
-        some = "all" if self.layers == self.of else f"{self.layers} of {self.of}"
-        return f"{self.tokens} tokens in {some} layers"
-
-
-def own_window(config: PreTrainedConfig) -> OwnWindow | None:
-    """Return the sliding window of a model; None: every layer sees the whole text."""
-    window, of = getattr(config, "sliding_window", None), int(config.num_hidden_layers)
-    kinds = getattr(config, "layer_types", None)
-    if not window or getattr(config, "use_sliding_window", True) is False:
-        return None
-    layers = sum(kind == SLIDING for kind in kinds) if kinds else of
-    return OwnWindow(int(window), layers, of) if layers else None
 
 
 def warn_windows(config: PreTrainedConfig, method: Method) -> None:
@@ -66,9 +35,10 @@ def warn_windows(config: PreTrainedConfig, method: Method) -> None:
 @cache
 def _warn(found: OwnWindow, length: int, nested: bool) -> None:
     log.warning(
-        "This model has a sliding window of its own, %s, at length=%d as before: there a token "
-        "sees nothing farther away, and a method changes nothing about that.%s", found, length,
-        "" if nested else " sliding_window=none takes it away (the model was not trained so).",
+        "sliding_window=%d: in %s of this model a token sees the last %d tokens only, at length=%d "
+        "as before. A method changes nothing about that.%s", found.tokens, found.where,
+        found.tokens, length,
+        "" if nested else " sliding_window=none takes the window away (no model is trained so).",
     )  # fmt: skip
 
 

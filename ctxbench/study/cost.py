@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctxbench.core.assets import BUNDLED_MODELS, find_data
+from ctxbench.core.assets import BUNDLED_MODELS, find_data, resolve_model
 from ctxbench.core.cost import (
     ASSUMED_MFU,
     CORE_GIGAFLOPS,
@@ -24,7 +24,9 @@ from ctxbench.core.cost import (
     Shape,
     gpu_device,
 )
+from ctxbench.core.own_window import OwnWindow, own_window
 from ctxbench.core.protocol import Row
+from ctxbench.core.refused import readable_config
 from ctxbench.study.config import Study, untrained
 from ctxbench.study.fitting import reading_memory, training_warning, usable
 from ctxbench.train.config import TrainConfig, as_dict, make_config
@@ -64,6 +66,7 @@ class StudyCost:
         parts: in the order of the rows.
         uncounted: columns whose tasks no column says a number of requests of.
         missing: what is not here, as lines.
+        window: sliding window of the model's own, if it has one.
     """
 
     study: Study
@@ -71,6 +74,7 @@ class StudyCost:
     parts: tuple[RowCost, ...]
     uncounted: tuple[str, ...]
     missing: tuple[str, ...]
+    window: OwnWindow | None = None
 
     def of(self, what: str) -> list[RowCost]:
         """Return the parts of one kind: `train` or a kind of column."""
@@ -99,9 +103,10 @@ def study_cost(study: Study, *, gpu: str = "A100", mfu: float = ASSUMED_MFU) -> 
     with _model(study) as model:
         costs = _Costs(model)
         parts = [part for row in study.rows for part in _parts(study, row, costs, device)]
+        window = _own_window(model)
     counted = {column.tasks for column in study.columns if column.requests}
     uncounted = tuple(column.name for column in study.columns if column.tasks not in counted)
-    return StudyCost(study, device, tuple(parts), uncounted, tuple(_missing(study)))
+    return StudyCost(study, device, tuple(parts), uncounted, tuple(_missing(study)), window)
 
 
 def describe_cost(cost: StudyCost, *, gpus: int, price: float | None) -> list[str]:
@@ -165,6 +170,13 @@ def _warnings(cost: StudyCost, gpus: int) -> list[str]:
         ]
     found = ["", "Does not fit:", *lines] if lines else []
     found += ["", *said] if (said := untrained(cost.study)) else []
+    longest = max((column.length or 0 for column in cost.study.columns), default=0)
+    if cost.window and cost.window.tokens < longest:
+        found += [
+            "",
+            f"sliding_window={cost.window.tokens}: in {cost.window.where} of this model a token "
+            f"sees the last {cost.window.tokens} tokens only, at {longest} tokens as before.",
+        ]
     if cost.uncounted:
         names = ", ".join(cost.uncounted)
         found += ["", f"Not counted, for want of `requests` in the study file: {names}."]
@@ -252,6 +264,15 @@ def _model(study: Study) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.json").write_text(json.dumps(study.shape), encoding="utf-8")
         yield folder
+
+
+def _own_window(model: str) -> OwnWindow | None:
+    """Return the sliding window that a model's config names."""
+    from transformers import AutoConfig
+
+    path = resolve_model(model)
+    config = readable_config(path) or AutoConfig.from_pretrained(path)
+    return own_window(config.get_text_config())
 
 
 # --------------------------------------------------------------------- missing

@@ -164,3 +164,16 @@ def test_a_study_does_not_begin_on_fewer_gpus_than_it_trains_on():
     _check_devices(study, [study.row("base")], 1)
     with pytest.raises(ValueError, match=r"Row pi trains on 8 GPUs \(processes: 8\); 1 are here\."):
         _check_devices(study, study.rows, 1)
+
+
+def test_a_sliding_window_is_told(tmp_path):
+    """Of the model's own: the plan says that it hides what lies farther away."""
+    study = load_study("lceg-llama2-7b")
+    shape = {**study.shape, "model_type": "mistral", "sliding_window": 4096}
+    found = study_cost(dataclasses.replace(study, shape=shape), gpu="A100", mfu=0.4)
+    text = "\n".join(describe_cost(found, gpus=8, price=None))
+    assert "sliding_window=4096: in every layer of this model a token sees the last 4096" in text
+    assert "at 65536 tokens as before" in text
+    wide = dataclasses.replace(study, shape={**shape, "sliding_window": 131072})
+    plain = study_cost(wide, gpu="A100", mfu=0.4)
+    assert "sliding_window" not in "\n".join(describe_cost(plain, gpus=8, price=None))
