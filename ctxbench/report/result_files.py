@@ -4,9 +4,11 @@ They are read where they lie, or from an archive of them (`archive.py`).
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +125,20 @@ def result_folders(path: Path) -> Iterator[ResultFolder]:
     if path.is_file():
         yield ResultFolder(path.parent, None, lambda: [read_run(path)])
         return
-    files = [file for name in ("results_*.json", "cell.json") for file in path.rglob(name)]
-    for folder in sorted({file.parent for file in files}):
-        yield ResultFolder(folder, _read_cell(folder), lambda at=folder: _runs_in(at))
-    for archive in sorted(path.rglob(NAME)):
+    archives = []
+    for folder, names in sorted(_walk(path)):
+        if any(name == "cell.json" or fnmatch(name, "results_*.json") for name in names):
+            yield ResultFolder(folder, _read_cell(folder), lambda at=folder: _runs_in(at))
+        archives += [folder / NAME] if NAME in names else []
+    for archive in archives:
         yield from result_folders(archive)
+
+
+def _walk(path: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield folders and the names in them, without what is being written (`.NAME.partial`)."""
+    for folder, inner, names in os.walk(path):  # one that goes meanwhile is passed over
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        yield Path(folder), names
 
 
 def archived_folder(found: dict[str, Any], root: Path) -> ResultFolder:
@@ -146,7 +157,15 @@ def _runs_in(folder: Path) -> list[Run]:
 
 def _read_cell(folder: Path) -> dict[str, Any] | None:
     file = folder / "cell.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:  # none, or a study is putting another in its place
+        return None
+    except (ValueError, RecursionError) as damage:
+        raise ValueError(
+            f"{file} is damaged ({damage}). Remove its folder: `ctxbench study` measures the cell "
+            "again."
+        ) from damage
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
