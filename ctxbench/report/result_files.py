@@ -15,9 +15,12 @@ from typing import Any
 from ctxbench.core.lengths import length_name
 from ctxbench.core.text_files import json_objects
 from ctxbench.report.archive import NAME, read_archive
+from ctxbench.report.result_checks import check_results, check_samples
 
 _HARNESS_ARGUMENTS = ("method", "length", "max_length", "batch_size", "device", "cache")
 """Model arguments that the label says already, or that do not change an answer."""
+
+_AGAIN = "Run the task again, or leave the file out."
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,21 @@ class Run:
     content: dict[str, Any]
     samples: dict[str, Iterable[dict[str, Any]]]
 
+    def records(self, task: str) -> list[dict[str, Any]]:
+        """Return a task's records.
+
+        Raises:
+            ValueError: a line is damaged, or is no record.
+        """
+        try:
+            return check_samples(self.samples[task])
+        except ValueError as damage:
+            if str(self.path.parent) in str(damage):
+                raise
+            raise ValueError(
+                f"The samples of {task} beside {self.path} are damaged: {damage}. {_AGAIN}"
+            ) from damage
+
     @property
     def _config(self) -> dict[str, Any]:
         return self.content.get("config") or {}
@@ -53,7 +71,7 @@ class Run:
             arguments = dict(re.findall(r"([^=,]+)=([^,]*)", str(arguments or "")))
         given = {k: v for k, v in arguments.items() if k not in _HARNESS_ARGUMENTS}
         name = str(given.pop("pretrained", self.content.get("model_name") or "model"))
-        options = self._ours.get("options", {})
+        options = (self._ours.get("options") or {})
         others = [f"{k}={v}" for k, v in given.items() if k not in options]
         return " ".join([Path(name).name, *others])
 
@@ -69,7 +87,7 @@ class Run:
     @property
     def options(self) -> str:
         """The method's options."""
-        return " ".join(f"{k}={v}" for k, v in self._ours.get("options", {}).items())
+        return " ".join(f"{k}={v}" for k, v in (self._ours.get("options") or {}).items())
 
     @property
     def trained_length(self) -> int | None:
@@ -144,10 +162,17 @@ def _walk(path: Path) -> Iterator[tuple[Path, list[str]]]:
 def archived_folder(found: dict[str, Any], root: Path) -> ResultFolder:
     """Return a folder of an archive as it would be, unpacked in `root`."""
     path = root / found["folder"]
-    runs = [
-        Run(path / f"results_{run['date']}.json", run["date"], run["results"], run["samples"])
-        for run in found["runs"]
-    ]
+    runs = []
+    for run in found["runs"]:
+        file = path / f"results_{run['date']}.json"
+        try:
+            check_results(run["results"])
+        except ValueError as damage:
+            raise ValueError(
+                f"{file} of the archive is no results file of lm_eval ({damage}). Make the archive "
+                "again with `ctxbench report compact`."
+            ) from damage
+        runs.append(Run(file, run["date"], run["results"], run["samples"]))
     return ResultFolder(path, found.get("cell"), lambda: runs)
 
 
@@ -192,13 +217,11 @@ def read_run(path: Path) -> Run:
         ValueError: the file is damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for part in (content["results"], content.get("group_subtasks") or {}):
-            part.items()
-    except (ValueError, KeyError, TypeError, AttributeError) as damage:
+        content = check_results(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as damage:
         raise ValueError(
-            f"{path} is not a results file of lm_eval ({type(damage).__name__}: {damage}). Give "
-            "results_DATE.json, or the folder it is in."
+            f"{path} is not a results file of lm_eval ({damage}). Give results_DATE.json, or the "
+            "folder it is in."
         ) from damage
     date = path.stem.removeprefix("results_")
     samples: dict[str, Iterable[dict[str, Any]]] = {
@@ -220,5 +243,4 @@ class SamplesFile:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         with open(self.path, "rb") as lines:
-            advice = "Run the task again, or leave the file out."
-            yield from (sample for _, sample in json_objects(lines, self.path, advice))
+            yield from (sample for _, sample in json_objects(lines, self.path, _AGAIN))

@@ -224,7 +224,10 @@ def _resolved(row: Row, measured: dict[str, _Measured]) -> Row:
     model = next(filter(None, mine), None)
     if model is None:
         return row
-    return replace(row, **{name: model[name] for name in ("method", "options", "trained_length")})
+    return replace(
+        row,
+        **{name: model[name] for name in ("method", "options", "trained_length") if name in model},
+    )
 
 
 def _cell(row: Row, seed: int | None, column: Column, measured: dict[str, _Measured]) -> Cell:
