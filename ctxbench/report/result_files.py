@@ -71,7 +71,7 @@ class Run:
             arguments = dict(re.findall(r"([^=,]+)=([^,]*)", str(arguments or "")))
         given = {k: v for k, v in arguments.items() if k not in _HARNESS_ARGUMENTS}
         name = str(given.pop("pretrained", self.content.get("model_name") or "model"))
-        options = (self._ours.get("options") or {})
+        options = self._ours.get("options") or {}
         others = [f"{k}={v}" for k, v in given.items() if k not in options]
         return " ".join([Path(name).name, *others])
 

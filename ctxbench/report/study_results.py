@@ -226,7 +226,9 @@ def _resolved(row: Row, measured: dict[str, _Measured]) -> Row:
         return row
     return replace(
         row,
-        **{name: model[name] for name in ("method", "options", "trained_length") if name in model},
+        method=model.get("method") or row.method,
+        options=model.get("options") or {},
+        trained_length=model.get("trained_length", row.trained_length),
     )
 
 

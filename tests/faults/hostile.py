@@ -35,7 +35,7 @@ VALUES = st.one_of(
     st.integers(),
     st.floats(),
     st.recursive(st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)),
-)
+).map(copy.deepcopy)  # what is drawn may be changed
 
 
 def paths(tree, at=()):

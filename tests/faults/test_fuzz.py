@@ -82,7 +82,7 @@ def test_folders_of_results(results, tmp_path, capsys):
     counts: Counter = Counter()
     work = tmp_path / "s"
 
-    @fuzz(250)
+    @fuzz(150)
     @given(st.sampled_from(names), st.data())
     def fuzzer(name, data):
         shutil.rmtree(work, ignore_errors=True)
@@ -210,7 +210,7 @@ def test_arguments(tmp_path, capsys, monkeypatch):
     counts: Counter = Counter()
     never = {"study", "validate"}  # a mistake of theirs would run for minutes
 
-    @fuzz(1200)
+    @fuzz(500)
     @given(st.sampled_from(COMMANDS), st.data())
     def fuzzer(command, data):
         words, options = command
