@@ -292,7 +292,7 @@ def test_no_room_no_server_and_wrong_words_are_sentences(server, family, monkeyp
     server.files.clear()
     assert main(command) == 2
     assert "No server gave it" in capsys.readouterr().err
-    assert main(["data", "fetch", "smal"]) == 2
+    assert main(["data", "fetch", "smalls"]) == 2
     assert "did you mean small?" in capsys.readouterr().err
     assert main(["data", "fetch", "small", "--mirror", "x"]) == 2
     assert "it must be FROM=TO" in capsys.readouterr().err
