@@ -50,8 +50,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ctxbench {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     listing = commands.add_parser("ls", help="list methods, presets, rows of the paper and tasks")
-    lists = ["methods", "models", "presets", "rows", "tasks"]
-    listing.add_argument("what", nargs="?", choices=lists)
+    listing.add_argument(
+        "what",
+        nargs="?",
+        help="methods, models, presets, rows or tasks; or the name of one of them, such as yarn: "
+        "its options with defaults, and the paper",
+    )
     listing.set_defaults(run=_list)
     path = commands.add_parser("tasks-path", help="print the folder for lm_eval --include_path")
     path.set_defaults(run=_tasks_path)
@@ -69,6 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _list(options: argparse.Namespace) -> None:
     from ctxbench.listing import (
+        describe,
         methods_table,
         models_table,
         presets_table,
@@ -85,6 +90,9 @@ def _list(options: argparse.Namespace) -> None:
         "rows": rows_table,
         "tasks": tasks_table,
     }
+    if options.what not in (None, *tables):
+        print(describe(options.what))
+        return
     for name, table in tables.items():
         if options.what in (None, name):
             _print_rows(name, table())

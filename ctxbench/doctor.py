@@ -49,41 +49,42 @@ DATA = (
     Data(
         "ruler_*_niah_*, niah_*",
         ("PaulGrahamEssays.json", "paul_graham_essays.parquet"),
-        "run download_paulgraham_essay.py of github.com/NVIDIA/RULER; niah_* also reads the hub",
+        "ctxbench data fetch ruler; niah_* also reads the hub",
     ),
     Data(
-        "ruler_*_qa_1", ("squad.json", "dev-v2.0.json"), "rajpurkar.github.io/SQuAD-explorer",
+        "ruler_*_qa_1", ("squad.json", "dev-v2.0.json"), "ctxbench data fetch ruler",
     ),
     Data(
         "ruler_*_qa_2",
         ("hotpotqa.json", "hotpot_dev_distractor_v1.json"),
-        "hotpot_dev_distractor_v1.json of hotpotqa.github.io",
+        "ctxbench data fetch ruler",
     ),
     Data(
         "ruler_*, niah_* (sentences)",
         ("nltk_data/tokenizers/punkt_tab/english", "punkt_tab/english"),
-        "python -m nltk.downloader punkt_tab (found where NLTK looks, too)",
+        "ctxbench data fetch ruler (found where NLTK looks, too)",
     ),
     Data(
         "trec_*",
         ("trec/train_5500.label", "train_5500.label"),
-        "cogcomp.seas.upenn.edu/Data/QA/QC, with TREC_10.label",
+        "ctxbench data fetch trec",
     ),
     Data(
         "longbench_*",
         ("LongBench", "longbench"),
-        "read from the hub (zai-org/LongBench) where there is a network",
+        "read from the hub (zai-org/LongBench), or ahead by ctxbench data fetch longbench",
     ),
     Data(
         "pg19_ppl_*",
         ("pg19_test.bin", "pg19/test.bin", "pg19_test.jsonl", "pg19_test.parquet"),
-        "read from the hub (emozilla/pg19) where there is a network",
+        "read from the hub (emozilla/pg19), or ahead by ctxbench data fetch pg19_ppl",
     ),
     Data(
         "proof_pile_ppl_*",
         ("proof_pile_test.bin", "proof-pile/test_sampled_data.bin", "proof_pile_test.jsonl",
          "proofpile_test.jsonl.gz"),
-        "read from the hub (hoskinson-center/proof-pile) where there is a network",
+        "read from the hub (hoskinson-center/proof-pile), or ahead by "
+        "ctxbench data fetch proof_pile_ppl",
     ),
 )  # fmt: skip
 

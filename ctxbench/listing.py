@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
 from pathlib import Path
 
 from ctxbench.core.assets import PACKAGE
+from ctxbench.core.errors import near_names, printable
 from ctxbench.core.lengths import parse_length
-from ctxbench.methods.registry import list_methods, list_presets, method_summary
+from ctxbench.methods.registry import (
+    list_methods,
+    list_presets,
+    method_definition,
+    method_summary,
+)
 from ctxbench.tasks.leaf_files import all_leaves
 
 _LENGTH = re.compile(r"_(\d+(?:k|m|shot)?)(?=_|$)")
@@ -53,6 +60,62 @@ def rows_table() -> list[tuple[str, str]]:
     from ctxbench.train.recipes import paper_rows
 
     return [(row.name, f"{row.row}. Differs: {row.differs}") for row in paper_rows().values()]
+
+
+def describe(name: str) -> str:
+    """Return what there is to say of one method, preset, row or task; no file of it is run.
+
+    Raises:
+        ValueError: there is nothing of this name; the message lists near names.
+    """
+    if name in list_methods():
+        return _method_details(name)
+    tables = {"preset": presets_table(), "row": rows_table()}
+    for kind, table in tables.items():
+        if name in dict(table):
+            return f"{kind} {name}: {dict(table)[name]}"
+    families = task_names()
+    for family, names in families.items():
+        if name in names:
+            content = all_leaves()[family][name]
+            what = "group of " + ", ".join(content["task"]) if "group" in content else "task"
+            return f"{what} {name}: {_family_summary(PACKAGE / 'tasks' / family)}"
+    known = [*list_methods(), *(n for table in tables.values() for n, _ in table)]
+    known += [each for names in families.values() for each in names]
+    raise ValueError(
+        f"There is no {name!r}{near_names(name, known)} Give the name of a method, preset, row or "
+        "task, or methods, presets, rows or tasks; `ctxbench ls` lists all."
+    )
+
+
+def _method_details(name: str) -> str:
+    """Return a method's options with defaults and its docstring, which has the paper."""
+    made = method_definition(name)
+    tree = ast.parse(made.file.read_text(encoding="utf-8"))
+    (node,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == made.class_name)
+    options = [
+        f"  {ast.unparse(each.target)} = {ast.unparse(each.value) if each.value else '(required)'}"
+        f"  ({ast.unparse(each.annotation)})"
+        for each in node.body
+        if isinstance(each, ast.AnnAssign) and "ClassVar" not in ast.unparse(each.annotation)
+    ]
+    bases = ", ".join(ast.unparse(base) for base in node.bases)
+    about = [ast.get_docstring(tree), ast.get_docstring(node)]
+    text = "\n\n".join(
+        [
+            f"{name} ({made.file.name}; {made.class_name}, with what {bases} has)",
+            *filter(None, about),
+            "Options, `--model_args method=" + name + ",OPTION=VALUE`:\n" + "\n".join(options)
+            if options
+            else "No options of its own.",
+        ]
+    )
+    return "\n".join(map(_shown, text.splitlines()))
+
+
+def _shown(line: str) -> str:
+    """Return a line of a stranger's file as a terminal may show it, indented as it was."""
+    return " " * (len(line) - len(line.lstrip(" "))) + printable(line).lstrip(" ")
 
 
 def task_names(*, members: bool = True) -> dict[str, list[str]]:

@@ -61,7 +61,7 @@ def test_lowest_versions_are_the_packages_own():
 def test_data_and_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CTXBENCH_DATA", str(tmp_path))
     trec = next(data for data in doctor.DATA if data.tasks == "trec_*")
-    assert "no trec/train_5500.label here: cogcomp" in doctor.check_data(trec).text
+    assert "no trec/train_5500.label here: ctxbench data fetch trec" in doctor.check_data(trec).text
     (tmp_path / "train_5500.label").write_text("x")
     assert doctor.check_data(trec).mark == "ok"
     monkeypatch.setenv("CTXBENCH_CACHE", str(tmp_path / "train_5500.label" / "x"))

@@ -41,9 +41,17 @@ def data_dirs(data_dir: str | os.PathLike | None = None) -> list[Path]:
     return [Path(part).expanduser() for part in given]
 
 
+def fetched_dir() -> Path:
+    """Return where `ctxbench data fetch` puts files where `CTXBENCH_DATA` names no folder."""
+    return cache_dir() / "data"
+
+
 def find_data(*names: str, data_dir: str | os.PathLike | None = None) -> Path | None:
-    """Return the first existing file or folder called one of `names` in the data folders."""
-    for folder in data_dirs(data_dir):
+    """Return the first existing file or folder called one of `names` in the data folders.
+
+    Where `ctxbench data fetch` puts what it fetches is searched last.
+    """
+    for folder in [*data_dirs(data_dir), fetched_dir()]:
         for name in names:
             if (folder / name).exists():
                 return folder / name
@@ -63,9 +71,9 @@ def require_data(*names: str, get: str, data_dir: str | os.PathLike | None = Non
     """
     found = find_data(*names, data_dir=data_dir)
     if found is None:
-        searched = ", ".join(map(str, data_dirs(data_dir))) or "nowhere (CTXBENCH_DATA is not set)"
+        searched = ", ".join(map(str, [*data_dirs(data_dir), fetched_dir()]))
         raise FileNotFoundError(
             f"Local data {' or '.join(names)} not found; searched: {searched}. {get} "
-            "Put it in a folder and set CTXBENCH_DATA to that folder, or give metadata data_dir."
+            "Or put it in a folder and set CTXBENCH_DATA to that folder, or give metadata data_dir."
         )
     return found

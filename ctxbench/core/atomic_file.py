@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -44,6 +45,27 @@ def write_atomically(
         stream.write(content)
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to fill, which gets its name, on disk, when the block ends without an error.
+
+    Args:
+        folder: its name; nothing, or an empty folder, is there.
+    """
+    folder = folder.resolve()
+    building = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(building, ignore_errors=True)  # of a killed process
+    building.mkdir(parents=True)
+    try:
+        yield building
+        sync_all(building)
+        building.rename(folder)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    sync(folder.parent)
+
+
 def write_inside(folder: Path, name: str, content: bytes) -> Path:
     """Write a whole file into a folder, never through a link that leads out of it.
 
@@ -69,6 +91,12 @@ def write_inside(folder: Path, name: str, content: bytes) -> Path:
         )
     write_atomically(path, content, synced=False)
     return path
+
+
+def sync_all(folder: Path) -> None:
+    """Put a folder and all in it on disk."""
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
 
 
 def sync(path: Path) -> None:

@@ -12,6 +12,8 @@ from ctxbench.core.assets import cache_dir
 from ctxbench.core.atomic_file import write_atomically
 
 _BLOCK = 2**22
+CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
+"""Weights, config and tokenizer of a checkpoint."""
 
 
 def file_digest(file: Path) -> str:

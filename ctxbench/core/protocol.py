@@ -9,7 +9,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal
 
 from ctxbench.core.lengths import task_family
-from ctxbench.core.settings import FolderName, Length, read_settings
+from ctxbench.core.settings import FolderName, Length, LongText, ShortText, read_settings
 
 VERSION = 1
 """Of study.json; files without one are of version 1."""
@@ -47,7 +47,7 @@ class Row:
     """
 
     name: FolderName
-    label: str
+    label: ShortText
     group: Literal["frozen", "exact", "approximate", "control"] = field(metadata={"key": "class"})
     method: str | None = None
     options: dict = field(default_factory=dict, hash=False)
@@ -130,14 +130,14 @@ class Protocol:
     """
 
     name: str
-    title: str
+    title: ShortText
     model: str
-    model_name: str
+    model_name: ShortText
     window: int
     length: int
     budget: dict = field(default_factory=dict, hash=False)
     seeds: tuple[int, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[LongText, ...] = ()
     model_args: dict = field(default_factory=dict, hash=False)
     task_files: str | None = None
     rows: tuple[Row, ...]
@@ -162,7 +162,7 @@ class CellNote:
     seed: int | None
     column: FolderName
     status: Literal["done", "failed", "missing"]
-    reason: str | None
+    reason: LongText | None
     command: str | None
     seconds: float = 0.0
 

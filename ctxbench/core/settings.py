@@ -105,6 +105,20 @@ FolderName = Annotated[
         "the last three, since a folder is called so",
     ),
 ]
+
+
+def _text_of(most: int) -> Parsed:
+    def parse(value: Any) -> str:
+        if not isinstance(value, str) or len(value) > most:
+            raise ValueError
+        return value
+
+    return Parsed(parse, f"text of at most {most:,} characters")
+
+
+ShortText = Annotated[str, _text_of(200)]
+"""What stands in every table."""
+LongText = Annotated[str, _text_of(10_000)]
 Whole = Annotated[int, Range(least=0)]
 Count = Annotated[int, Range(least=1)]
 NotNegative = Annotated[float, Range(least=0)]

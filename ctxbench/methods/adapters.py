@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ctxbench.core.compat.peft import old_name_asked
-from ctxbench.core.errors import near_names
+from ctxbench.core.errors import near_names, shown
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -78,8 +78,15 @@ def load_adapters(model: PreTrainedModel, path: str, revision: str | None = None
 
     if identity := _file_beside(path, IDENTITY, revision):
         _check_identity(model, json.loads(identity.read_text(encoding="utf-8")), path)
-    with old_name_asked():
-        adapted = PeftModel.from_pretrained(model, path, revision=revision)
+    try:
+        with old_name_asked():
+            adapted = PeftModel.from_pretrained(model, path, revision=revision)
+    except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
+        raise ValueError(
+            f"peft={shown(path)}: no adapter can be loaded from there "
+            f"({str(error).splitlines()[0]}). Give a folder that ctxbench-train or PEFT's "
+            "save_pretrained wrote for this model, or a hub id."
+        ) from error
     if whole := _file_beside(path, TRAINED_WHOLE, revision):
         _load_whole(adapted.get_base_model(), load_file(whole), str(whole))
     return adapted
@@ -108,11 +115,15 @@ def _file_beside(path: str, name: str, revision: str | None) -> Path | None:
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
     try:
         return Path(hf_hub_download(path, name, revision=revision))
-    except (EntryNotFoundError, OSError):  # PEFT says it where there is no such adapter
+    except (
+        EntryNotFoundError,
+        HFValidationError,
+        OSError,
+    ):  # PEFT says it where there is no such adapter
         return None
 
 

@@ -8,6 +8,7 @@ registered under the file's name.
 import ast
 import importlib
 import importlib.util
+import logging
 import os
 import sys
 import traceback
@@ -25,6 +26,8 @@ from ctxbench.methods.base import Method, check_name
 
 _FOLDER = Path(__file__).resolve().parent
 _EXTRA: list[Path] = []
+_TOLD: set[str] = set()
+log = logging.getLogger(__name__)
 
 MethodLike = str | Method | type[Method]
 """Name of a method or preset, a method with its options, or a class."""
@@ -94,10 +97,14 @@ def method_class(name: str) -> type[Method]:
     """
     found = _definitions()
     if name not in found:
+        broken = [reason for folder in _user_folders() for reason in _readable(folder)[1]]
+        if broken and Path(broken[0].partition(",")[0]).stem == name:
+            raise ValueError(broken[0])
         raise ValueError(
             f"There is no method {name!r}{near_names(str(name), [*found, *list_presets()])} "
             f"Methods: {', '.join(sorted(found))}. Presets: {', '.join(list_presets())}. "
             "A method file of your own is found with CTXBENCH_METHODS=FOLDER."
+            + (f" Passed over: {' '.join(broken)}" if broken else "")
         )
     return _load(found[name])
 
@@ -108,6 +115,11 @@ def class_called(class_name: str) -> type[Method] | None:
         if found.class_name == class_name:
             return _load(found)
     return None
+
+
+def method_definition(name: str) -> Definition:
+    """Return where a method is written; its file is read, not run."""
+    return _definitions()[name]
 
 
 def method_summary(name: str) -> str:
@@ -225,14 +237,22 @@ def _file_of(cls: type) -> Path | None:
     return Path(file).resolve() if file else None
 
 
+def _user_folders() -> list[Path]:
+    """Return the folders of `CTXBENCH_METHODS`, and added ones."""
+    extra = [Path(p) for p in os.environ.get("CTXBENCH_METHODS", "").split(os.pathsep) if p]
+    return list(dict.fromkeys([*(p.expanduser().resolve() for p in extra), *_EXTRA]))
+
+
 def _definitions() -> dict[str, Definition]:
     """Return methods by name over our folder, `CTXBENCH_METHODS` and added folders."""
-    extra = [Path(p) for p in os.environ.get("CTXBENCH_METHODS", "").split(os.pathsep) if p]
     found = {made.name: made for made in _definitions_in(_FOLDER)}
-    for folder in dict.fromkeys([*(p.expanduser().resolve() for p in extra), *_EXTRA]):
+    for folder in _user_folders():
         if not folder.is_dir():
             raise ValueError(f"CTXBENCH_METHODS names {folder}, which is not a folder. Correct it.")
-        users = _definitions_in(folder)
+        users, broken = _readable(folder)
+        for reason in set(broken) - _TOLD:
+            log.warning("Passed over, the other methods are found: %s", reason)
+            _TOLD.add(reason)
         presets = list_presets() if users else {}
         for made in users:
             if made.name in presets:
@@ -247,6 +267,17 @@ def _definitions() -> dict[str, Definition]:
                     "Rename one."
                 )
     return found
+
+
+def _readable(folder: Path) -> tuple[list[Definition], list[str]]:
+    """Return the methods of a user's folder, and what is wrong with its other files."""
+    users, broken = [], []
+    for file in sorted(folder.glob("*.py")):
+        try:
+            users += _read(file, file.stat().st_mtime_ns)
+        except ValueError as error:
+            broken.append(str(error))
+    return users, broken
 
 
 def _definitions_in(folder: Path) -> list[Definition]:

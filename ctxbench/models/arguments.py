@@ -157,6 +157,7 @@ def check_followed(given: dict[str, Any], *, in_memory: bool) -> None:
         ValueError: one would; says what to do.
     """
     defaults = model_arguments()
+    check_kinds(given)
     for name, value in given.items():
         if value is None or value == defaults.get(name, False):
             continue
@@ -172,6 +173,25 @@ def check_followed(given: dict[str, Any], *, in_memory: bool) -> None:
                 f"{name}={value!r} says how a checkpoint is loaded, but pretrained is a model in "
                 "memory. Leave it out, or give the checkpoint's folder."
             )
+
+
+def check_kinds(given: dict[str, Any]) -> None:
+    """Check the types of arguments that other libraries would stumble over.
+
+    Raises:
+        ValueError: one has another type.
+    """
+    for names, kind, what in (
+        (("peft", "delta", "revision", "subfolder", "cache"), str, "text"),
+        (("add_bos_token", "trust_remote_code", "parallelize"), bool, "True or False"),
+    ):
+        for name in names:
+            value = given.get(name)
+            if value is not None and not isinstance(value, kind):
+                raise ValueError(
+                    f"{name}={shown(value)} is not allowed; it must be {what}. Change it or leave "
+                    "it out."
+                )
 
 
 def check_in_memory(model: Any, device: str | None, dtype: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +30,14 @@ from ctxbench.models.answers import (
     tokenizer_content,
     weights_hash,
 )
-from ctxbench.models.arguments import DEFAULT, NO_MODEL, is_nothing, rows_at_once, stride_asked
+from ctxbench.models.arguments import (
+    DEFAULT,
+    NO_MODEL,
+    check_kinds,
+    is_nothing,
+    rows_at_once,
+    stride_asked,
+)
 from ctxbench.models.checks import ChatCheck, end_of_turn
 from ctxbench.models.context_window import ContextWindow
 from ctxbench.models.cost import describe_run
@@ -114,6 +122,7 @@ class CtxExt(ExtendedHFLM):
             pretrained, method = DEFAULT
         elif pretrained is None:
             raise ValueError(NO_MODEL)
+        check_kinds({"cache": str(cache) if isinstance(cache, Path) else cache})
         super().__init__(pretrained, method, length, batch_size=rows or 1, **kwargs)
         known = self.hf_model.get_input_embeddings().weight.shape[0]
         self.encoder = TextEncoder(super().tok_encode, self.tokenizer, known)

@@ -104,6 +104,8 @@ def _generation(path: str, config: Any, tokenizer: Any) -> Finding:
         given = GenerationConfig.from_pretrained(path)
     except OSError:  # there is none
         given = GenerationConfig()
+    except Exception as error:  # whatever a stranger's file makes transformers raise
+        return Finding("FAIL", "generation", f"generation_config.json cannot be read: {error}")
     try:
         return _set_aside(given, config, tokenizer)
     except ValueError as error:

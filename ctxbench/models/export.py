@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxbench.core.assets import resolve_model
+from ctxbench.core.atomic_file import new_folder
 from ctxbench.core.older_names import add_older_names
 from ctxbench.methods.base import Method, describe
 from ctxbench.methods.record import base_config, original_length
@@ -100,10 +101,10 @@ def export_checkpoint(
     config.rope_parameters = rope
     if hasattr(config, "original_max_position_embeddings"):  # Phi-3's goes before the rope's own
         config.original_max_position_embeddings = record.original_length
-    folder.mkdir(parents=True, exist_ok=True)
-    _copy_files(source, folder)
-    config.save_pretrained(folder)
-    _add_older_names(folder / "config.json")
+    with new_folder(folder) as building:
+        _copy_files(source, building)
+        config.save_pretrained(building)
+        _add_older_names(building / "config.json")
     return Exported(folder, rope, tuple(_notes(rope, config)))
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ctxbench.core.atomic_file import write_atomically
+from ctxbench.core.atomic_file import new_folder, write_atomically
 from ctxbench.core.text_files import explained, json_lines, json_objects
 
 NAME = "cells.jsonl.xz"
@@ -103,9 +103,10 @@ def unpack(path: Path, folder: Path) -> int:
         raise ValueError(f"{path} names {outside[0]!r}, outside {folder}. Nothing was written.")
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty. Give --out a new folder.")
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    with new_folder(folder) as building:
+        for name, text in files.items():
+            (building / name).parent.mkdir(parents=True, exist_ok=True)
+            (building / name).write_text(text, encoding="utf-8", newline="\n")
     return len(folders)
 
 

@@ -30,14 +30,20 @@ def add_parser(subparsers) -> None:
         return parse(words, namespace)
 
     parser.parse_known_args = parse_known_args  # type: ignore[method-assign]
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, prog="ctxbench report"
+    )
     study = commands.add_parser("study", help="the report of a study folder (the default)")
     study.add_argument("folder", type=Path, help="what `ctxbench study NAME` wrote, or its archive")
     study.add_argument("--out", type=Path, help="folder to write to (FOLDER/report)")
     study.add_argument("--no-figures", action="store_true", help="no pictures (no matplotlib)")
     study.set_defaults(run=_study)
     heatmap = commands.add_parser("heatmap", help="score over length and depth of needle tasks")
-    heatmap.add_argument("results", nargs="+", type=Path, help="folders or results_*.json files")
+    heatmap.add_argument(
+        "results", nargs="+", type=Path, metavar="RESULTS",
+        help="what lm_eval wrote with --output_path and --log_samples: folders (searched to any "
+        "depth) or results_*.json files; or the folder of a study; or a cells.jsonl.xz",
+    )  # fmt: skip
     heatmap.add_argument("--metric", default="score", help="of the records (score)")
     heatmap.add_argument("--task", help="only this family, such as niah or mini_needle")
     heatmap.add_argument(

@@ -68,7 +68,7 @@ def _folder(path: Path, cell: dict[str, Any] | None, runs: dict[str, Run]) -> di
             {
                 "date": run.date,
                 "results": _results(run.content),
-                "samples": {task: [_lean(s) for s in run.samples[task]] for task in run.samples},
+                "samples": {task: [_lean(s) for s in run.records(task)] for task in run.samples},
             }
             for run in runs.values()
         ],

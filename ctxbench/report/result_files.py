@@ -4,18 +4,23 @@ They are read where they lie, or from an archive of them (`archive.py`).
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from ctxbench.core.lengths import length_name
 from ctxbench.core.text_files import json_objects
 from ctxbench.report.archive import NAME, read_archive
+from ctxbench.report.result_checks import check_results, check_samples
 
 _HARNESS_ARGUMENTS = ("method", "length", "max_length", "batch_size", "device", "cache")
 """Model arguments that the label says already, or that do not change an answer."""
+
+_AGAIN = "Run the task again, or leave the file out."
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,21 @@ class Run:
     content: dict[str, Any]
     samples: dict[str, Iterable[dict[str, Any]]]
 
+    def records(self, task: str) -> list[dict[str, Any]]:
+        """Return a task's records.
+
+        Raises:
+            ValueError: a line is damaged, or is no record.
+        """
+        try:
+            return check_samples(self.samples[task])
+        except ValueError as damage:
+            if str(self.path.parent) in str(damage):
+                raise
+            raise ValueError(
+                f"The samples of {task} beside {self.path} are damaged: {damage}. {_AGAIN}"
+            ) from damage
+
     @property
     def _config(self) -> dict[str, Any]:
         return self.content.get("config") or {}
@@ -51,7 +71,7 @@ class Run:
             arguments = dict(re.findall(r"([^=,]+)=([^,]*)", str(arguments or "")))
         given = {k: v for k, v in arguments.items() if k not in _HARNESS_ARGUMENTS}
         name = str(given.pop("pretrained", self.content.get("model_name") or "model"))
-        options = self._ours.get("options", {})
+        options = self._ours.get("options") or {}
         others = [f"{k}={v}" for k, v in given.items() if k not in options]
         return " ".join([Path(name).name, *others])
 
@@ -69,7 +89,7 @@ class Run:
     @property
     def options(self) -> str:
         """The method's options."""
-        return " ".join(f"{k}={v}" for k, v in self._ours.get("options", {}).items())
+        return " ".join(f"{k}={v}" for k, v in (self._ours.get("options") or {}).items())
 
     @property
     def trained_length(self) -> int | None:
@@ -125,20 +145,36 @@ def result_folders(path: Path) -> Iterator[ResultFolder]:
     if path.is_file():
         yield ResultFolder(path.parent, None, lambda: [read_run(path)])
         return
-    files = [file for name in ("results_*.json", "cell.json") for file in path.rglob(name)]
-    for folder in sorted({file.parent for file in files}):
-        yield ResultFolder(folder, _read_cell(folder), lambda at=folder: _runs_in(at))
-    for archive in sorted(path.rglob(NAME)):
+    archives = []
+    for folder, names in sorted(_walk(path)):
+        if any(name == "cell.json" or fnmatch(name, "results_*.json") for name in names):
+            yield ResultFolder(folder, _read_cell(folder), lambda at=folder: _runs_in(at))
+        archives += [folder / NAME] if NAME in names else []
+    for archive in archives:
         yield from result_folders(archive)
+
+
+def _walk(path: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield folders and the names in them, without what is being written (`.NAME.partial`)."""
+    for folder, inner, names in os.walk(path):  # one that goes meanwhile is passed over
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        yield Path(folder), names
 
 
 def archived_folder(found: dict[str, Any], root: Path) -> ResultFolder:
     """Return a folder of an archive as it would be, unpacked in `root`."""
     path = root / found["folder"]
-    runs = [
-        Run(path / f"results_{run['date']}.json", run["date"], run["results"], run["samples"])
-        for run in found["runs"]
-    ]
+    runs = []
+    for run in found["runs"]:
+        file = path / f"results_{run['date']}.json"
+        try:
+            check_results(run["results"])
+        except ValueError as damage:
+            raise ValueError(
+                f"{file} of the archive is no results file of lm_eval ({damage}). Make the archive "
+                "again with `ctxbench report compact`."
+            ) from damage
+        runs.append(Run(file, run["date"], run["results"], run["samples"]))
     return ResultFolder(path, found.get("cell"), lambda: runs)
 
 
@@ -148,7 +184,15 @@ def _runs_in(folder: Path) -> list[Run]:
 
 def _read_cell(folder: Path) -> dict[str, Any] | None:
     file = folder / "cell.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:  # none, or a study is putting another in its place
+        return None
+    except (ValueError, RecursionError) as damage:
+        raise ValueError(
+            f"{file} is damaged ({damage}). Remove its folder: `ctxbench study` measures the cell "
+            "again."
+        ) from damage
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
@@ -175,13 +219,11 @@ def read_run(path: Path) -> Run:
         ValueError: the file is damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for part in (content["results"], content.get("group_subtasks") or {}):
-            part.items()
-    except (ValueError, KeyError, TypeError, AttributeError) as damage:
+        content = check_results(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as damage:
         raise ValueError(
-            f"{path} is not a results file of lm_eval ({type(damage).__name__}: {damage}). Give "
-            "results_DATE.json, or the folder it is in."
+            f"{path} is not a results file of lm_eval ({damage}). Give results_DATE.json, or the "
+            "folder it is in."
         ) from damage
     date = path.stem.removeprefix("results_")
     samples: dict[str, Iterable[dict[str, Any]]] = {
@@ -203,5 +245,4 @@ class SamplesFile:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         with open(self.path, "rb") as lines:
-            advice = "Run the task again, or leave the file out."
-            yield from (sample for _, sample in json_objects(lines, self.path, advice))
+            yield from (sample for _, sample in json_objects(lines, self.path, _AGAIN))

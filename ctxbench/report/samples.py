@@ -1,9 +1,11 @@
 """The samples of a cell, from the files lm-eval wrote."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ctxbench.core.errors import shown
 from ctxbench.core.lengths import task_family
 from ctxbench.core.protocol import Column
 from ctxbench.core.samples import SampleFormat, declared_format
@@ -81,11 +83,13 @@ def read_leaves(run: Run, column: Column) -> dict[str, TaskSamples]:
 def _leaf_tasks(tasks: Sequence[str], content: dict[str, Any]) -> set[str]:
     """Return the leaf tasks of tasks and groups, at any depth."""
     subtasks = content.get("group_subtasks") or {}
-    return {
-        leaf
-        for task in tasks
-        for leaf in (_leaf_tasks(subtasks[task], content) if subtasks.get(task) else {task})
-    }
+    leaves, seen, todo = set(), set(), list(tasks)
+    while todo:
+        if (task := todo.pop()) not in seen:  # a group may be of two, or name itself
+            seen.add(task)
+            todo += subtasks.get(task) or ()
+            leaves |= set() if subtasks.get(task) else {task}
+    return leaves
 
 
 def read_samples(
@@ -103,7 +107,7 @@ def read_samples(
     Raises:
         ValueError: a file is damaged, or samples are lost or out of their scale.
     """
-    every = list(run.samples[task])
+    every = run.records(task)
     metric, _, chosen = metric.partition(",")
     chosen = chosen or every[0].get("filter", "none")
     first = [s for s in every if s.get("filter", "none") == chosen]
@@ -164,8 +168,17 @@ def _sample(raw: dict[str, Any], metric: str, form: SampleFormat, family: str) -
     length, depth, bucket = (
         None if name is None else doc.get(name) for name in (form.length, form.depth, form.bucket)
     )
+    for name, found in (("length", length), ("depth", depth), ("bucket", bucket)):
+        if found is not None and not _is_number(found):
+            raise ValueError(f"its {name} is {shown(found)}, no number")
+    if not (math.isfinite(total) and math.isfinite(weight) and weight > 0):
+        raise ValueError(f"its {metric} is {shown(value)}")
     document = f"{raw['doc_id']} {raw.get('doc_hash', '')}".strip()
     return Sample(document, f"{family} {unit}", total, weight, length, depth, positions, bucket)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value is not True
 
 
 def _in_shares(sample: Sample, task: str, metric: str, form: SampleFormat) -> Sample:

@@ -232,7 +232,12 @@ def _resolved(row: Row, measured: dict[str, _Measured]) -> Row:
     model = next(filter(None, mine), None)
     if model is None:
         return row
-    return replace(row, **{name: model[name] for name in ("method", "options", "trained_length")})
+    return replace(
+        row,
+        method=model.get("method") or row.method,
+        options=model.get("options") or {},
+        trained_length=model.get("trained_length", row.trained_length),
+    )
 
 
 def _cell(row: Row, seed: int | None, column: Column, measured: dict[str, _Measured]) -> Cell:

@@ -62,7 +62,9 @@ def find_study(path: Path) -> StudySource | None:
             file.parent.relative_to(path / "train").as_posix(): file.read_text(encoding="utf-8")
             for file in sorted((path / "train").glob("*/seed-*/train.yaml"))
         }
-        return StudySource(file, content, trainings, result_folders(path / "cells"))
+        cells = path / "cells"  # not there before the first one is measured
+        folders = result_folders(cells) if cells.is_dir() else iter(())
+        return StudySource(file, content, trainings, folders)
     archive = path / NAME if path.is_dir() else path
     if not archive.is_file() or not archive.name.endswith(".jsonl.xz"):
         return None

@@ -290,7 +290,7 @@ def _missing(study: Study) -> Iterator[str]:
             break
     for needs in dict.fromkeys(column.needs for column in study.columns if column.needs):
         if find_data(*needs) is None:
-            yield f"data {' or '.join(needs)}: not in CTXBENCH_DATA"
+            yield f"data {' or '.join(needs)}: not in CTXBENCH_DATA (ctxbench data fetch)"
     if study.model not in BUNDLED_MODELS:
         import torch
 

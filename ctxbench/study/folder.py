@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ctxbench import __version__
+from ctxbench.core.assets import resolve_model
+from ctxbench.core.content import CHECKPOINT_FILES, digest_of
 from ctxbench.core.protocol import CellNote, Column, Row, as_json, cell_folder, read_protocol
 from ctxbench.study import cells
 from ctxbench.study.config import Study
@@ -25,23 +29,53 @@ def prepare(study: Study, root: Path) -> None:
     """Make a study's folder, or check that it is this study's.
 
     Raises:
-        ValueError: the folder holds a study with other settings.
+        ValueError: the folder holds a study with other settings, of models with other bytes, or
+            made by a version whose numbers may differ.
     """
     file, ours = root / "study.json", describe(study)
     if file.is_file():
-        theirs = as_json(read_protocol(cells.read_json(file), str(file)))
+        content = cells.read_json(file)
+        theirs = as_json(read_protocol(content, str(file)))
         if different := _differences(theirs, as_json(read_protocol(ours, str(file)))):
             raise ValueError(
                 f"{root} was begun with other settings: {'; '.join(different[:5])}. One folder "
                 "holds one study, whose cells compare. Give the same settings, to go on, or "
                 "another --output."
             )
+        _check_made_with(root, content.get("made_with"), made_with(study))
     else:
-        cells.write_json(file, ours)
+        cells.write_json(file, {**ours, "made_with": made_with(study)})
     for row in study.rows:
         for column in itertools.filterfalse(row.has, study.columns):
             for seed in row.seeds:
                 _leave_out(root, row, seed, column)
+
+
+def made_with(study: Study) -> dict[str, str]:
+    """Return what decides numbers besides the settings: versions, and models here by content."""
+    models = [study.model, *(row.checkpoint for row in study.rows if row.checkpoint)]
+    found = {
+        "ctxbench": ".".join(__version__.split(".")[:2]),  # a patch release moves no number
+        "lm_eval": version("lm_eval"),
+    }
+    for model in dict.fromkeys(models):
+        if (place := Path(resolve_model(model)).expanduser()).is_dir():
+            files = {file for pattern in CHECKPOINT_FILES for file in place.glob(pattern)}
+            found[f"model {_shown(model)}"] = digest_of(sorted(files))
+    return found
+
+
+def _check_made_with(root: Path, theirs: Any, ours: dict[str, str]) -> None:
+    """Compare what a study was begun with; of an earlier version's folder nothing is known."""
+    if not isinstance(theirs, dict):
+        return
+    for name, value in ours.items():
+        if (before := theirs.get(name, value)) != value:
+            raise ValueError(
+                f"{root} was begun with {name} {_short(before)[:20]}, and now it is "
+                f"{_short(value)[:20]}: its cells would not compare with new ones. Go on with what "
+                "it was begun with, or give another --output."
+            )
 
 
 def retry_failed(root: Path) -> int:

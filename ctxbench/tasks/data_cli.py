@@ -1,4 +1,4 @@
-"""`ctxbench data`: prepare, list, check and remove the samples of generated tasks."""
+"""`ctxbench data`: fetch what tasks read; prepare, list, check and remove generated samples."""
 
 import argparse
 import importlib
@@ -16,8 +16,30 @@ FAMILIES = {
 
 def add_parser(subparsers):
     """Add `data` to the command line; return what further commands of it are added to."""
-    parser = subparsers.add_parser("data", help="prepare, list, check, remove generated task data")
+    parser = subparsers.add_parser(
+        "data", help="fetch what tasks read; prepare, list, check, remove what they make"
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    fetch = commands.add_parser(
+        "fetch",
+        help="download what tasks read, at a fixed content",
+        description="Licence and size are said first; what is here already is compared. A "
+        "download that broke off goes on when the command is run again.",
+    )
+    fetch.add_argument(
+        "family", nargs="+", help="ruler, niah, longbench, ..., a task such as ruler_32k, or all"
+    )
+    fetch.add_argument(
+        "--output", help="folder (the first of CTXBENCH_DATA, else CTXBENCH_CACHE/data, which is "
+        "searched too); files of the hub go into the hub's own cache",
+    )  # fmt: skip
+    fetch.add_argument(
+        "--mirror", action="append", default=[], metavar="FROM=TO",
+        help="addresses that begin with FROM are read at TO, such as "
+        "https://huggingface.co=https://MIRROR; may be repeated",
+    )  # fmt: skip
+    fetch.add_argument("--dry-run", action="store_true", help="say licences and sizes only")
+    fetch.set_defaults(run=_fetch)
     build = commands.add_parser("build", help="make the data of a task or group ahead of a run")
     build.add_argument("task", help="such as ruler_32k or ruler_4k_vt")
     build.add_argument("--tokenizer", required=True, help="folder, hub id, or mini")
@@ -45,6 +67,12 @@ def add_parser(subparsers):
     remove.add_argument("name", help="task, whole name, or pattern")
     remove.set_defaults(run=_remove)
     return commands
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from ctxbench.tasks.fetching import fetch
+
+    return fetch(options)
 
 
 def _family(name: str) -> ModuleType:

@@ -22,8 +22,8 @@ from ctxbench.core.text_files import check_text
 from ctxbench.tasks.sentences import sentence_spans
 
 _GET_ESSAYS = (
-    "It is the official file of github.com/NVIDIA/RULER, scripts/data/synthetic/json: run "
-    "download_paulgraham_essay.py there."
+    "Run `ctxbench data fetch ruler`. It is what download_paulgraham_essay.py of "
+    "github.com/NVIDIA/RULER writes."
 )
 
 

@@ -24,7 +24,7 @@ _VERSION = 1
 _GET_PUNKT = (
     "NLTK's sentence splitter punkt_tab was not found: neither nltk_data/tokenizers/punkt_tab/"
     "english in a folder that CTXBENCH_DATA names, nor where NLTK looks. Run "
-    "`python -m nltk.downloader punkt_tab`."
+    "`ctxbench data fetch ruler`, or `python -m nltk.downloader punkt_tab`."
 )
 
 

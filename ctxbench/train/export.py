@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from ctxbench import __version__
+from ctxbench.core.atomic_file import sync, sync_all
 from ctxbench.core.tensor_files import save_tensors
 from ctxbench.methods.adapters import ADAPTER, TRAINED_WHOLE, write_identity
 from ctxbench.methods.attach import method_of
@@ -38,7 +39,8 @@ def export_model(
 
     Adapters are saved in `adapter/` as they are, parameters trained whole beside them in
     `trained_whole.safetensors`, and both merged into the weights. Files are written to
-    a temporary folder and moved, `config.json` last.
+    a temporary folder and moved, `config.json` last: a folder without one is no checkpoint, so
+    that nobody reads an earlier result mixed with this one.
 
     Args:
         config: of the run.
@@ -63,11 +65,14 @@ def export_model(
     (building / "README.md").write_text(card, encoding="utf-8")
     if problem := compare(building):
         return problem
+    sync_all(building)
+    (output / "config.json").unlink(missing_ok=True)
     for item in sorted(building.iterdir(), key=lambda item: item.name == "config.json"):
         target = output / item.name
         if target.is_dir():
             shutil.rmtree(target)
         os.replace(item, target)
+    sync(output)
     building.rmdir()
     return None
 

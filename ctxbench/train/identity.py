@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ctxbench.core.assets import resolve_model
-from ctxbench.core.content import digest_of
-
-_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
-"""Weights, config and tokenizer."""
+from ctxbench.core.content import CHECKPOINT_FILES, digest_of
 
 
 def checkpoint_identity(model: str) -> str:
@@ -22,4 +19,6 @@ def checkpoint_identity(model: str) -> str:
         from huggingface_hub import snapshot_download
 
         folder = Path(snapshot_download(model, local_files_only=True))
-    return digest_of(sorted({file for pattern in _FILES for file in folder.glob(pattern)}))
+    return digest_of(
+        sorted({file for pattern in CHECKPOINT_FILES for file in folder.glob(pattern)})
+    )

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ctxbench.core.folder_lock import only_process
+
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for this run; the first process of a run does it for all.
-
-    The system lets go of it when the process ends, however it ends.
 
     Raises:
         ValueError: another run holds it.
@@ -20,18 +20,5 @@ def locked(folder: Path) -> Iterator[None]:
     if int(os.environ.get("RANK", 0)):
         yield
         return
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(
-            f"Another ctxbench-train writes to {folder}. One run works on a folder. Wait for it, "
-            "end it, or give another --output."
-        ) from None
-    try:
+    with only_process(folder, "ctxbench-train"):
         yield
-    finally:
-        lock.release()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ctxbench.core.assets import PACKAGE
-from ctxbench.core.errors import near_names
+from ctxbench.core.errors import near_names, shown
 from ctxbench.core.text_files import read_yaml
 
 
@@ -64,6 +64,11 @@ def read_recipe(recipe: str) -> dict[str, Any]:
         FileNotFoundError: neither a shipped recipe or row nor a file.
         ValueError: not a mapping.
     """
+    if not isinstance(recipe, str):
+        raise ValueError(
+            f"recipe={shown(recipe)} is not allowed; it must be the name of a recipe, or a .yaml "
+            "file. Change it or leave it out."
+        )
     if row := paper_rows().get(recipe):
         return {**read_recipe(row.recipe), **row.fields}
     known = list_recipes()

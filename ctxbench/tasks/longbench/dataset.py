@@ -26,6 +26,7 @@ ARCHIVE = HubFile(
     repo="zai-org/LongBench",  # THUDM/LongBench moved here
     filename="data.zip",
     revision="5e628be450b7e67fb7ae6e201bd6d8f7056f7672",
+    family="longbench",
 )
 ADVICE = "Fetch the official data.zip again."
 COLUMNS = ("input", "context", "answers", "length", "all_classes")

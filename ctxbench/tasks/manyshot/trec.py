@@ -114,8 +114,8 @@ def read_questions(name: str, data_dir: str | None = None) -> list[tuple[str, st
         f"trec/{name}",
         name,
         data_dir=data_dir,
-        get=f"It is {name} of TREC question classification, from "
-        "https://cogcomp.seas.upenn.edu/Data/QA/QC/.",
+        get=f"Run `ctxbench data fetch trec`: {name} of TREC question classification "
+        "(https://cogcomp.seas.upenn.edu/Data/QA/QC/).",
     )
     content = path.read_bytes().replace(b"\r\n", b"\n")
     if (digest := hashlib.sha256(content).hexdigest()) != SHA256[name]:

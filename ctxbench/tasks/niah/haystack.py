@@ -13,6 +13,7 @@ HUB = HubFile(
     repo="baber/paul_graham_essays",  # what lm-eval's own `ruler` reads
     filename="essays.parquet",
     revision="792d672b77d1a67720f7e9820d646358fc18792e",
+    family="niah",
     sha256="825448033be010042ffd6fc77c32bbcab61f2ef63196f0fc4bfbf5b388a1660e",
 )
 

@@ -39,6 +39,7 @@ SOURCES = {
             repo="emozilla/pg19",
             filename="data/test-00000-of-00001-29a571947c0b5ccc.parquet",
             revision="c021754c8e01c5b1cc83a1f549c1f97fbbb756b8",
+            family="pg19_ppl",
         ),
     ),
     # The commit is not known to us, the content is: the digest pins it.
@@ -53,6 +54,7 @@ SOURCES = {
             repo="hoskinson-center/proof-pile",
             filename="test/proofpile_test.jsonl.gz",
             revision="main",
+            family="proof_pile_ppl",
             sha256="b1bc923aa34b2b03db08e2f451d8442d9ca7aad1c857a8835382c94a8bb1d835",
         ),
         min_tokens=32768,

@@ -21,8 +21,10 @@ from ctxbench.tasks.ruler.stream import Stream
 from ctxbench.tasks.token_count import CountedText, PromptPart, TokenCounter, units
 
 _GET = {
-    "squad": "It is SQuAD 2.0's dev-v2.0.json (rajpurkar.github.io/SQuAD-explorer).",
-    "hotpotqa": "It is HotpotQA's hotpot_dev_distractor_v1.json (hotpotqa.github.io).",
+    "squad": "Run `ctxbench data fetch ruler`: SQuAD 2.0's dev-v2.0.json "
+    "(rajpurkar.github.io/SQuAD-explorer).",
+    "hotpotqa": "Run `ctxbench data fetch ruler`: HotpotQA's hotpot_dev_distractor_v1.json "
+    "(hotpotqa.github.io).",
 }
 _NAMES = {
     "squad": ("squad.json", "dev-v2.0.json"),

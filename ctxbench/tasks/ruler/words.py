@@ -14,7 +14,7 @@ from ctxbench.core.compat.wonderwords import LISTS
 _GET_LIST = (
     "Beyond wonderwords' own words, common words extraction takes them from the official "
     "english_words.json (github.com/NVIDIA/RULER, scripts/data/synthetic/json, a Git LFS file). "
-    "fidelity 'strict' needs no such file."
+    "Run `ctxbench data fetch ruler`; fidelity 'strict' needs no such file."
 )
 
 

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctxbench.core.atomic_file import replacing, write_atomically
+from ctxbench.core.folder_lock import only_process
 from ctxbench.train.sources import (
     encode_documents,
     encoder,
@@ -49,6 +50,7 @@ from ctxbench.train.tokens.store import DOCUMENTS, META, VERSION, shard_name
 from ctxbench.train.word_encoder import WordEncoder
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 SHARD_TOKENS = 2**27
@@ -82,7 +84,8 @@ def build_store(
         progress: told what is done.
 
     Raises:
-        ValueError: the folder holds another store, or the documents cannot fill the request.
+        ValueError: the folder holds another store, another process works on it, or the documents
+            cannot fill the request.
     """
     backend = encoder(tokenizer)
     about = {
@@ -96,6 +99,20 @@ def build_store(
         "shard_tokens": shard_tokens,
         "files": sorted([file.name, file.stat().st_size] for file in files),
     }
+    with only_process(output, "ctxbench data tokenize"):
+        return _build(files, backend, output, request, about, workers, progress)
+
+
+def _build(
+    files: Sequence[Path],
+    backend: Tokenizer,
+    output: Path,
+    request: StoreRequest,
+    about: dict[str, Any],
+    workers: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Build the store that `about` describes, or go on with it."""
     work = output / "work"
     if (output / META).exists():
         found = json.loads((output / META).read_text(encoding="utf-8"))
@@ -110,11 +127,17 @@ def build_store(
     backend.save(str(work / "tokenizer.json"))
     write_atomically(work / "request.json", json.dumps(stamp).encode())
 
-    job = Job(work, request, parts_of(sorted(files), text, label), about["dtype"], workers)
+    job = Job(
+        work,
+        request,
+        parts_of(sorted(files), about["text"], about["label"]),
+        about["dtype"],
+        workers,
+    )
     scanned, lengths = job.scan(progress)
     pieces = job.tokenise(scanned, about["separator"], progress)
     layout = lay_out(request, scanned, pieces)
-    job.write(layout, output, shard_tokens, progress)
+    job.write(layout, output, about["shard_tokens"], progress)
     _save_array(output / DOCUMENTS, layout.documents)
     meta = {**about, **_describe(request, layout, lengths)}
     write_atomically(output / META, (json.dumps(meta, indent=2) + "\n").encode())
