@@ -62,6 +62,12 @@ def check_rotary(config: PreTrainedConfig) -> None:
         ValueError: it has none; the message says what it has instead.
     """
     kind = getattr(config, "model_type", type(config).__name__)
+    parameters = getattr(config, "rope_parameters", None) or {}
+    if not rope_settings(config) and any(parameters.values()):
+        raise ValueError(
+            f"Of this {kind} model only layers that see a window of their own are rotated, so there "
+            "is nothing to extend. Use another model, or method=none."
+        )
     if not rope_settings(config):
         raise ValueError(
             f"A {kind} model has no rotary position embedding{_instead(config)}. ctxbench extends "
