@@ -65,8 +65,8 @@ def check_rotary(config: PreTrainedConfig) -> None:
     parameters = getattr(config, "rope_parameters", None) or {}
     if not rope_settings(config) and any(parameters.values()):
         raise ValueError(
-            f"Of this {kind} model only layers that see a window of their own are rotated, so there "
-            "is nothing to extend. Use another model, or method=none."
+            f"Of this {kind} model only layers that see a window of their own are rotated, so "
+            "there is nothing to extend. Use another model, or method=none."
         )
     if not rope_settings(config):
         raise ValueError(

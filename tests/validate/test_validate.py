@@ -54,7 +54,8 @@ BROKEN = {
     "save_load": ["def plain_checkpoint(self, config):\n        return True"],
     "save_load-state": ["def edit_model(self, model):\n        super().edit_model(model)\n"
                         "        model.lm_head.weight.data *= 2"],
-    "release": ["def release_model(self, model):\n        pass"],
+    "release": ["def edit_model(self, model):\n        super().edit_model(model)\n"
+                "        model.lm_head.weight.data *= 2"],
     "runs_at_length": [("return theta, 1.0", "return theta * float('nan'), 1.0")],
     "cached": [BY_LENGTH, "def begin_request(self, model, lengths):\n"
                "        from contextlib import nullcontext\n        return nullcontext()"],
