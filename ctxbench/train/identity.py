@@ -13,12 +13,21 @@ def checkpoint_identity(model: str) -> str:
 
     Args:
         model: folder, hub id that was downloaded, or the bundled `mini`.
+
+    Raises:
+        FileNotFoundError: it was not downloaded.
     """
     folder = Path(resolve_model(model)).expanduser()
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
-        folder = Path(snapshot_download(model, local_files_only=True))
+        try:
+            folder = Path(snapshot_download(model, local_files_only=True))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{model} is no folder here, and not in the hub's cache. Give a folder, or "
+                f"download it first (`hf download {model}`)."
+            ) from error
     return digest_of(
         sorted({file for pattern in CHECKPOINT_FILES for file in folder.glob(pattern)})
     )

@@ -235,8 +235,7 @@ def cached_stream(
     if content is not None:
         key = [_CONTENT_VERSION, content, key[-1]]
         identity = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-        if not folder.is_dir():  # else kept by 0.1.0
-            folder = folder.with_name(identity)
+        folder = folder.with_name(identity)
     dtype = token_dtype(len(tokenizer))
     if (found := _read_cache(folder, dtype)) is None:
         building = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
