@@ -30,6 +30,7 @@ TOKENS = 16
 """At most; never more than the model's window."""
 CAST = 256 * 2**20
 """Parameters of the layers that run, up to which they run in float32."""
+_PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _IMPLEMENTATION = "ctxbench_look"
 _NUMBERS = ("layer_idx", "layer_id", "layer_number", "training")
 Outputs = dict[tuple[int, str], torch.Tensor]
@@ -208,7 +209,7 @@ class Look:
     def _casts(self) -> bool:
         some = [p for number in self.run_layers for p in self.layers[number].parameters()]
         small = sum(p.numel() for p in some) <= CAST
-        plain = all(p.is_floating_point() for p in some)
+        plain = all(p.dtype in _PLAIN for p in some)  # not quantised
         half = any(p.dtype.itemsize < 4 for p in some)
         flash = "flash" in str(attention_of(self.part.config))  # takes half precision only
         return small and plain and half and not flash

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from ctxbench.core.errors import printable, shown
-from ctxbench.methods.anatomy import StandIn, rotary_of, text_config
+from ctxbench.methods.anatomy import StandIn, has_rotary, rotary_of, text_config
 from ctxbench.methods.base import Method
 from ctxbench.methods.extension import Extension, set_extension
 from ctxbench.methods.look import Look, Outputs
@@ -106,11 +106,10 @@ def prove(model: PreTrainedModel, method: Method) -> Proof:
 
 def _compared(model: PreTrainedModel, look: Look, method: Method, neutral: Method) -> Proof:
     config = text_config(model)
-    if not isinstance(neutral, PositionMethod) or neutral.name != "none":
-        neutral = neutral.resolve(base_config(config))
-    rotary = rotary_of(model) if _has(model) else None
-    plain = _with_rotary(model, rotary, KeepFloat32(remade(rotary, config))) if rotary else None
-    with plain or _nothing():
+    neutral = neutral.resolve(base_config(config))
+    rotary = rotary_of(model) if has_rotary(model) else None
+    own = _with_rotary(model, rotary, KeepFloat32(remade(rotary, config))) if rotary else None
+    with own or nullcontext():
         expected = look.attention()
     attends = not isinstance(neutral, PositionMethod)
     with _attached(model, neutral) as extension:
@@ -118,27 +117,39 @@ def _compared(model: PreTrainedModel, look: Look, method: Method, neutral: Metho
             found = look.attention(decoded=decoded)
             _check(model, method, look, expected, found)
     layers = set(extension.layers)
-    if attends and not layers:
-        raise Refused(
-            f"method={method.name} would change nothing: every layer of this {config.model_type} "
-            f"model sees a window of its own (sliding_window="
-            f"{getattr(config, 'sliding_window', None)}). Give sliding_window=none to run it "
-            "without, or use another model."
-        )
     if isinstance(method, PositionMethod) and rotary is not None:
-        with _with_rotary(model, rotary, _Doubled(remade(rotary, config))):
-            moved = look.attention()
-        layers = {
-            number for (number, place), output in moved.items()
-            if difference(output, expected[number, place]) > MOVED
-        }  # fmt: skip
-        if not layers:
-            raise Refused(
-                f"method={method.name} would change nothing: no layer of this {config.model_type} "
-                "model takes its angles from the model's rotary module. Use another model."
-            )
-    changed = tuple(n for n, first in enumerate(look.alike) if first in layers)
-    return Proof("passed", changed)
+        layers = _that_follow(model, look, rotary, expected)
+    if not layers and (attends or rotary is not None):
+        raise _without_effect(model, method, attends)
+    return Proof("passed", tuple(n for n, first in enumerate(look.alike) if first in layers))
+
+
+def _that_follow(
+    model: PreTrainedModel, look: Look, rotary: nn.Module, expected: Outputs
+) -> set[int]:
+    """Return the layers whose attention changes with the angles of the rotary module."""
+    with _with_rotary(model, rotary, _Doubled(remade(rotary, text_config(model)))):
+        moved = look.attention()
+    return {
+        layer
+        for (layer, place), output in moved.items()
+        if difference(output, expected[layer, place]) > MOVED
+    }
+
+
+def _without_effect(model: PreTrainedModel, method: Method, attends: bool) -> Refused:
+    config = text_config(model)
+    if attends:
+        window = getattr(config, "sliding_window", None)
+        why = f"every layer of this {config.model_type} model sees a window of its own"
+        do = f"(sliding_window={window}). Give sliding_window=none to run it without, or"
+    else:
+        why = f"no layer of this {config.model_type} model takes its angles from the model's"
+        do = "rotary module."
+    return Refused(
+        f"method={method.name} would change nothing: {why} {do} "
+        f"{'use' if attends else 'Use'} another model."
+    )
 
 
 def _check(
@@ -169,14 +180,6 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     found, expected = found.double(), expected.double()
     size = expected.norm(dim=-1).pow(2).mean().sqrt()
     return float((found - expected).norm(dim=-1).amax() / size.clamp(min=1e-12))
-
-
-def _has(model: nn.Module) -> bool:
-    try:
-        rotary_of(model)
-    except ValueError:
-        return False
-    return True
 
 
 class _Doubled(StandIn):
@@ -247,8 +250,3 @@ def _with_rotary(model: PreTrainedModel, own: nn.Module, rotary: nn.Module) -> I
         yield
     finally:
         extension.undo(model)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
