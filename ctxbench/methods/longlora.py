@@ -25,7 +25,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from ctxbench.core.compat.transformers import use_attention
+from ctxbench.core.compat.transformers import attention_of, use_attention
 from ctxbench.methods.adapters import add_adapters, attention_layers
 from ctxbench.methods.anatomy import text_part
 from ctxbench.methods.base import check_positive
@@ -79,9 +79,12 @@ class LongLoRA(PositionInterpolation, name="longlora"):
         AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
         extension = extension_of(model)
         extension.replace_attention(model, IMPLEMENTATION)
+        part = text_part(model)
         begin = partial(_begin_forward, self.ratio, extension.attention)
-        hook = text_part(model).register_forward_pre_hook(begin, with_kwargs=True)
-        extension.hooks.append(hook)
+        extension.hooks += [
+            part.register_forward_pre_hook(begin, with_kwargs=True),
+            part.register_forward_hook(partial(_end_forward, extension.attention)),
+        ]
 
     def training_span(self, length: int) -> int:
         """Return the length of a group."""
@@ -145,8 +148,16 @@ def _begin_forward(
     kwargs: dict[str, Any],
 ) -> ForwardInputs:
     """Forward pre-hook: groups in training; otherwise the model attends as it did before."""
-    use_attention(part.config, IMPLEMENTATION if part.training else own)
+    wanted, other = (IMPLEMENTATION, own) if part.training else (own, IMPLEMENTATION)
+    if attention_of(part.config) == other:  # else someone wraps it
+        use_attention(part.config, wanted)
     return args, {**kwargs, "ctxbench": ratio} if part.training else kwargs
+
+
+def _end_forward(own: str | None, part: PreTrainedModel, args: Any, output: Any) -> None:
+    """Forward hook: between forward passes it is found by its name."""
+    if attention_of(part.config) == own:
+        use_attention(part.config, IMPLEMENTATION)
 
 
 def _attention(

@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,10 @@ def fingerprint(identity: dict[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
+_PATIENCE = 60.0
+"""Seconds to wait for other processes that use a file of answers."""
+
+
 class AnswerCache:
     """Answers of one model in one SQLite file; several processes may write it.
 
@@ -88,12 +93,24 @@ class AnswerCache:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self._name_old_ones()
         with self._explained():
-            self.database = sqlite3.connect(self.file, timeout=60)
-            self.database.execute("PRAGMA journal_mode=WAL")
+            self.database = sqlite3.connect(self.file, timeout=_PATIENCE)
+            self._write_ahead()
             self.database.execute(
                 "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT)"
             )
             self.database.commit()
+
+    def _write_ahead(self) -> None:
+        """Set the mode in which several may write; SQLite does not wait for others who do so."""
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self.database.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
 
     @staticmethod
     def key(kind: str, *parts: Any) -> str:

@@ -320,9 +320,7 @@ def test_studies(mode, tmp_path, monkeypatch):
 
     def run(root, faults):
         folder.prepare(study, root / "study")
-        Runner(study, root / "study", [{}], say=lambda line: None).run(
-            Instant(root / "study", faults)
-        )
+        Runner(study, root / "study", [{}]).run(Instant(root / "study", faults))
 
     def undisturbed(root):
         from tests.faults.injection import Faults
