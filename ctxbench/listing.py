@@ -144,20 +144,30 @@ def task_names(*, members: bool = True) -> dict[str, list[str]]:
 def tasks_table() -> list[tuple[str, str]]:
     """Return (tasks, what the family measures), one row for names that differ in length or part.
 
-    `ruler_{4k,8k}{,_qa}` are `ruler_4k`, `ruler_8k`, `ruler_4k_qa` and `ruler_8k_qa`.
+    `ruler_{4k,8k}{,_qa}` are `ruler_4k`, `ruler_8k`, `ruler_4k_qa` and `ruler_8k_qa`. Groups of
+    tasks say so.
     """
     rows = []
+    groups = {
+        name
+        for leaves in all_leaves().values()
+        for name, content in leaves.items()
+        if "group" in content
+    }
     for family, names in task_names(members=False).items():
-        ladders: dict[tuple[str, str], list[str]] = {}
+        ladders: dict[tuple[str, str, bool], list[str]] = {}
         for name in names:
             before, length, after = (*_LENGTH.split(name, maxsplit=1), "", "")[:3]
-            ladders.setdefault((before, after), []).append(length)
-        parts: dict[tuple[str, str], list[str]] = {}
-        for (before, after), lengths in ladders.items():
+            ladders.setdefault((before, after, name in groups), []).append(length)
+        parts: dict[tuple[str, str, bool], list[str]] = {}
+        for (before, after, group), lengths in ladders.items():
             stem = f"{before}_{_ladder(lengths)}" if any(lengths) else before
-            parts.setdefault((stem, str(lengths)), []).append(after)
+            parts.setdefault((stem, str(lengths), group), []).append(after)
         summary = _family_summary(PACKAGE / "tasks" / family)
-        rows += [(stem + _choice(after), summary) for (stem, _), after in parts.items()]
+        rows += [
+            (stem + _choice(after), f"{summary} (groups)" if group else summary)
+            for (stem, _, group), after in parts.items()
+        ]
     return rows
 
 

@@ -83,6 +83,8 @@ def choose_method(
             "with that method, or override=true to replace its scaling."
         )
     base = _unscaled(config) if scaling and chosen.own_scaling else config
+    if base is not config:
+        _keep_searched(base, scaling)
     chosen = chosen.resolve(base)
     if method is None:
         check_named_method(base, chosen)
@@ -236,9 +238,7 @@ def _adopt(
             )
     base = _unscaled(config)
     base.max_position_embeddings = original
-    if scaling.get("long_factor"):  # searched divisors are part of the model
-        kept = {key: scaling[key] for key in ("long_factor", "short_factor") if key in scaling}
-        set_rope_settings(base, {**rope_settings(base), **kept})
+    _keep_searched(base, scaling)
     # defaults such as a factor come from the trained length, not from the one asked for now
     chosen = get_method(method, **{**options, "length": trained}).resolve(base)
     stated = chosen.options().get("factor")
@@ -311,6 +311,13 @@ _OF_SCALINGS = {
     "max_position_embeddings",
 }
 """Entries of `rope_parameters` that belong to a scaling."""
+
+
+def _keep_searched(base: PreTrainedConfig, scaling: dict[str, Any]) -> None:
+    """Let a model keep the divisors that were searched for it: they are part of the model."""
+    kept = {key: scaling[key] for key in ("long_factor", "short_factor") if scaling.get(key)}
+    if kept:
+        set_rope_settings(base, {**rope_settings(base), **kept})
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:

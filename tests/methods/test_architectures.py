@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from ctxbench.methods.attach import method_of
 from ctxbench.methods.extension import extension_of
 from ctxbench.methods.record import base_config
 from ctxbench.methods.registry import get_method
@@ -127,3 +128,16 @@ def test_scalings_are_those_of_transformers():
 def test_models_without_rotation_are_refused_by_what_they_have(kind, has):
     with pytest.raises(ValueError, match=f"has no rotary position embedding.*{has}"):
         extend(model_of(tiny(kind)), "yarn", length=2048)
+
+
+def test_longrope_of_a_model_published_with_it_can_be_replaced():
+    """Its searched divisors are the model's, whatever scaling is set aside."""
+    own = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0}
+    own |= {"long_factor": [2.0] * 8, "short_factor": [1.0] * 8}
+    config = tiny("phi3", rope_parameters=own)
+    with pytest.raises(ValueError, match=r"already extended.*override=true to replace"):
+        extend(model_of(copy.deepcopy(config)), "longrope", length=2048)
+    model = extend(model_of(config), "longrope", length=2048, override=True)
+    assert method_of(model).long_factor == (2.0,) * 8
+    other = extend(model_of(tiny("phi3", rope_parameters=own)), "ntk", length=8192, override=True)
+    assert extension_of(other).proof.state == "passed"
