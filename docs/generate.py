@@ -117,7 +117,8 @@ A method names the layers that it changes (`layers` in results): position method
 the model's rotary module, and of models with rotary settings for each type of layer (Gemma-3) those
 that see the whole text; attention methods those that see the whole text. Layers with a sliding
 window or chunks of their own keep them. `sliding_window=none` takes windows away where all layers
-share their rotary settings. {listed}
+share their rotary settings; `layers=full` lets sliding layers keep the angles that they were
+trained with. {listed}
 """
 
 

@@ -25,7 +25,7 @@ from ctxbench.methods.anatomy import StandIn, has_rotary, rotary_of, text_config
 from ctxbench.methods.base import Method
 from ctxbench.methods.extension import Extension, set_extension
 from ctxbench.methods.look import Look, Outputs
-from ctxbench.methods.record import base_config
+from ctxbench.methods.record import base_config, layers_kept
 from ctxbench.methods.rope_settings import own_length
 from ctxbench.methods.rotary import KeepFloat32, PositionMethod, remade
 
@@ -118,7 +118,7 @@ def _compared(model: PreTrainedModel, look: Look, method: Method, neutral: Metho
             _check(model, method, look, expected, found)
     layers = set(extension.layers)
     if isinstance(method, PositionMethod) and rotary is not None:
-        layers = _that_follow(model, look, rotary, expected)
+        layers = _that_follow(model, look, rotary, expected) - set(layers_kept(config))
     if not layers and (attends or rotary is not None):
         raise _without_effect(model, method, attends)
     return Proof("passed", tuple(n for n, first in enumerate(look.alike) if first in layers))

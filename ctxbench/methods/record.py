@@ -8,6 +8,7 @@ import copy
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ctxbench.core.own_window import SLIDING
 from ctxbench.core.settings import Count, read_settings
 from ctxbench.methods.rope_settings import own_length, rope_settings
 
@@ -30,6 +31,7 @@ class Record:
         rope_parameters: of the model before extension.
         adopted: the method was stated by a user for a checkpoint that had no record.
         overridden: recorded options that a user replaced, with their recorded values.
+        layers: `full`: layers with a sliding window keep their angles; None: no such rule.
         version: of this schema.
     """
 
@@ -40,6 +42,7 @@ class Record:
     rope_parameters: dict[str, Any] = field(default_factory=dict)
     adopted: bool = False
     overridden: dict[str, Any] = field(default_factory=dict)
+    layers: str | None = None
     version: int = VERSION
 
 
@@ -57,7 +60,10 @@ def read_record(config: "PreTrainedConfig") -> Record | None:
 
 def write_record(config: "PreTrainedConfig", record: Record) -> None:
     """Put the record into the config; it is saved with it."""
-    setattr(config, KEY, asdict(record))
+    content = asdict(record)
+    if record.layers is None:  # as earlier versions wrote it
+        del content["layers"]
+    setattr(config, KEY, content)
 
 
 def original_length(config: "PreTrainedConfig") -> int:
@@ -70,6 +76,14 @@ def original_length(config: "PreTrainedConfig") -> int:
         return record.original_length
     published = rope_settings(config).get("original_max_position_embeddings")
     return int(published or own_length(config))
+
+
+def layers_kept(config: "PreTrainedConfig") -> list[int]:
+    """Return the numbers of layers that a method leaves alone: those with a sliding window."""
+    record = read_record(config)
+    if record is None or record.layers is None:
+        return []
+    return [n for n, kind in enumerate(config.layer_types) if kind == SLIDING]
 
 
 def base_config(config: "PreTrainedConfig") -> "PreTrainedConfig":

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -18,15 +19,17 @@ from torch import nn
 from ctxbench.methods.anatomy import (
     RotaryFormat,
     StandIn,
+    decoder_layers,
     extended_kind,
     format_of,
+    layer_types,
     rotary_of,
     text_config,
     text_part,
 )
 from ctxbench.methods.base import Method
-from ctxbench.methods.extension import extension_of
-from ctxbench.methods.record import base_config, original_length
+from ctxbench.methods.extension import ForwardInputs, extension_of
+from ctxbench.methods.record import base_config, layers_kept, original_length
 from ctxbench.methods.rope_settings import (
     SCALINGS,
     rope_settings,
@@ -135,8 +138,11 @@ class PositionMethod(Method):
     def accepted_stock(self, config: PreTrainedConfig) -> dict[str, Any] | None:
         """Return `stock_parameters`, or None where this model's config class refuses them.
 
-        Phi-3's config admits `longrope` only; our own module serves it then.
+        Phi-3's config admits `longrope` only; our own module serves it then, and where some layers
+        keep their angles.
         """
+        if layers_kept(config) and not layer_types(config):
+            return None
         probe = copy.deepcopy(base_config(config))
         stock = self.stock_parameters(probe)
         if stock:
@@ -175,9 +181,15 @@ class PositionMethod(Method):
             rotary = self.make_rotary(config)
             rotary.model_own(KeepFloat32(remade(old, base_config(config))))
         rotary = rotary.to(model.device).train(model.training)
-        extension_of(model).replace_rotary(model, rotary)
+        extension = extension_of(model)
+        extension.replace_rotary(model, rotary)
         if self.length_dependent:
             pin_every_forward(model)
+        if isinstance(rotary, RequestRotary) and not layer_types(config):
+            for number in layers_kept(config):
+                own = partial(_own_angles, rotary.own)
+                layer = decoder_layers(model)[number]
+                extension.hooks.append(layer.register_forward_pre_hook(own, with_kwargs=True))
 
     def make_rotary(self, config: PreTrainedConfig) -> RequestRotary:
         """Return the module for frequencies that transformers does not have."""
@@ -342,6 +354,24 @@ class RequestRotary(StandIn):
             scale = scale.to(x.device)
         phase = positions[..., None].to(torch.float64) * inv_freq.to(x.device)[:, None, :]
         return self.format.stated(phase, scale, x.dtype)
+
+
+def _own_angles(
+    own: nn.Module, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> ForwardInputs:
+    """Forward pre-hook of a layer that keeps its angles.
+
+    Raises:
+        ValueError: the model hands its layers no angles by name.
+    """
+    if "position_embeddings" not in kwargs or kwargs.get("position_ids") is None:
+        raise ValueError(
+            f"layers=full: a {type(layer).__name__} is handed no angles that could be others than "
+            "those of its neighbours. Leave layers out."
+        )
+    hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    angles = own(hidden, kwargs["position_ids"])
+    return args, {**kwargs, "position_embeddings": angles}
 
 
 def of_text(position_ids: torch.Tensor) -> torch.Tensor:

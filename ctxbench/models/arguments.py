@@ -45,7 +45,7 @@ def is_nothing(given: Iterable[Any]) -> bool:
     return not found
 
 
-STATEMENTS = ("length", "adopt", "override", "trained_length", "original_length")
+STATEMENTS = ("length", "adopt", "override", "trained_length", "original_length", "layers")
 """Arguments about the method besides its own options."""
 OURS = ("proof", "sliding_window")
 """Arguments about how a method is attached, and to what."""

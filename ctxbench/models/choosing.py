@@ -9,7 +9,9 @@ from dataclasses import fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ctxbench.core.errors import shown
 from ctxbench.core.lengths import parse_length
+from ctxbench.core.own_window import own_window
 from ctxbench.core.settings import read_values
 from ctxbench.methods.base import Method
 from ctxbench.methods.record import Record, base_config, read_record
@@ -30,6 +32,7 @@ def choose_method(
     training: bool = False,
     trained_length: int | str | None = None,
     original_length: int | str | None = None,
+    layers: str | None = None,
     **options: Any,
 ) -> tuple[Method, Record]:
     """Decide which method, fully resolved, a model is to run with.
@@ -43,6 +46,7 @@ def choose_method(
         trained_length: with `adopt`: the length it was trained at, tokens. Also an option of
             methods that have one of that name.
         original_length: with `adopt`: the window before extension, tokens.
+        layers: `full`: layers with a sliding window keep the angles that they were trained with.
         options: the method's options and `length`; override a record's only with `override`.
 
     Returns:
@@ -51,6 +55,12 @@ def choose_method(
     Raises:
         ValueError: the request contradicts the checkpoint or itself; the message says how.
     """
+    if layers is not None:
+        options |= {"trained_length": trained_length, "original_length": original_length}
+        options |= {"adopt": adopt, "override": override, "training": training}
+        chosen, record = choose_method(config, method, **options)
+        check_layers(layers, config)
+        return chosen, replace(record, layers=layers)
     record = read_record(config)
     if method and record and not override and _is_base(record):
         config, record = base_config(config), None  # nothing that another method would undo
@@ -89,6 +99,26 @@ def choose_method(
     if method is None:
         check_named_method(base, chosen)
     return _with_record(chosen.for_training(base) if training else chosen, base)
+
+
+def check_layers(layers: str, config: PreTrainedConfig) -> None:
+    """Check that a method can leave a model's sliding layers alone.
+
+    Raises:
+        ValueError: something else was asked, or no layer slides, or none does not.
+    """
+    if layers != "full":
+        raise ValueError(
+            f"layers={shown(layers)} is not allowed; layers=full changes the layers that see the "
+            "whole text and leaves those with a sliding window alone. Give that, or leave it out."
+        )
+    window = own_window(config)
+    if window is None or window.layers == window.of:
+        there = "no layer" if window is None else "every layer"
+        raise ValueError(
+            f"layers=full was given, but {there} of this {config.model_type} model has a sliding "
+            "window. Leave it out."
+        )
 
 
 def check_attention(method: Method, implementation: object) -> None:

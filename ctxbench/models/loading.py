@@ -116,6 +116,7 @@ def load_model(
             adopt: state the method of a checkpoint without a record (with `trained_length`, and
             `original_length` where its config does not say it);
             override: replace recorded options, or a scaling the config has already;
+            layers: `full`: layers with a sliding window keep the angles they were trained with;
             training: complete the options as the method is trained.
 
     Returns:
