@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ctxbench.core.errors import shown
 from ctxbench.models.progress import with_progress
 from ctxbench.models.requests import GenerationRequest, ScoringRequest
 
@@ -89,6 +90,11 @@ class AnswerCache:
     """
 
     def __init__(self, folder: str | Path, model: str):
+        if "\0" in str(folder):
+            raise ValueError(
+                f"cache={shown(str(folder))} is no name of a folder: it has a null byte. Give "
+                "another cache=FOLDER."
+            )
         self.file = Path(folder).expanduser() / f"answers-2-{model}.sqlite"
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self._name_old_ones()

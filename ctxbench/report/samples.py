@@ -109,9 +109,10 @@ def read_samples(
     """
     every = run.records(task)
     metric, _, chosen = metric.partition(",")
-    chosen = chosen or every[0].get("filter", "none")
+    if every and not chosen:
+        chosen = every[0].get("filter", "none")
     first = [s for s in every if s.get("filter", "none") == chosen]
-    if not first:
+    if every and not first:
         filters = ", ".join(dict.fromkeys(s.get("filter", "none") for s in every))
         raise ValueError(f"No sample of {task} has the filter {chosen!r}. There are: {filters}.")
     asked = run.content["results"].get(task, {}).get("sample_len")
