@@ -28,6 +28,7 @@ NOT_RUN = {
     "lm_eval --model ctxext --model_args pretrained=meta-llama/Llama-2-7b-hf,method=yarn,"
     "length=32768,dtype=bfloat16 --tasks longbench_32k": _HUB,
     "lm_eval --model ctxext --tasks ruler_32k --limit 1": "needs RULER's data, and minutes",
+    "ctxbench data fetch ruler": "needs the network",
     "pip install -c constraints.txt -e '.[test,dev]'": _TESTS,
     "pytest": _TESTS,
     "pytest -m slow": _TESTS,
