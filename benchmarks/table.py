@@ -34,6 +34,7 @@ SCRIPTS = (
     "manyshot",
     "ruler_generation",
     "attention_methods",
+    "proof",
     "training",
     "tokenizing",
 )
