@@ -31,9 +31,9 @@ class NoExtension(PositionMethod, name="none"):
         """Set the length; any model will do."""
         return replace(self, length=self.length or default_length(config))
 
-    def neutral(self, config: PreTrainedConfig) -> Self:
-        """Return the method as it is."""
-        return replace(self, length=self.length)
+    def neutral(self, config: PreTrainedConfig) -> Self | None:
+        """Return the method as it is; None where it replaces nothing."""
+        return self if rope_settings(config) else None
 
     def edit_model(self, model: PreTrainedModel) -> None:
         """Keep the frequencies float32, where the model has one set of them."""

@@ -82,6 +82,9 @@ def prove(model: PreTrainedModel, method: Method) -> Proof:
         model: whose config the method has edited.
         method: resolved.
 
+    A control, which sets no frequencies and no attention, runs on models too that cannot be looked
+    at; what it would change wrongly is refused.
+
     Raises:
         Refused: in one line: model type, method, difference, the layer where it begins.
     """
@@ -98,6 +101,8 @@ def prove(model: PreTrainedModel, method: Method) -> Proof:
     except Refused:
         raise
     except _OF_MODELS as error:
+        if not (method.own_scaling or method.own_attention):  # a control is never refused
+            return Proof(f"the model could not be looked at: {_in_one_line(error)}")
         raise Refused(
             f"method={method.name} cannot be attached to this {config.model_type} model: "
             f"{_in_one_line(error)}. `ctxbench ls models` shows what works."
@@ -119,7 +124,7 @@ def _compared(model: PreTrainedModel, look: Look, method: Method, neutral: Metho
     layers = set(extension.layers)
     if isinstance(method, PositionMethod) and rotary is not None:
         layers = _that_follow(model, look, rotary, expected) - set(layers_kept(config))
-    if not layers and (attends or rotary is not None):
+    if not layers and (attends or (rotary is not None and method.own_scaling)):
         raise _without_effect(model, method, attends)
     return Proof("passed", tuple(n for n, first in enumerate(look.alike) if first in layers))
 

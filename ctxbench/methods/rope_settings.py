@@ -6,6 +6,7 @@ never meet a longer distance, so a method extends those that see the whole text.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -79,8 +80,9 @@ def own_length(config: PreTrainedConfig) -> int:
         ValueError: it states none.
     """
     for name in ("max_position_embeddings", "model_max_length"):
-        if window := getattr(config, name, None):
-            return int(window)
+        with suppress(NotImplementedError):  # XLNet's says so
+            if window := getattr(config, name, None):
+                return int(window)
     raise ValueError(
         f"The config of this {config.model_type} model states no window (max_position_embeddings), "
         "so no length can be told from it. Use another model."

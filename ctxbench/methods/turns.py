@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
-CLOSE = 1e-3
-"""Of the largest number: a layout that is another one is off by far more."""
+CLOSE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""Of the largest number, by the dtype that layers run in, to which cos and sin are rounded. A layout
+that is another one is off by far more."""
 KNOWN = {
     *("scaling", "softcap", "s_aux", "sliding_window", "is_causal", "position_ids", "use_cache"),
     *("output_attentions", "output_hidden_states", "output_router_logits", "cache_position"),
@@ -220,9 +221,10 @@ def _turned(turn: Turn, x: torch.Tensor, angles: Any, at: torch.Tensor) -> torch
 
 
 def _near(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.shape == other.shape and bool(
-        (one - other).abs().amax() <= CLOSE * other.abs().amax()
-    )
+    if one.shape != other.shape:
+        return False
+    limit = CLOSE.get(other.dtype, 1e-3)
+    return bool((one - other).abs().amax() <= limit * other.abs().amax())
 
 
 def _like(x: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:

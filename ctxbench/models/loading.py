@@ -43,7 +43,7 @@ def edited_config(config: PreTrainedConfig, method: Method, record: Record) -> P
     if record.rope_parameters:
         config.rope_parameters = copy.deepcopy(record.rope_parameters)
     write_record(config, record)
-    if getattr(config, "head_dim", 0) is None:  # Mixtral's; transformers' YaRN multiplies it
+    if vars(config).get("head_dim", 0) is None:  # Mixtral's; transformers' YaRN multiplies it
         config.head_dim = config.hidden_size // config.num_attention_heads
     method.edit_config(config)
     check_scaling(config)

@@ -57,7 +57,7 @@ def wrong_rotation(q, k, cos, sin, unsqueeze_dim=1):
 
 def deaf(q, k, cos, sin, unsqueeze_dim=1):
     """Rotates by angles of its own, whatever the rotary module says."""
-    at = torch.arange(q.shape[2])[None, None, :, None] * 0.1
+    at = torch.arange(q.shape[2], dtype=q.dtype)[None, None, :, None] * 0.1
     return (x * at.cos() + modeling_llama.rotate_half(x) * at.sin() for x in (q, k))
 
 
@@ -232,6 +232,38 @@ def test_the_tolerance_is_above_that_of_eager_and_sdpa(kind, dtype):
             found.append(look.attention())
     largest = max(difference(found[0][place], found[1][place]) for place in found[0])
     assert largest < TOLERANCE[dtype] / 2
+
+
+@pytest.mark.parametrize("kind", SAMPLE)
+@pytest.mark.parametrize("name", ["yarn", "dynamic_ntk", "lm_infinite", "dca"])
+def test_layers_too_large_for_float32_pass_in_bfloat16(kind, name, monkeypatch):
+    """As a 13B or 70B model runs it: nothing is cast, and rounding is no fault."""
+    monkeypatch.setattr("ctxbench.methods.look.CAST", -1)
+    model = model_of(tiny(kind), torch.bfloat16)
+    override = {"override": True} if kind == "gpt_oss" and name in ("yarn", "dynamic_ntk") else {}
+    if kind == "gptj" and name in ("lm_infinite", "dca"):
+        with pytest.raises(Refused, match="AttentionInterface"):
+            extend(model, name, length=2048)
+        return
+    extend(model, name, length=2048, **override)
+    assert extension_of(model).proof.state == "passed"
+
+
+@pytest.mark.parametrize(("method", "rotation", "message"), BROKEN)
+def test_what_is_broken_is_seen_in_bfloat16(broken, method, rotation, message, monkeypatch):
+    monkeypatch.setattr("ctxbench.methods.look.CAST", -1)
+    model = model_of(tiny("llama"), torch.bfloat16)
+    broken(rotation)
+    with pytest.raises(Refused, match=message):
+        extend(model, method, length=2048)
+
+
+@pytest.mark.parametrize("kind", ["opt", "bert", "gpt2", "granite_swa", "hrm_text"])
+def test_the_control_is_refused_nowhere(kind):
+    """Without rotation, without a list of layers, without a layer that rotates."""
+    model = extend(model_of(tiny(kind)), "none")
+    assert extension_of(model).proof.state
+    assert model(torch.arange(3, 19)[None]).logits.isfinite().all()
 
 
 # ------------------------------------------------------------------ beyond it
