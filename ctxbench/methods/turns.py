@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 CLOSE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""Of the largest number, by the dtype that layers run in, to which cos and sin are rounded. A layout
+"""Of the largest number, by the dtype that layers run in and cos and sin are rounded to. A layout
 that is another one is off by far more."""
 KNOWN = {
     *("scaling", "softcap", "s_aux", "sliding_window", "is_causal", "position_ids", "use_cache"),
